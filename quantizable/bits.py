@@ -13,9 +13,7 @@ from typing import Union
 
 FLOAT_BITS = 32
 MIN_BITS, MAX_BITS = 1, 16
-ALLOWED = (
-    f"allowed are integers from 2 to {MAX_BITS} (1 where the quantizer defines it), 32 for float"
-)
+ALLOWED = f"allowed are integers from 2 to {MAX_BITS} (1 where the quantizer defines it), 32 for float"
 
 ModeLike = Union[int, str, "BitMode"]
 
@@ -70,11 +68,7 @@ class BitMode:
     @property
     def name(self) -> str:
         """``"4"`` for equal widths, else ``"w4a8"``; ``parse(name)`` gives the mode back."""
-        return (
-            str(self.weight)
-            if self.weight == self.activation
-            else f"w{self.weight}a{self.activation}"
-        )
+        return str(self.weight) if self.weight == self.activation else f"w{self.weight}a{self.activation}"
 
     def __str__(self) -> str:
         return self.name
@@ -97,9 +91,7 @@ def parse_modes(modes: Iterable[ModeLike]) -> list[BitMode]:
             f"the list of bit modes is empty; give at least one, for example [2, 4, 8, 32]; {ALLOWED}"
         )
     if doubles := sorted({mode.name for mode in parsed if parsed.count(mode) > 1}):
-        raise ValueError(
-            f"bit mode {', '.join(doubles)} is listed more than once; name each mode once"
-        )
+        raise ValueError(f"bit mode {', '.join(doubles)} is listed more than once; name each mode once")
     return sorted(parsed)
 
 

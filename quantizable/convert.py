@@ -136,12 +136,8 @@ def quantize(
         [mode.name for mode in modes], quantizer, first_last, norms, per_channel, attention,
         list(include), list(exclude), {k: dict(v) for k, v in (overrides or {}).items()},
     )  # fmt: skip
-    if isinstance(model, QuantizableNetwork) or any(
-        isinstance(m, QuantLayer) for m in model.modules()
-    ):
-        raise ValueError(
-            "the model is quantizable already; call to_float() on it first to quantize it anew"
-        )
+    if isinstance(model, QuantizableNetwork) or any(isinstance(m, QuantLayer) for m in model.modules()):
+        raise ValueError("the model is quantizable already; call to_float() on it first to quantize it anew")
     layers = quantizable_layers(model)
     if not layers:
         raise ValueError(
@@ -149,9 +145,7 @@ def quantize(
         )
     for pattern in [*config.include, *config.exclude, *config.overrides]:
         if not any(fnmatchcase(name, pattern) for name in layers):
-            raise ValueError(
-                f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}"
-            )
+            raise ValueError(f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}")
     first, last = first_and_last(model, list(layers))
     model = copy.deepcopy(model)
     for name, layer in quantizable_layers(model).items():
@@ -189,9 +183,7 @@ def channel_axis(layer: nn.Module) -> int | None:
     return 0
 
 
-def _quantize(
-    layer: nn.Module, modes: list[BitMode], options: dict[str, Any], is_input: bool
-) -> None:
+def _quantize(layer: nn.Module, modes: list[BitMode], options: dict[str, Any], is_input: bool) -> None:
     fixed = None if options["bits"] == "mode" else options["bits"]
     weight_bits = {fixed or m.weight for m in modes if m.weight != FLOAT_BITS}
     input_bits = {fixed or m.activation for m in modes if m.activation != FLOAT_BITS}

@@ -41,9 +41,7 @@ class QuantizableNetwork(nn.Module):
         self.config = config
         kinds = (QuantLayer, QuantAttention, PerModeNorm)
         # found once: walking a deep network at each switch would cost more than the switch
-        self._switchable: dict[str, Any] = {
-            n: m for n, m in model.named_modules() if isinstance(m, kinds)
-        }
+        self._switchable: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
         self.set_bits(modes[-1])
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -61,11 +59,7 @@ class QuantizableNetwork(nn.Module):
 
     def layers(self) -> dict[str, QuantLayer | QuantAttention]:
         """The switchable layers by name, in the order in which the network registers them."""
-        return {
-            n: m
-            for n, m in self.model.named_modules()
-            if isinstance(m, QuantLayer | QuantAttention)
-        }
+        return {n: m for n, m in self.model.named_modules() if isinstance(m, QuantLayer | QuantAttention)}
 
     def norms(self) -> dict[str, PerModeNorm]:
         """The norms kept per mode, by name."""
@@ -102,11 +96,11 @@ class QuantizableNetwork(nn.Module):
                 mode, or a fixed layer asked by its name for another width. The network stays as it was.
         """
         if isinstance(bits, Mapping):
-            self._apply(self._assign(bits, default))
+            self._switch(self._assign(bits, default))
         else:
-            self._apply(self.check_mode(bits))
+            self._switch(self.check_mode(bits))
 
-    def _apply(self, assignment: BitMode | dict[str, BitMode]) -> None:
+    def _switch(self, assignment: BitMode | dict[str, BitMode]) -> None:
         if isinstance(assignment, BitMode):
             for module in self._switchable.values():
                 module.set_bits(assignment)
@@ -115,9 +109,7 @@ class QuantizableNetwork(nn.Module):
                 module.set_bits(assignment[name])
         self._assignment: BitMode | dict[str, BitMode] = assignment
 
-    def _assign(
-        self, patterns: Mapping[str, ModeLike], default: ModeLike | None
-    ) -> dict[str, BitMode]:
+    def _assign(self, patterns: Mapping[str, ModeLike], default: ModeLike | None) -> dict[str, BitMode]:
         """The mode of every layer and norm."""
         modules = self._switchable
         parsed = {pattern: self._check_pattern(pattern, mode) for pattern, mode in patterns.items()}
@@ -164,16 +156,14 @@ class QuantizableNetwork(nn.Module):
         return shown
 
     @contextmanager
-    def at_bits(
-        self, bits: Assignment, default: ModeLike | None = None
-    ) -> Iterator[QuantizableNetwork]:
+    def at_bits(self, bits: Assignment, default: ModeLike | None = None) -> Iterator[QuantizableNetwork]:
         """Switch for the length of a ``with`` block, then back."""
         before = self._assignment
         self.set_bits(bits, default)
         try:
             yield self
         finally:
-            self._apply(before)
+            self._switch(before)
 
     def add_mode(self, mode: ModeLike, like: ModeLike) -> None:
         """Hold one more mode, made of bit-widths that the quantizers have: ``add_mode("w4a8", like=4)``.
@@ -194,9 +184,7 @@ class QuantizableNetwork(nn.Module):
                     (layer.input_quantizer, wanted.activation),
                 ):
                     if bits not in quantizer.widths:
-                        raise ValueError(
-                            f"layer {name!r} has no {bits}-bit codes; it has {quantizer.widths}"
-                        )
+                        raise ValueError(f"layer {name!r} has no {bits}-bit codes; it has {quantizer.widths}")
         for norm in self.norms().values():
             norm.add_mode(new, source)
         self.modes = sorted([*self.modes, new])
@@ -214,9 +202,7 @@ class QuantizableNetwork(nn.Module):
         Raises:
             ValueError: the loader is empty, or a batch has NaN or infinite values.
         """
-        quantizers = [
-            q for q in self.quantizers().values() if len(q.levels) and not q.starts_initialised()
-        ]
+        quantizers = [q for q in self.quantizers().values() if len(q.levels) and not q.starts_initialised()]
         for quantizer in quantizers:
             quantizer.start_calibration()
         try:
@@ -244,9 +230,7 @@ class QuantizableNetwork(nn.Module):
             batches: how many batches, at least 1.
         """
         if modes is None:
-            assignments: list[Any] = (
-                list(self.modes) if isinstance(self._assignment, BitMode) else [None]
-            )
+            assignments: list[Any] = list(self.modes) if isinstance(self._assignment, BitMode) else [None]
         else:
             assignments = [self.check_mode(mode) for mode in modes]
         data = list(first_inputs(self, loader, batches))
@@ -267,7 +251,7 @@ class QuantizableNetwork(nn.Module):
                     for norm, momentum in zip(batch_norms, momenta, strict=True):
                         norm.momentum = momentum
         finally:
-            self._apply(before)
+            self._switch(before)
 
     # -- weights -----------------------------------------------------------------------------------
 
@@ -340,9 +324,7 @@ def first_inputs(network: nn.Module, loader: Iterable[Any], batches: int) -> Ite
             else batch
         )
         if not torch.isfinite(x).all():
-            raise ValueError(
-                f"batch {count} of the loader has NaN or infinite values; clean the data first"
-            )
+            raise ValueError(f"batch {count} of the loader has NaN or infinite values; clean the data first")
         yield x.to(device)
     if count == 0:
         raise ValueError("the loader is empty; give at least one batch of inputs")

@@ -43,9 +43,7 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
             2, 0, 3, 1, 4
         )  # [B, heads, N, d] each
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=kwargs.get("attn_mask"), dropout_p=dropout
-        )
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=kwargs.get("attn_mask"), dropout_p=dropout)
         x = self.out_proj(x.transpose(1, 2).reshape(batch, tokens, channels))
         return (x if self.batch_first else x.transpose(0, 1)), None
 
@@ -88,28 +86,18 @@ class QuantAttention(Attention):
         bits = self.operands["q"].bits
         return BitMode(bits, bits)
 
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         quantize: dict[str, Quantizer] = self.operands  # type: ignore[assignment]
         calibrating = any(q.calibrating for q in quantize.values())
         if self.bits.is_float and not calibrating:
             return super().forward(x, attn_mask, is_causal)
         batch, tokens, _ = x.shape
         gate = self.gate(x).sigmoid() if self.gate is not None else None
-        qkv = (
-            self.qkv(x)
-            .reshape(batch, tokens, 3, self.num_heads, self.head_dim)
-            .permute(2, 0, 3, 1, 4)
-        )
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # [B, heads, N, d] each
         q, k = self.q_norm(q), self.k_norm(k)
-        scores = (
-            quantize["q"](q) @ quantize["k"](k).transpose(-2, -1)
-        ) * self.scale  # [B, heads, N, N]
-        scores = maybe_add_mask(
-            scores, resolve_self_attn_mask(tokens, scores, attn_mask, is_causal)
-        )
+        scores = (quantize["q"](q) @ quantize["k"](k).transpose(-2, -1)) * self.scale  # [B, heads, N, N]
+        scores = maybe_add_mask(scores, resolve_self_attn_mask(tokens, scores, attn_mask, is_causal))
         attn = self.attn_drop(scores.softmax(dim=-1))
         x = quantize["attn"](attn) @ quantize["v"](v)
         x = x.transpose(1, 2).reshape(batch, tokens, self.attn_dim)

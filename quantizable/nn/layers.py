@@ -37,9 +37,7 @@ class QuantLayer(nn.Module):
         """The mode that this layer runs in when the network is asked for ``mode``."""
         if self.fixed_bits is None:
             return mode
-        return BitMode(
-            *(b if b == FLOAT_BITS else self.fixed_bits for b in (mode.weight, mode.activation))
-        )
+        return BitMode(*(b if b == FLOAT_BITS else self.fixed_bits for b in (mode.weight, mode.activation)))
 
     def set_bits(self, mode: BitMode) -> None:
         """Switch the layer; ``ValueError`` if one of its quantizers lacks the bit-width."""

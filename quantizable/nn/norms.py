@@ -44,9 +44,7 @@ class PerModeNorm(nn.Module):
 
     active: nn.Module
 
-    def __init__(
-        self, norm: nn.Module, modes: Sequence[BitMode], shared_affine: bool = False
-    ) -> None:
+    def __init__(self, norm: nn.Module, modes: Sequence[BitMode], shared_affine: bool = False) -> None:
         super().__init__()
         self.norms = nn.ModuleDict()
         for mode in modes:

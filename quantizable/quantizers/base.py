@@ -33,9 +33,7 @@ class Level(nn.Module):
     def __init__(self, bits: int, signed: bool, **parameters: Tensor) -> None:
         super().__init__()
         self.bits = bits
-        self.binary = (
-            bits == 1
-        )  # what a compiled graph may ask, as `bits` would cost a graph per width
+        self.binary = bits == 1  # what a compiled graph may ask, as `bits` would cost a graph per width
         self.register_buffer("range", torch.zeros(2, dtype=torch.int32))
         for name, value in parameters.items():
             self.register_parameter(name, nn.Parameter(value))
@@ -183,9 +181,7 @@ class Quantizer(nn.Module):
 
     def _observe(self, x: Tensor, keep: int = 16384) -> None:
         flat = x.detach().float().flatten()
-        picked = torch.linspace(
-            0, flat.numel() - 1, min(keep, flat.numel()), device=x.device
-        ).long()
+        picked = torch.linspace(0, flat.numel() - 1, min(keep, flat.numel()), device=x.device).long()
         # the extremes decide the sign and the range, so they are always among the samples
         self._observed.append(torch.cat([flat[picked], torch.stack([flat.min(), flat.max()])]))  # type: ignore[union-attr]
 

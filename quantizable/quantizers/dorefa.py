@@ -42,9 +42,7 @@ class DoReFaWeight(Quantizer):
         self, weight: Tensor, bits: Iterable[int], axis: int | None = None, rescale: bool = False
     ) -> None:
         if axis is not None:
-            raise ValueError(
-                "DoReFa normalises the whole tensor: per-channel weights are not defined for it"
-            )
+            raise ValueError("DoReFa normalises the whole tensor: per-channel weights are not defined for it")
         self.rescale = rescale
         super().__init__(bits)
 
@@ -104,9 +102,7 @@ class DoReFaActivation(Quantizer):
 
     def clipped(self, x: Tensor, level: Level) -> Tensor:
         top = self.clip_at(level)
-        bottom = top * torch.clamp(
-            torch.as_tensor(level.bounds()[0]), -1, 0
-        )  # 0, or -top if signed
+        bottom = top * torch.clamp(torch.as_tensor(level.bounds()[0]), -1, 0)  # 0, or -top if signed
         return torch.minimum(torch.maximum(x.float(), bottom), top)
 
     def qparams(self, x: Tensor, bits: int | None = None) -> QParams:

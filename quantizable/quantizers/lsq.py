@@ -47,9 +47,7 @@ class _LSQ(Quantizer):
 
     def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
         low, high = level.bounds()
-        return fake_quantize(
-            x, level.scale, None, low, high, (self.elements(x, level) * high) ** -0.5
-        )
+        return fake_quantize(x, level.scale, None, low, high, (self.elements(x, level) * high) ** -0.5)
 
 
 class LSQWeight(_LSQ):
@@ -68,9 +66,7 @@ class LSQWeight(_LSQ):
         self, weight: Tensor, bits: Iterable[int], axis: int | None = None, init: str = "search"
     ) -> None:
         self.axis = axis
-        self.scale_shape = (
-            [] if axis is None else [n if d == axis else 1 for d, n in enumerate(weight.shape)]
-        )
+        self.scale_shape = [] if axis is None else [n if d == axis else 1 for d, n in enumerate(weight.shape)]
         super().__init__(bits, init)
         self._finish(weight)
 

@@ -44,9 +44,7 @@ class NestedWeight(Quantizer):
             self._finish(weight)
 
     def initialise(self, x: Tensor) -> None:
-        top = paper_scale(x, int_range(self.highest, signed=True)[1], self.axis).clamp_min(
-            SMALLEST_SCALE
-        )
+        top = paper_scale(x, int_range(self.highest, signed=True)[1], self.axis).clamp_min(SMALLEST_SCALE)
         if self.init == "search":
             top = self._search(x, top)
         self.scale.copy_(top)
@@ -58,8 +56,7 @@ class NestedWeight(Quantizer):
             scale = around * factor
             error = sum(
                 (
-                    (self._rounded(x, scale, level)[1] * scale * self._shift(level) - x).abs()
-                    ** 2.4
+                    (self._rounded(x, scale, level)[1] * scale * self._shift(level) - x).abs() ** 2.4
                 ).sum_to_size(around.shape)
                 for level in self.levels.values()
             )

@@ -43,9 +43,7 @@ class SATWeight(DoReFaWeight):
         rounding: str = "centered",
     ) -> None:
         if rounding not in ROUNDINGS:
-            raise ValueError(
-                f"rounding {rounding!r} is unknown; choose from {', '.join(ROUNDINGS)}"
-            )
+            raise ValueError(f"rounding {rounding!r} is unknown; choose from {', '.join(ROUNDINGS)}")
         self.rounding = rounding
         self.fan_out = weight.numel() // weight.shape[1]
         super().__init__(weight, bits, axis)
