@@ -128,6 +128,15 @@ class QuantizableNetwork(nn.Module):
             assignment[name] = mode
         return assignment
 
+    def set_layer_modes(self, modes: Mapping[str, BitMode]) -> None:
+        """Give every layer, by its full name, a mode of its own (fixed layers keep their width); for layer-wise training."""
+        assignment: dict[str, BitMode] = {}
+        before = self.modes[-1]
+        for name in self._switchable:
+            before = modes.get(name, before)
+            assignment[name] = before
+        self._switch(assignment)
+
     def _check_pattern(self, pattern: str, mode: ModeLike) -> BitMode:
         module = self._switchable.get(pattern)
         if isinstance(module, QuantLayer) and module.fixed_bits is not None:
