@@ -17,6 +17,7 @@ from torch import Tensor
 from quantizable.deploy.files import check_target, written_whole
 from quantizable.deploy.lowering import Lowered, lower
 from quantizable.deploy.nodes import LAYER_KEY, OPSET
+from quantizable.deploy.preprocessing import input_size_of, preprocessing
 from quantizable.deploy.report import layer_report
 from quantizable.deploy.requirements import require
 from quantizable.network import Assignment, QuantizableNetwork
@@ -73,7 +74,7 @@ def onnx_model(
             raise ValueError(f"{what} {value!r} is unknown; choose from {', '.join(allowed)}")
     onnx = require("onnx", "ONNX export")
     require("onnxscript", "ONNX export")
-    example = torch.zeros(2, *(input_size or network_input_size(network)))
+    example = torch.zeros(2, *(input_size or input_size_of(network)))
     lowered = lower(network.cpu(), bits, example)
     _check_widths(lowered)
     for weight in lowered.weights.values():
@@ -86,20 +87,9 @@ def onnx_model(
     if weight_storage == "int4":
         _store_int4(onnx, model)
     with network.at_bits(bits):
-        about = {"bits": network.bits, "layers": layer_report(lowered), "info": getattr(network, "info", {})}
+        about = {"bits": network.bits, "layers": layer_report(lowered), "info": preprocessing(network)}
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
     return model
-
-
-def network_input_size(network: QuantizableNetwork) -> tuple[int, int, int]:
-    """Channels, height and width of the network's images: of its data, else of timm's config."""
-    info = getattr(network, "info", None) or {}
-    if "image_size" in info:
-        return (info["in_chans"], info["image_size"], info["image_size"])
-    config = getattr(network.model, "pretrained_cfg", None) or {}
-    if config.get("input_size"):
-        return tuple(config["input_size"])
-    raise ValueError("the size of the network's images is not known; give input_size=(channels, height, width)")
 
 
 def _check_widths(lowered: Lowered) -> None:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from quantizable.bits import FLOAT_BITS
-from quantizable.functional import QParams
 from quantizable.quantizers import Quantizer
 
 
@@ -82,20 +81,22 @@ def integer_weight(quantizer: Quantizer, weight: Tensor, bits: int) -> IntegerWe
     return IntegerWeight(2 * codes - doubled.to(torch.int32), qparams.scale.detach() / 2, bits)
 
 
+def reached_range(quantizer: Quantizer, bits: int) -> tuple[int, int]:
+    """Smallest and largest code that a quantizer gives out; DoReFa's signed codes leave out the lowest."""
+    far = torch.tensor([-1e30, 1e30], device=quantizer.initialised.device)
+    low, high = quantizer.codes(far, bits).tolist()
+    return low, high
+
+
 def integer_input(quantizer: Quantizer, bits: int) -> IntegerInput:
     """Grid of a layer's input at ``bits`` bits (per-tensor)."""
-    far = torch.tensor([-1e30, 1e30], device=quantizer.initialised.device)
-    # the range that is reached, not the one declared: DoReFa's signed codes leave out the lowest
-    low, high = quantizer.codes(far, bits).tolist()
-    scale, real_zero_point = input_grid(quantizer.qparams(far, bits))
-    nearest = min(max(round(real_zero_point), 0), 255)
-    zero_point = nearest if real_zero_point else 0
-    return IntegerInput(scale, zero_point, real_zero_point - zero_point, low, high, bits)
-
-
-def input_grid(qparams: QParams) -> tuple[Tensor, float]:
-    """Scale and zero point of a tensor that has one of each."""
-    return qparams.scale.detach().reshape(()), float(qparams.zero_point)
+    grid = quantizer.qparams(torch.zeros(1, device=quantizer.initialised.device), bits)
+    real_zero_point = float(grid.zero_point)
+    zero_point = min(max(round(real_zero_point), 0), 255)
+    return IntegerInput(
+        grid.scale.detach().reshape(()), zero_point, real_zero_point - zero_point,
+        *reached_range(quantizer, bits), bits,
+    )  # fmt: skip
 
 
 def is_quantized(quantizer: Quantizer) -> bool:
