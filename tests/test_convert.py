@@ -52,7 +52,9 @@ def test_timm_network(name: str, size: int, options: dict[str, Any]) -> None:
     assert isinstance(last, QuantLayer)
     assert (first.fixed_bits, last.fixed_bits) == (8, 8)
     assert sum(layer.fixed_bits == 8 for layer in net.layers().values()) == 2  # type: ignore[union-attr]
-    assert not any(isinstance(m, nn.Conv2d | nn.Linear) and not isinstance(m, QuantLayer) for m in net.modules())
+    assert not any(
+        isinstance(m, nn.Conv2d | nn.Linear) and not isinstance(m, QuantLayer) for m in net.modules()
+    )
     for mode in (2, "w4a8"):
         net.zero_grad()
         net.set_bits(mode)
@@ -66,7 +68,9 @@ def test_timm_network(name: str, size: int, options: dict[str, Any]) -> None:
     assert list(net.to_float().state_dict()) == keys
 
 
-@pytest.mark.parametrize("name", ["test_nfnet", "test_resnet", "test_vit", "test_efficientnet", "test_convnext"])
+@pytest.mark.parametrize(
+    "name", ["test_nfnet", "test_resnet", "test_vit", "test_efficientnet", "test_convnext"]
+)
 def test_small_timm_network_is_bit_identical_in_float(name: str) -> None:
     model = timm.create_model(name, num_classes=3).eval()
     x = torch.randn(1, 3, 160, 160)
