@@ -18,7 +18,7 @@ def __getattr__(name: str) -> object:
 
         return getattr(module, name)
     if name == "load":
-        from quantizable.checkpoint import load
+        from quantizable.deploy.load import load
 
         return load
     raise AttributeError(f"module 'quantizable' has no attribute {name!r}")

@@ -100,5 +100,5 @@ def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableN
         raise ValueError(
             f"{path} does not fit {about['model']}: {str(error).splitlines()[-1].strip()}"
         ) from error
-    network.info = {**about["data"], "num_classes": about["num_classes"]}
+    network.info = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}
     return network.eval()

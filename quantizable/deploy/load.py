@@ -1,4 +1,4 @@
-"""A network with ``set_bits`` from a ``.qz`` file."""
+"""A network with ``set_bits`` from a file: a ``.qz`` artefact or a checkpoint of training."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quantizable.bits import BitMode, int_range
+from quantizable.checkpoint import load as load_checkpoint
 from quantizable.deploy.artefact import read_qz, weight_name
 from quantizable.deploy.packing import unpack
 from quantizable.deploy.stored import StoredInput, StoredWeight
@@ -19,6 +20,23 @@ from quantizable.nn import PerModeNorm, QuantAttention
 from quantizable.nn.layers import quantize_layer
 
 Tensors = dict[str, Tensor]
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> QuantizableNetwork:
+    """A network in evaluation mode, ready for ``set_bits``; it starts in its highest mode.
+
+    Args:
+        path: a ``.qz`` file (integers: to run and export) or a checkpoint of training (to train further, too).
+        model: the float network, needed only if the file does not say how to build it.
+
+    Attributes of the result: ``info``, a dictionary with the class names, mean, std and image size of the data.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_qz` and ``quantizable.checkpoint.load``.
+    """
+    if Path(path).suffix == ".qz":
+        return load_qz(path, model)
+    return load_checkpoint(path, model)
 
 
 def load_qz(path: str | Path, model: nn.Module | None = None) -> QuantizableNetwork:

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from quantizable.deploy.fold import fold_norms
 from quantizable.deploy.integers import integer_input, integer_weight, is_quantized
 from quantizable.deploy.nodes import InputNode, WeightNode
-from quantizable.deploy.remainder import share_remainder
+from quantizable.deploy.remainder import RemainderShare, share_remainder
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention, QuantLayer
 
@@ -29,12 +29,14 @@ class Lowered:
         inputs: the nodes of the quantized inputs, by layer name.
         weights: the nodes of the quantized weights, by layer name.
         folded: names of the norms that went into the layer before them.
+        shares: by layer name, what a real zero point of its input adds to its output.
     """
 
     model: nn.Module
     inputs: dict[str, InputNode] = field(default_factory=dict)
     weights: dict[str, WeightNode] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
+    shares: dict[str, RemainderShare] = field(default_factory=dict)
 
 
 def lower(network: QuantizableNetwork, bits: Assignment, example: Tensor) -> Lowered:
@@ -62,7 +64,9 @@ def lower(network: QuantizableNetwork, bits: Assignment, example: Tensor) -> Low
     lowered.folded = fold_norms(model, (example,), lowered.weights)
     for name, weight in lowered.weights.items():
         if name in lowered.inputs:
-            share_remainder(model.get_submodule(name), lowered.inputs[name], weight)
+            share = share_remainder(model.get_submodule(name), lowered.inputs[name], weight)
+            if share is not None:
+                lowered.shares[name] = share
     return lowered
 
 

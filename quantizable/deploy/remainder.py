@@ -8,9 +8,7 @@ zero-padded convolution, where fewer ones are summed.
 from __future__ import annotations
 
 import copy
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -38,7 +36,8 @@ class RemainderShare(nn.Module):
         super().__init__()
         # one input channel stands for all: the weights summed over the input channels
         twin = copy.copy(layer)
-        twin._modules = {"input_quantizer": nn.Identity(), "weight_quantizer": FixedWeight(amount * weight.sum(1, True))}
+        summed = FixedWeight(amount * weight.sum(1, keepdim=True))
+        twin._modules = {"input_quantizer": nn.Identity(), "weight_quantizer": summed}
         twin._parameters = {**layer._parameters, "bias": None}
         twin._forward_hooks = type(layer._forward_hooks)()
         if isinstance(layer, _ConvNd):
@@ -53,12 +52,15 @@ class RemainderShare(nn.Module):
 
 def adds_remainder(layer: nn.Module) -> bool:
     """True for the layers whose output is the matrix product itself: convolutions and linear layers."""
-    return isinstance(layer, QuantLayer) and isinstance(layer, _ConvNd | nn.Linear) and not isinstance(layer, _ConvTransposeNd)
+    product = isinstance(layer, _ConvNd | nn.Linear) and not isinstance(layer, _ConvTransposeNd)
+    return product and isinstance(layer, QuantLayer)
 
 
-def share_remainder(layer: nn.Module, given: InputNode, weight: WeightNode) -> None:
+def share_remainder(layer: nn.Module, given: InputNode, weight: WeightNode) -> RemainderShare | None:
     """Move the remainder of a real zero point from the layer's input to its output, in place."""
-    if given.grid.remainder and adds_remainder(layer):
-        amount = given.grid.remainder * float(given.scale)
-        layer.register_forward_hook(RemainderShare(layer, weight.value(), amount))
-        given.drops_remainder = True
+    if not given.grid.remainder or not adds_remainder(layer):
+        return None
+    share = RemainderShare(layer, weight.value(), given.remainder)
+    layer.register_forward_hook(share)
+    given.drops_remainder = True
+    return share
