@@ -45,7 +45,7 @@ def save_qz(
         path: the file to write, by custom ``*.qz``.
         modes: which modes; by default all that quantize the weights.
         architecture: how ``create_model`` builds the float network: ``{"model": "resnet18", "num_classes": 10,
-            "model_options": {}}``; by default what the checkpoint or timm's config says. Without either, the
+            "model_options": {}}``; by default what the checkpoint or timm's config says. Without, the
             file loads with ``load(path, model=...)`` only.
 
     Raises:
@@ -55,7 +55,9 @@ def save_qz(
     path = check_target(path)
     chosen = [network.check_mode(m) for m in modes] if modes is not None else _integer_modes(network)
     if keeps := [mode.name for mode in chosen if mode.weight == FLOAT_BITS]:
-        raise ValueError(f"mode {', '.join(keeps)} keeps float weights; a .qz file holds integer weights only")
+        raise ValueError(
+            f"mode {', '.join(keeps)} keeps float weights; a .qz file holds integer weights only"
+        )
     if not chosen:
         raise ValueError("there is no mode to store; name at least one")
     tensors, layers, dropped = {}, {}, set()
@@ -116,7 +118,9 @@ def read_qz(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} has unreadable metadata; copy or export it again") from error
     if version > FORMAT_VERSION:
-        raise ValueError(f"{path} has format version {version}, this library reads up to {FORMAT_VERSION}: update it")
+        raise ValueError(
+            f"{path} has format version {version}, this library reads up to {FORMAT_VERSION}: update it"
+        )
     if checksum(tensors, metadata[METADATA]) != metadata[CHECKSUM]:
         raise ValueError(f"{path} was changed or damaged: its checksum does not fit; copy or export it again")
     return about, tensors
@@ -152,7 +156,9 @@ def _integer_modes(network: QuantizableNetwork) -> list[BitMode]:
 
 
 @torch.no_grad()
-def _store_weight(tensors: dict[str, Tensor], name: str, layer: QuantLayer, widths: list[int]) -> dict[str, Any]:
+def _store_weight(
+    tensors: dict[str, Tensor], name: str, layer: QuantLayer, widths: list[int]
+) -> dict[str, Any]:
     """Put a layer's integers among the tensors; what to know to read them back."""
     quantizer, weight = layer.weight_quantizer, layer.float_weight()
     # one set of the highest integers, or each width's own: whichever takes fewer bits
@@ -176,7 +182,9 @@ def _store_input(
     ranges = {}
     for bits in sorted({mode.activation for mode in modes} - {FLOAT_BITS}):
         grid = quantizer.qparams(torch.zeros(1), bits)
-        tensors[f"{name}.{bits}"] = torch.stack([grid.scale.float().reshape(()), grid.zero_point.float().reshape(())])
+        tensors[f"{name}.{bits}"] = torch.stack(
+            [grid.scale.float().reshape(()), grid.zero_point.float().reshape(())]
+        )
         ranges[str(bits)] = list(reached_range(quantizer, bits))
     return ranges
 
@@ -190,7 +198,9 @@ def _float_state(network: QuantizableNetwork, modes: list[BitMode], dropped: set
         of_norm = next((name for name in norms if key.startswith(f"{name}.norms.")), None)
         if of_norm is not None and key.removeprefix(f"{of_norm}.norms.").split(".")[0] not in names:
             continue
-        quantizer = any(part in ("input_quantizer", "weight_quantizer", "operands") for part in key.split("."))
+        quantizer = any(
+            part in ("input_quantizer", "weight_quantizer", "operands") for part in key.split(".")
+        )
         if not quantizer and key not in dropped and not key.endswith("num_batches_tracked"):
             state[f"float.{key}"] = value.clone()
     return state

@@ -1,4 +1,4 @@
-"""``quantizable cost CHECKPOINT``: what each mode costs, layer by layer, and how long it takes on each engine."""
+"""``quantizable cost CHECKPOINT``: what each mode costs, by layer, and its latency on each engine."""
 
 from __future__ import annotations
 
@@ -28,13 +28,19 @@ from quantizable.network import QuantizableNetwork
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
-    parser = subparsers.add_parser("cost", help="MACs, bit operations, bytes, memory and latency of each mode")
+    parser = subparsers.add_parser(
+        "cost", help="MACs, bit operations, bytes, memory and latency of each mode"
+    )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of training, or a .qz file")
     parser.add_argument("--bits", help="modes, separated by commas; default: all")
-    parser.add_argument("--engines", default="", help=f"also measure latency, on {', '.join(ENGINES)} (commas)")
+    parser.add_argument(
+        "--engines", default="", help=f"also measure latency, on {', '.join(ENGINES)} (commas)"
+    )
     parser.add_argument("--threads", type=int, default=2, help="of one inference (default: 2)")
     parser.add_argument("--layers", action="store_true", help="print a row per layer, too")
-    parser.add_argument("--results", type=Path, help="results.json with accuracies; default: beside the checkpoint")
+    parser.add_argument(
+        "--results", type=Path, help="results.json with accuracies; default: beside the checkpoint"
+    )
     parser.add_argument("--output", type=Path, help="folder for cost.csv, layers.csv and cost.png")
     parser.set_defaults(run=run)
 
@@ -49,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
     layers = layer_costs(network, input_size_of(network), modes)
     rows = as_rows(mode_costs(network, layers))
     latencies = measure(network, [m.name for m in modes if m.weight != FLOAT_BITS], engines, args.threads)
-    accuracies = read_accuracies(args.results or args.checkpoint.with_name("results.json"), args.results is not None)
+    accuracies = read_accuracies(
+        args.results or args.checkpoint.with_name("results.json"), args.results is not None
+    )
     for row in rows:
         row |= {f"{engine}_ms": latencies.get(f"{engine} {row['mode']}") for engine in engines}
         row["top1"] = accuracies.get(row["mode"])
@@ -64,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(network: QuantizableNetwork, modes: list[str], engines: list[str], threads: int) -> dict[str, float]:
+def measure(
+    network: QuantizableNetwork, modes: list[str], engines: list[str], threads: int
+) -> dict[str, float]:
     """Median milliseconds for one image, by ``"engine mode"``; integer modes only."""
     if not engines or not modes:
         return {}
@@ -102,7 +112,9 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+    )
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -121,7 +133,9 @@ def plot(path: Path, rows: Sequence[Mapping[str, Any]], engines: Sequence[str]) 
     columns |= {f"{engine}_ms": f"{engine}, ms" for engine in engines}
     figure = Figure(figsize=(4 * len(columns), 3.5), layout="constrained")
     known = all(row["top1"] is not None for row in rows)
-    for axes, (key, label) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True):
+    for axes, (key, label) in zip(
+        figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True
+    ):
         shown = [row for row in rows if row[key] is not None]
         heights = [100 * row["top1"] if known else i for i, row in enumerate(shown)]
         axes.plot([row[key] for row in shown], heights, "o-")
@@ -134,5 +148,3 @@ def plot(path: Path, rows: Sequence[Mapping[str, Any]], engines: Sequence[str]) 
         axes.grid(alpha=0.3)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=130)
-
-

@@ -1,4 +1,4 @@
-"""``quantizable export CHECKPOINT --bits 2,4,8 --format onnx,qz,openvino``: files that run without this library."""
+"""``quantizable export CHECKPOINT --bits 2,4,8 --format onnx,qz,openvino``: integer files for engines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("export", help="write integer files: .qz (every mode), ONNX, OpenVINO")
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of training, or a .qz file")
     parser.add_argument("--bits", help="modes, separated by commas; default: all that are integer")
-    parser.add_argument("--format", default="qz", help=f"separated by commas: {', '.join(FORMATS)} (default: qz)")
+    parser.add_argument(
+        "--format", default="qz", help=f"separated by commas: {', '.join(FORMATS)} (default: qz)"
+    )
     parser.add_argument("--output", type=Path, help="folder to write to; default: that of the checkpoint")
     parser.add_argument("--style", choices=STYLES, default="qdq", help="ONNX operators (default: qdq)")
     parser.add_argument(

@@ -19,7 +19,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser("predict", help="classify images with an exported file")
     parser.add_argument("model", type=Path, help="a .qz or .onnx file")
-    parser.add_argument("images", nargs="+", help="image files, folders, globs, or - for a list on standard input")
+    parser.add_argument(
+        "images", nargs="+", help="image files, folders, globs, or - for a list on standard input"
+    )
     parser.add_argument("--bits", help="mode; default: the highest of the file")
     parser.add_argument("--engine", choices=ENGINES, default="onnxruntime")
     parser.add_argument("--threads", type=int, help="default: as many as cores")
@@ -85,5 +87,6 @@ def top_classes(logits: np.ndarray, names: list[str] | None, count: int = 5) -> 
     probabilities = powers / powers.sum()
     order = np.argsort(-probabilities, kind="stable")[:count]
     return [
-        {"class": names[i] if names else str(i), "index": int(i), "probability": float(probabilities[i])} for i in order
+        {"class": names[i] if names else str(i), "index": int(i), "probability": float(probabilities[i])}
+        for i in order
     ]

@@ -27,7 +27,7 @@ class LayerCost:
         macs: multiply-accumulates.
         bops: bit operations, ``macs * weight_bits * input_bits``.
         weight_bytes: of the weight at its width, scales and bias in float32.
-        activation_bytes: of its input at its width and its output in 32 bits, which are held at the same time.
+        activation_bytes: of its input at its width and its output in 32 bits, held at the same time.
     """
 
     mode: str
@@ -137,7 +137,7 @@ def _measure(
     network: QuantizableNetwork, layers: dict[str, nn.Module], image: Tensor
 ) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
     """Multiply-accumulates, and elements of input and output, of each layer, from one float forward pass."""
-    shapes: dict[str, tuple[int, int]] = {name: (0, 0) for name in layers}
+    shapes: dict[str, tuple[int, int]] = dict.fromkeys(layers, (0, 0))
 
     def note(name: str) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:

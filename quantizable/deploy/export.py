@@ -44,7 +44,7 @@ def export_onnx(
         path: the file to write.
         bits: a mode of the network (``4``, ``"w4a8"``; 32: float), or a mapping as ``set_bits`` takes it.
         input_size: channels, height, width; by default the network's own.
-        style: ``"qdq"`` (QuantizeLinear, Clip, DequantizeLinear in bytes: ONNX Runtime, OpenVINO, TensorRT) or
+        style: ``"qdq"`` (QuantizeLinear, Clip, DequantizeLinear: ONNX Runtime, OpenVINO, TensorRT) or
             ``"qonnx"`` (``Quant`` nodes of any width: FPGA compilers).
         weight_storage: ``"int8"``, or ``"int4"`` to store weights of 4 bits and less in half the bytes.
 
@@ -69,7 +69,10 @@ def onnx_model(
     weight_storage: str = "int8",
 ) -> Any:
     """The ``onnx.ModelProto`` that :func:`export_onnx` writes."""
-    for what, value, allowed in (("style", style, STYLES), ("weight_storage", weight_storage, WEIGHT_STORAGE)):
+    for what, value, allowed in (
+        ("style", style, STYLES),
+        ("weight_storage", weight_storage, WEIGHT_STORAGE),
+    ):
         if value not in allowed:
             raise ValueError(f"{what} {value!r} is unknown; choose from {', '.join(allowed)}")
     onnx = require("onnx", "ONNX export")
@@ -96,7 +99,9 @@ def _check_widths(lowered: Lowered) -> None:
     wide = [n.layer for n in lowered.inputs.values() if not n.fits_uint8]
     wide += [n.layer for n in lowered.weights.values() if n.bits > 8]
     if wide:
-        raise ValueError(f"ONNX files hold codes of up to 8 bits; {wide[0]!r} has more (choose a mode of 8 bits or less)")
+        raise ValueError(
+            f"ONNX files hold codes of up to 8 bits; {wide[0]!r} has more (choose a mode of 8 bits or less)"
+        )
 
 
 def _to_onnx(lowered: Lowered, example: Tensor) -> Any:
@@ -118,7 +123,9 @@ def _store_int4(onnx: Any, model: Any) -> None:
             continue
         values = onnx.numpy_helper.to_array(tensor)
         if values.dtype == "int8" and values.min() >= -8 and values.max() <= 7:
-            packed = onnx.helper.make_tensor(tensor.name, onnx.TensorProto.INT4, values.shape, values.flatten())
+            packed = onnx.helper.make_tensor(
+                tensor.name, onnx.TensorProto.INT4, values.shape, values.flatten()
+            )
             tensor.CopyFrom(packed)
     for value in model.graph.value_info:
         if value.name in held:

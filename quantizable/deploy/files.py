@@ -19,7 +19,9 @@ def check_target(path: str | Path) -> Path:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into; create it first")
+        raise FileNotFoundError(
+            f"there is no folder {path.parent} to write {path.name} into; create it first"
+        )
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass

@@ -37,7 +37,8 @@ def norms_behind(graph: fx.Graph) -> dict[str, str]:
 
 def scale_and_bias(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """``a`` and ``b`` (float64, one per channel) of ``norm(x) = a x + b`` in evaluation mode."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.detach().double()

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int = 20, warmup: int = 2) -> dict[str, float]:
+def interleaved(
+    runs: Mapping[str, Callable[[], object]], repeats: int = 20, warmup: int = 2
+) -> dict[str, float]:
     """Median milliseconds of each run.
 
     The runs take turns, so that whatever else the machine does falls on all of them alike.

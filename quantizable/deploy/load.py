@@ -26,10 +26,10 @@ def load(path: str | Path, model: nn.Module | None = None) -> QuantizableNetwork
     """A network in evaluation mode, ready for ``set_bits``; it starts in its highest mode.
 
     Args:
-        path: a ``.qz`` file (integers: to run and export) or a checkpoint of training (to train further, too).
+        path: a ``.qz`` file (integers: to run and export) or a checkpoint of training.
         model: the float network, needed only if the file does not say how to build it.
 
-    Attributes of the result: ``info``, a dictionary with the class names, mean, std and image size of the data.
+    The result's ``info`` is a dictionary with the class names, mean, std and image size of the data.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`load_qz` and ``quantizable.checkpoint.load``.
@@ -64,7 +64,9 @@ def load_qz(path: str | Path, model: nn.Module | None = None) -> QuantizableNetw
 
 def _build(path: str | Path, architecture: dict[str, Any] | None) -> nn.Module:
     if architecture is None:
-        raise ValueError(f"{path} does not name its architecture; pass the float network: load(path, model=...)")
+        raise ValueError(
+            f"{path} does not name its architecture; pass the float network: load(path, model=...)"
+        )
     options = {**architecture["model_options"], "pretrained": False}
     return create_model(architecture["model"], architecture["num_classes"], **options)
 
@@ -97,7 +99,8 @@ def _read_operand(tensors: Tensors, name: str, operand: str, ranges: dict[str, l
 
 def _read_input(tensors: Tensors, name: str, ranges: dict[str, list[int]]) -> StoredInput:
     grids = {
-        int(bits): QParams(*tensors[f"{name}.{bits}"].unbind(), low, high) for bits, (low, high) in ranges.items()
+        int(bits): QParams(*tensors[f"{name}.{bits}"].unbind(), low, high)
+        for bits, (low, high) in ranges.items()
     }
     return StoredInput(grids)
 
@@ -127,4 +130,3 @@ def lower_width(codes: Tensor, grid: QParams, top: int, bits: int) -> tuple[Tens
     step = 1 << (top - bits)
     rounded = torch.round(codes.float() / step).clamp(low, high).to(torch.int32)
     return rounded, QParams(grid.scale * step, grid.zero_point, low, high)
-

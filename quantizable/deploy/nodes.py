@@ -5,7 +5,7 @@ it writes ONNX operators, in one of two styles:
 
 * ``"qdq"``: QuantizeLinear, Clip and DequantizeLinear in an 8-bit container (ONNX operators, opset 21), which
   engines fuse with the matrix product behind them into an integer kernel;
-* ``"qonnx"``: ``Quant`` of any bit-width, for FPGA compilers (Pappalardo et al., "QONNX", 2022, arXiv:2206.07527).
+* ``"qonnx"``: ``Quant`` of any bit-width, for FPGA compilers (Pappalardo et al. 2022, arXiv:2206.07527).
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ def pack(codes: Tensor, low: int, bits: int) -> Tensor:
     """
     values = codes.flatten().to(torch.int64).numpy() - low
     if values.size and not (values.min() >= 0 and values.max() < 1 << bits):
-        raise ValueError(f"codes {values.min() + low}..{values.max() + low} do not fit {bits} bits from {low} on")
+        raise ValueError(
+            f"codes {values.min() + low}..{values.max() + low} do not fit {bits} bits from {low} on"
+        )
     as_bytes = values.astype(">u2").view(np.uint8).reshape(-1, 2)
     planes = np.unpackbits(as_bytes, axis=1)[:, 16 - bits :]  # [codes, bits]
     return torch.from_numpy(np.packbits(planes.reshape(-1)))

@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".p
 
 
 def preprocessing(network: QuantizableNetwork) -> dict[str, Any]:
-    """``in_chans``, ``image_size``, ``mean``, ``std``, ``class_names`` ...: of the training data, else of timm."""
+    """``in_chans``, ``image_size``, ``mean``, ``std``, ``class_names``: of the data, else of timm."""
     config = getattr(network.model, "pretrained_cfg", None) or {}
     found: dict[str, Any] = {}
     if config.get("input_size"):
@@ -27,18 +27,20 @@ def preprocessing(network: QuantizableNetwork) -> dict[str, Any]:
 
 
 def input_size_of(network: QuantizableNetwork) -> tuple[int, int, int]:
-    """Channels, height and width of the network's images; ``ValueError`` if neither data nor timm say them."""
+    """Channels, height and width of the network's images; ``ValueError`` if nothing says them."""
     info = preprocessing(network)
     if "image_size" not in info:
-        raise ValueError("the size of the network's images is not known; give input_size=(channels, height, width)")
+        raise ValueError(
+            "the size of the network's images is not known; give input_size=(channels, height, width)"
+        )
     return info["in_chans"], info["image_size"], info["image_size"]
 
 
 def read_images(paths: list[Path], info: dict[str, Any]) -> Tensor:
     """Images as the network was trained on them, float32 ``[N, C, H, W]``.
 
-    Resized and cropped to ``image_size`` by timm's evaluation transform, scaled to [0, 1], normalized by ``mean``
-    and ``std``.
+    Resized and cropped to ``image_size`` by timm's evaluation transform, scaled to [0, 1], normalized by
+    ``mean`` and ``std``.
 
     Raises:
         ValueError: a file is no image; or the model file does not say what size it takes.
@@ -53,7 +55,9 @@ def read_images(paths: list[Path], info: dict[str, Any]) -> Tensor:
     )  # fmt: skip
     kind = {1: "L", 3: "RGB"}.get(channels)
     if kind is None:
-        raise ValueError(f"the network takes {channels} channels; image files have 1 or 3: pass arrays to Session")
+        raise ValueError(
+            f"the network takes {channels} channels; image files have 1 or 3: pass arrays to Session"
+        )
     images = []
     for path in paths:
         try:

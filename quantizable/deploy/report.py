@@ -34,7 +34,7 @@ def _runs(lowered: Lowered, name: str, layer: QuantLayer) -> str:
     if weight is None or given is None:
         return "float: only its weight is quantized" if weight else "float: its weight is not quantized"
     if not weight.fits_int8:
-        return f"float: its {weight.bits}-bit weights have no zero level and need {weight.width} bits as integers"
+        return f"float: its {weight.bits}-bit weights have no zero level and need {weight.width} as integers"
     if given.grid.remainder and not adds_remainder(layer):
         return "float: the zero point of its input is not an integer"
     return f"integer w{weight.bits}a{given.grid.bits}"
@@ -42,4 +42,6 @@ def _runs(lowered: Lowered, name: str, layer: QuantLayer) -> str:
 
 def _is_leaf(module: nn.Module) -> bool:
     own = InputNode | WeightNode | RemainderShare
-    return not list(module.children()) and not isinstance(module, own | nn.ModuleList | nn.Sequential | nn.ModuleDict)
+    return not list(module.children()) and not isinstance(
+        module, own | nn.ModuleList | nn.Sequential | nn.ModuleDict
+    )

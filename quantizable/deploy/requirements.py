@@ -13,4 +13,6 @@ def require(package: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ImportError(f"{purpose} needs the package {package}, which is not installed: {INSTALL}") from error
+        raise ImportError(
+            f"{purpose} needs the package {package}, which is not installed: {INSTALL}"
+        ) from error

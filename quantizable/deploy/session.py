@@ -24,8 +24,8 @@ ENGINES = ("onnxruntime", "openvino", "torch")
 class Session:
     """A deployed network on an engine: call it with images, get logits.
 
-    A ``.qz`` file holds several modes; each is compiled when it is first used and kept, so that going back to it
-    takes no time. An ``.onnx`` file holds one.
+    A ``.qz`` file holds several modes; each is compiled when it is first used and kept, so that going back
+    to it takes no time. An ``.onnx`` file holds one.
 
     Args:
         path: a ``.qz`` or ``.onnx`` file.
@@ -37,8 +37,8 @@ class Session:
         warmup: inferences on zeros after a mode is compiled, at least 0.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or not a sound one; an unknown engine or mode; a number out
-            of range.
+        FileNotFoundError, ValueError: no such file, or not a sound one; an unknown engine or mode; a
+            number out of range.
         ImportError: the engine is not installed.
 
     >>> session = Session("model.qz", engine="openvino", threads=2, batch=1)    # doctest: +SKIP
@@ -80,7 +80,9 @@ class Session:
 
     def _open_onnx(self) -> None:
         if self.engine == "torch":
-            raise ValueError("engine 'torch' runs .qz files; for an .onnx file choose onnxruntime or openvino")
+            raise ValueError(
+                "engine 'torch' runs .qz files; for an .onnx file choose onnxruntime or openvino"
+            )
         onnx = require("onnx", "reading an .onnx file")
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no file {self.path}")
@@ -105,7 +107,9 @@ class Session:
         """Switch to a mode; compiles it at its first use. ``ValueError`` if the file lacks it."""
         mode = BitMode.parse(bits)
         if mode not in self.modes:
-            raise ValueError(f"{self.path} has no mode {mode.name}; it has {', '.join(m.name for m in self.modes)}")
+            raise ValueError(
+                f"{self.path} has no mode {mode.name}; it has {', '.join(m.name for m in self.modes)}"
+            )
         if mode not in self._runners:
             runner = self._compile(mode)
             for _ in range(self.warmup):
@@ -150,7 +154,9 @@ class Session:
         array = np.asarray(images.detach().cpu() if isinstance(images, Tensor) else images)
         if array.ndim != 4 or array.shape[1:] != tuple(self.input_size) or not len(array):
             wanted = ", ".join(map(str, self.input_size))
-            raise ValueError(f"images of shape {list(array.shape)} do not fit; the network takes [N, {wanted}], N >= 1")
+            raise ValueError(
+                f"images of shape {list(array.shape)} do not fit; the network takes [N, {wanted}], N >= 1"
+            )
         if array.dtype.kind != "f":
             raise ValueError(f"images are {array.dtype}; give floats, normalized as in training")
         if not np.isfinite(array).all():
@@ -160,10 +166,17 @@ class Session:
         if self.batch is None:
             return run(array)
         padding = -len(array) % self.batch
-        padded = np.concatenate([array, np.zeros((padding, *self.input_size), np.float32)]) if padding else array
+        padded = (
+            np.concatenate([array, np.zeros((padding, *self.input_size), np.float32)]) if padding else array
+        )
         parts = [run(padded[i : i + self.batch]) for i in range(0, len(padded), self.batch)]
         return np.concatenate(parts)[: len(array)]
 
     def summary(self) -> dict[str, Any]:
         """What it runs, in plain types."""
-        return {"path": str(self.path), "engine": self.engine, "bits": self.bits, "modes": [m.name for m in self.modes]}
+        return {
+            "path": str(self.path),
+            "engine": self.engine,
+            "bits": self.bits,
+            "modes": [m.name for m in self.modes],
+        }

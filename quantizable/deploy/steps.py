@@ -33,7 +33,9 @@ class StepDifference:
     largest: int
 
 
-def step_differences(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> list[StepDifference]:
+def step_differences(
+    ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
+) -> list[StepDifference]:
     """Layer by layer, for the layers that both hold."""
     found = []
     for layer in ours:
@@ -109,7 +111,8 @@ def engine_codes(
     arrays = _run_all(model.SerializeToString(), images.numpy(), engine)
     signed = {name: node.grid.signed for name, node in lower(network, bits, images[:1]).inputs.items()}
     return {
-        layer: arrays[value].astype(np.int32) - SIGNED_OFFSET * signed[layer] for layer, value in outputs.items()
+        layer: arrays[value].astype(np.int32) - SIGNED_OFFSET * signed[layer]
+        for layer, value in outputs.items()
     }
 
 

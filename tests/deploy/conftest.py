@@ -1,4 +1,4 @@
-"""A small network with everything that deployment has to keep: skips, concatenation, pooling, groups, norms."""
+"""A small network with all that deployment has to keep: skip, concatenation, pooling, groups, norms."""
 
 from collections.abc import Callable
 

@@ -37,7 +37,8 @@ def test_nested_stores_one_set_of_integers(make, tmp_path: Path) -> None:
     stored = {}
     for name in ("lsq", "nested"):
         with safe_open(tmp_path / f"{name}.qz", "pt") as file:
-            stored[name] = {k: file.get_tensor(k).numel() for k in file.keys() if k.startswith("block") and "codes" in k}  # noqa: SIM118
+            codes = [key for key in file.keys() if key.startswith("block") and "codes" in key]  # noqa: SIM118
+            stored[name] = {key: file.get_tensor(key).numel() for key in codes}
     assert list(stored["nested"]) == ["block.weight.8.codes"]
     weights = 6 * 6 * 9
     assert stored["lsq"] == {f"block.weight.{b}.codes": -(-weights * b // 8) for b in range(2, 9)}

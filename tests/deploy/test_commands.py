@@ -72,7 +72,11 @@ def test_predict_takes_files_folders_globs_and_standard_input(
     ],
 )
 def test_predict_refuses_bad_input_in_one_line(
-    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+    folder: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
 ) -> None:
     monkeypatch.chdir(folder)
     assert main(["predict", "model.qz", *words]) == 2
@@ -81,7 +85,9 @@ def test_predict_refuses_bad_input_in_one_line(
     assert printed.count("\n") == 1
 
 
-def test_export_writes_what_was_asked_for(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_export_writes_what_was_asked_for(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
     words = ["export", str(folder / "model.qz"), "--bits", "2", "--format", "qz,onnx,openvino"]
     assert main([*words, "--output", str(tmp_path)]) == 0
@@ -89,7 +95,9 @@ def test_export_writes_what_was_asked_for(folder: Path, tmp_path: Path, capsys: 
     assert "mode 2: 20 layers on integers" in capsys.readouterr().out
     images = torch.randn(4, 3, 32, 32)
     from_onnx = quantizable.deploy.Session(tmp_path / "model_2.onnx", "openvino")(images)
-    np.testing.assert_allclose(from_onnx, quantizable.deploy.Session(tmp_path / "model.qz", "openvino")(images), atol=1e-5)
+    np.testing.assert_allclose(
+        from_onnx, quantizable.deploy.Session(tmp_path / "model.qz", "openvino")(images), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +118,16 @@ def test_export_refuses_bad_input_and_writes_nothing(
 def test_cost_writes_tables_and_a_plot(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     results = tmp_path / "results.json"
     results.write_text(json.dumps({"modes": {"2": {"top1": 0.8}, "4": {"top1": 0.9}}}))
-    words = ["cost", str(folder / "model.qz"), "--engines", "onnxruntime", "--threads", "1", "--results", str(results)]
+    words = [
+        "cost",
+        str(folder / "model.qz"),
+        "--engines",
+        "onnxruntime",
+        "--threads",
+        "1",
+        "--results",
+        str(results),
+    ]
     assert main([*words, "--output", str(tmp_path / "out")]) == 0
     rows = list(csv.DictReader((tmp_path / "out" / "cost.csv").open()))
     assert [row["mode"] for row in rows] == ["2", "4"]

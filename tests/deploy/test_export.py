@@ -49,7 +49,9 @@ def test_engines_give_the_fake_quant_logits(make, images: Tensor, name: str, eng
 
 @pytest.mark.parametrize("bits", [2, 8])
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_codes_inside_an_engine_differ_by_a_step_at_most(make, images: Tensor, engine: str, bits: int) -> None:
+def test_codes_inside_an_engine_differ_by_a_step_at_most(
+    make, images: Tensor, engine: str, bits: int
+) -> None:
     pytest.importorskip(engine, reason=f"{engine} is not installed")
     network = make(bits=(bits,))
     found = step_differences(
@@ -85,7 +87,9 @@ def test_modes_with_layers_of_their_own_and_weights_only(make, images: Tensor) -
 
 
 def test_int4_storage_halves_the_weights_and_keeps_the_result(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 4, 1))
+    model = nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 4, 1)
+    )
     network = quantizable.quantize(model, [4]).eval()
     images = torch.randn(4, 3, 8, 8)
     network.calibrate([images])

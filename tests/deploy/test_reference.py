@@ -38,7 +38,9 @@ def test_a_layer_is_the_sum_of_integer_products(bits: int) -> None:
     sums = convolve(grid.codes(x).long().numpy() - grid.zero_point, weight.integers.long().numpy())
     assert np.abs(sums).max() < 2**31
     scale = grid.scale.double() * weight.scale.double().flatten()
-    expected = sums * scale[:, None, None].detach().numpy() + layer.bias.detach().double()[:, None, None].numpy()
+    expected = (
+        sums * scale[:, None, None].detach().numpy() + layer.bias.detach().double()[:, None, None].numpy()
+    )
     got = integer_network(network, bits, x)(x.double())
     np.testing.assert_allclose(got.detach().numpy(), expected, rtol=1e-12)
     np.testing.assert_allclose(got.detach().numpy(), network(x).detach().numpy(), rtol=1e-4, atol=1e-5)
@@ -47,7 +49,9 @@ def test_a_layer_is_the_sum_of_integer_products(bits: int) -> None:
 @pytest.mark.parametrize("fixed_point", [False, True])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("name", sorted(QUANTIZERS))
-def test_codes_of_every_layer_are_those_of_fake_quant(make, images: Tensor, name: str, bits: int, fixed_point: bool) -> None:
+def test_codes_of_every_layer_are_those_of_fake_quant(
+    make, images: Tensor, name: str, bits: int, fixed_point: bool
+) -> None:
     network = make(name)
     found = step_differences(
         fake_quant_codes(network, bits, images), reference_codes(network, bits, images, fixed_point)

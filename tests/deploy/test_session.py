@@ -29,7 +29,9 @@ def saved(make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
 @pytest.mark.parametrize("batch", [None, 3])
-def test_switching_modes_gives_the_networks_logits(saved, images: Tensor, engine: str, batch: int | None) -> None:
+def test_switching_modes_gives_the_networks_logits(
+    saved, images: Tensor, engine: str, batch: int | None
+) -> None:
     if engine != "torch":
         pytest.importorskip(engine, reason=f"{engine} is not installed")
     network, path = saved
@@ -63,7 +65,7 @@ def test_an_onnx_file_has_one_mode(saved, images: Tensor, tmp_path: Path) -> Non
     np.testing.assert_allclose(session(images), Session(saved[1], bits=4)(images), atol=1e-5)
     with pytest.raises(ValueError, match="no mode 2; it has 4"):
         session.set_bits(2)
-    with pytest.raises(ValueError, match="engine 'torch' runs .qz files"):
+    with pytest.raises(ValueError, match="engine 'torch' runs"):
         Session(tmp_path / "four.onnx", "torch")
     (tmp_path / "cut.onnx").write_bytes((tmp_path / "four.onnx").read_bytes()[:300])
     with pytest.raises(ValueError, match="truncated, or was not exported by this library"):
@@ -73,7 +75,10 @@ def test_an_onnx_file_has_one_mode(saved, images: Tensor, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((1, 3, 9, 9), np.float32), r"shape \[1, 3, 9, 9\] do not fit; the network takes \[N, 3, 10, 10\]"),
+        (
+            np.zeros((1, 3, 9, 9), np.float32),
+            r"shape \[1, 3, 9, 9\] do not fit; the network takes \[N, 3, 10, 10\]",
+        ),
         (np.zeros((3, 10, 10), np.float32), "do not fit"),
         (np.zeros((0, 3, 10, 10), np.float32), "do not fit"),
         (np.zeros((1, 3, 10, 10), np.uint8), "images are uint8; give floats"),
@@ -102,5 +107,7 @@ def test_bad_options_are_refused(saved, options: dict, message: str) -> None:
 
 def test_a_missing_engine_names_the_extra(saved, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(ImportError, match=r"engine 'openvino' needs the package openvino.*quantizable\[deploy\]"):
+    with pytest.raises(
+        ImportError, match=r"engine 'openvino' needs the package openvino.*quantizable\[deploy\]"
+    ):
         Session(saved[1], "openvino")
