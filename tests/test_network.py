@@ -233,7 +233,7 @@ def test_a_state_dict_that_does_not_fit_changes_nothing(network: QuantizableNetw
     before = {key: value.clone() for key, value in network.state_dict().items()}
     wrong = SmallNet().state_dict()
     wrong["fc.weight"] = torch.zeros(7, 6)
-    with pytest.raises(RuntimeError, match="size mismatch for fc.weight"):
+    with pytest.raises(RuntimeError, match=r"size mismatch for fc\.weight"):
         network.load_state_dict(wrong)
     with pytest.raises(RuntimeError, match="Missing key"):
         network.load_state_dict({"backbone.weight": torch.zeros(1)})
