@@ -52,7 +52,7 @@ def test_timm_network(name: str, size: int, options: dict[str, Any]) -> None:
     assert isinstance(first, QuantLayer)
     assert isinstance(last, QuantLayer)
     assert (first.fixed_bits, last.fixed_bits) == (8, 8)
-    assert sum(layer.fixed_bits == 8 for layer in net.layers().values()) == 2  # type: ignore[union-attr]
+    assert sum(layer.fixed_bits == 8 for layer in net.layers().values()) == 2
     assert not any(
         isinstance(m, nn.Conv2d | nn.Linear) and not isinstance(m, QuantLayer) for m in net.modules()
     )
@@ -86,7 +86,7 @@ def test_small_timm_network_is_bit_identical_in_float(name: str) -> None:
 def test_torchvision_network(name: str) -> None:
     if name == "vit":
         model: nn.Module = torchvision.models.VisionTransformer(32, 16, 2, 2, 16, 32, num_classes=4)
-        nn.init.normal_(model.heads.head.weight)  # type: ignore[union-attr, arg-type]
+        nn.init.normal_(model.heads.head.weight)
     else:
         model = torchvision.models.get_model(name, num_classes=4)
     model.eval()
@@ -115,7 +115,7 @@ def test_a_backbone_in_a_head_of_ones_own() -> None:
 
     net = quantize(Segmenter(), [2, 32])
     layers = net.layers()
-    assert [name for name, layer in layers.items() if layer.fixed_bits] == ["backbone.conv1.0", "head"]  # type: ignore[union-attr]
+    assert [name for name, layer in layers.items() if layer.fixed_bits] == ["backbone.conv1.0", "head"]
     net.set_bits(2)
     assert net(torch.randn(2, 3, 32, 32)).isfinite().all()
 
@@ -124,7 +124,7 @@ def test_a_backbone_in_a_head_of_ones_own() -> None:
 
 
 def fixed(net: QuantizableNetwork) -> dict[str, int | None]:
-    return {name: layer.fixed_bits for name, layer in net.layers().items()}  # type: ignore[union-attr]
+    return {name: layer.fixed_bits for name, layer in net.layers().items()}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_weights_only_and_activations_only() -> None:
         assert net(x).isfinite().all()
         assert net.bits == mode
     alone = quantize(SmallNet(), ["w4a32"])
-    assert not any(len(layer.input_quantizer.levels) for layer in alone.layers().values())  # type: ignore[union-attr]
+    assert not any(len(layer.input_quantizer.levels) for layer in alone.layers().values())
     alone.calibrate([x])
 
 
@@ -190,7 +190,7 @@ def test_per_channel_scales_lie_along_the_output_channels() -> None:
             self.head = nn.Conv1d(8, 3, 1)
 
     layers = quantize(Net(), [4, 32]).layers()
-    shapes = {n: list(next(layer.weight_quantizer.parameters()).shape) for n, layer in layers.items()}  # type: ignore[union-attr]
+    shapes = {n: list(next(layer.weight_quantizer.parameters()).shape) for n, layer in layers.items()}
     assert shapes == {"up": [1, 6, 1, 1], "grouped": [], "depthwise": [8, 1, 1, 1], "head": [3, 1, 1]}
 
 
@@ -217,7 +217,7 @@ def test_a_norm_used_twice_stays_one_and_those_in_a_dictionary_are_found() -> No
 
     net = quantize(Net(), [4, 32])
     assert isinstance(net.again, PerModeNorm)
-    assert net.again is net.model.norms["a"]  # type: ignore[union-attr, index]
+    assert net.again is net.model.norms["a"]
 
 
 def test_training_flags_are_kept() -> None:
@@ -272,5 +272,5 @@ def test_layers_that_stay_float_are_named() -> None:
         net = quantize(model, [4, 32])
     net.set_bits(4)
     assert net(torch.randn(2, 4)).isfinite().all()
-    assert isinstance(net.model[0], QuantLinear)  # type: ignore[index]
-    assert isinstance(net.model[0].weight_quantizer, LSQWeight)  # type: ignore[index]
+    assert isinstance(net.model[0], QuantLinear)
+    assert isinstance(net.model[0].weight_quantizer, LSQWeight)

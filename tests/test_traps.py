@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -33,6 +34,7 @@ def test_one_graph_for_all_quantized_modes_and_one_for_float(quantizer: str) -> 
 
 
 @pytest.mark.slow
+@torch._inductor.config.patch(compile_threads=1)  # a pool of workers would cost more than the compilation
 def test_the_real_compiler_equals_eager_forward_and_backward() -> None:
     x = torch.randn(4, 100)
     quantizer = LSQWeight(x, [2, 8])

@@ -66,7 +66,7 @@ def test_a_fixed_layer_stays_at_its_width_in_every_quantized_mode() -> None:
     net = quantize(nn.Linear(4, 4), [2, "w4a32", 32], first_last=8)
     for mode, width in ((2, 8), ("w4a32", "w8a32"), (32, 32)):
         net.set_bits(mode)
-        assert net.model.bits.name == str(width)  # type: ignore[union-attr]
+        assert net.model.bits.name == str(width)
 
 
 class SelfAttention(nn.Module):
@@ -118,4 +118,4 @@ def test_timm_attention_with_quantized_products(options: dict) -> None:
     assert torch.equal(net(x), model(x))
     net.set_bits(16)
     torch.testing.assert_close(net(x), model(x), rtol=1e-2, atol=1e-2)
-    assert type(net.to_float()[0]) is Attention  # type: ignore[index]
+    assert type(net.to_float()[0]) is Attention
