@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from quantizable.data.loader import Batch, EpochLoader
-from quantizable.data.order import key_seed, seeded
+from quantizable.data.order import generator, key_seed, seeded
 
 Sample = tuple[str, int]  # file, label
 
@@ -111,6 +111,7 @@ class FileLoader(EpochLoader):
             batch_sampler=keys,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
+            # of no effect on the images, but without it the loader draws from the global generator
+            generator=generator(self.seed, epoch),
         )
-        for images, labels in loader:
-            yield images, labels
+        yield from loader

@@ -38,6 +38,8 @@ class EpochLoader(ABC):
         ValueError: `batch_size` below 1, `seed` below 0, or fewer images than ranks.
     """
 
+    batch_sampler = None  # Lightning looks here before it looks at `sampler`
+
     def __init__(
         self,
         size: int,
