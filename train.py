@@ -1,4 +1,4 @@
-"""Train one network in every bit mode: ``python train.py model=resnet18 data=cifar100``; see conf/train.yaml."""
+"""Train one network in every bit mode: ``python train.py model=resnet18 data=cifar100`` (conf/train.yaml)."""
 
 import sys
 

@@ -11,7 +11,6 @@ from quantizable.network import QuantizableNetwork
 from quantizable.quantizers import QUANTIZERS
 
 
-
 def __getattr__(name: str) -> object:
     # what needs Lightning is imported when it is asked for, so that the core works without
     if name in ("QuantizableClassifier", "MultiModeModule"):

@@ -28,7 +28,9 @@ class WandbModes(Callback):
         modes = by_mode(trainer.callback_metrics, "val")
         if not modes or not trainer.is_global_zero:
             return
-        self.curves = [*self.curves, (trainer.current_epoch, {m: 100 * v["top1"] for m, v in modes.items()})][-20:]
+        self.curves = [*self.curves, (trainer.current_epoch, {m: 100 * v["top1"] for m, v in modes.items()})][
+            -20:
+        ]
         names = list(modes)
         chart = wandb.plot.line_series(
             xs=list(range(len(names))),

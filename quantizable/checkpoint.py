@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from quantizable.build import build_network
+from quantizable.data import DATAMODULES
 from quantizable.network import QuantizableNetwork
 
 if TYPE_CHECKING:
@@ -21,8 +22,12 @@ def describe(module: QuantizableClassifier) -> dict[str, Any]:
     """What it takes to build the network of ``module`` again and to feed it, in plain types."""
     datamodule = getattr(module.trainer, "datamodule", None) if module._trainer else None
     data = {
-        key: getattr(datamodule, key) for key in ("class_names", "in_chans", "image_size", "mean", "std") if datamodule
+        key: getattr(datamodule, key)
+        for key in ("class_names", "in_chans", "image_size", "mean", "std")
+        if datamodule
     }
+    names = {kind: name for name, kind in DATAMODULES.items()}
+    data["data"] = names.get(type(datamodule))  # None for a data module of the user's own
     return {
         "format": FORMAT,
         **module.architecture,
@@ -52,9 +57,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is truncated or no checkpoint: {str(error).splitlines()[0]}") from error
     if not isinstance(contents, dict) or "quantizable" not in contents or "state_dict" not in contents:
-        raise ValueError(f"{path} is no checkpoint of a quantizable network; float weights load with load_float_weights")
+        raise ValueError(
+            f"{path} is no checkpoint of a quantizable network; float weights load with load_float_weights"
+        )
     if contents["quantizable"]["format"] > FORMAT:
-        raise ValueError(f"{path} has format {contents['quantizable']['format']}, newer than {FORMAT}: update quantizable")
+        raise ValueError(
+            f"{path} has format {contents['quantizable']['format']}, newer than {FORMAT}: update quantizable"
+        )
     return contents
 
 
@@ -88,6 +97,8 @@ def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableN
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit {about['model']}: {str(error).splitlines()[-1].strip()}") from error
+        raise ValueError(
+            f"{path} does not fit {about['model']}: {str(error).splitlines()[-1].strip()}"
+        ) from error
     network.info = {**about["data"], "num_classes": about["num_classes"]}
     return network.eval()

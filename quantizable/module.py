@@ -62,7 +62,12 @@ class MultiModeModule(pl.LightningModule):
         if noise_sigma < 0:
             raise ValueError(f"noise_sigma is {noise_sigma}; it is a standard deviation, at least 0")
         self.optimizer = optimizer or OptimizerConfig()
-        self.accumulate, self.clip_norm, self.noise_sigma, self.seed = accumulate, clip_norm, noise_sigma, seed
+        self.accumulate, self.clip_norm, self.noise_sigma, self.seed = (
+            accumulate,
+            clip_norm,
+            noise_sigma,
+            seed,
+        )
 
     # -- the task ----------------------------------------------------------------------------------
 
@@ -130,7 +135,9 @@ class MultiModeModule(pl.LightningModule):
         visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, step)
         teachers: list[Tensor] = []
         losses: dict[str, Tensor] = {}
-        last_of_step = (batch_idx + 1) % self.accumulate == 0 or batch_idx + 1 == self.trainer.num_training_batches
+        last_of_step = (
+            batch_idx + 1
+        ) % self.accumulate == 0 or batch_idx + 1 == self.trainer.num_training_batches
         for visit in visits:
             self._enter(visit)
             with self._without_sync():
@@ -151,7 +158,9 @@ class MultiModeModule(pl.LightningModule):
         self._enter(self.modes[-1])
         for name, value in losses.items():
             self.log(f"train/loss/{name}", value, on_step=False, on_epoch=True, batch_size=len(x))
-        self.log("train/loss", sum(losses.values()) / len(losses), on_step=True, on_epoch=True, batch_size=len(x))
+        self.log(
+            "train/loss", sum(losses.values()) / len(losses), on_step=True, on_epoch=True, batch_size=len(x)
+        )
 
     def _enter(self, visit: BitMode | dict[str, BitMode]) -> None:
         if isinstance(visit, BitMode):
@@ -164,7 +173,9 @@ class MultiModeModule(pl.LightningModule):
             return x
         std = getattr(getattr(self.trainer, "datamodule", None), "std", None)
         scale = torch.as_tensor(1.0 if std is None else std, device=x.device, dtype=x.dtype).reshape(-1, 1, 1)
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 64 + self.trainer.global_rank)
+        generator = torch.Generator().manual_seed(
+            (self.seed * 1_000_003 + step) * 64 + self.trainer.global_rank
+        )
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
         return x + noise * (self.noise_sigma / scale)
 
@@ -201,7 +212,9 @@ class MultiModeModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Optimizer and per-step schedule from :class:`OptimizerConfig`."""
         batches = int(self.trainer.estimated_stepping_batches)
-        return configure(self.optimizer, parameter_groups(self.network, self.optimizer), -(-batches // self.accumulate))
+        return configure(
+            self.optimizer, parameter_groups(self.network, self.optimizer), -(-batches // self.accumulate)
+        )
 
     # -- evaluation: the same for validation and test -----------------------------------------------
 
@@ -221,7 +234,14 @@ class MultiModeModule(pl.LightningModule):
         size = len(self.inputs(batch))
         for mode, output in self.outputs_by_mode(batch):
             loss = self.loss(output, batch)
-            self.log(f"{stage}/loss/{mode.name}", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+            self.log(
+                f"{stage}/loss/{mode.name}",
+                loss,
+                on_step=False,
+                on_epoch=True,
+                batch_size=size,
+                sync_dist=True,
+            )
 
 
 class QuantizableClassifier(MultiModeModule):
@@ -280,7 +300,12 @@ class QuantizableClassifier(MultiModeModule):
     def _metrics(self) -> MetricCollection:
         top5 = MulticlassAccuracy(self.num_classes, top_k=min(5, self.num_classes), average="micro")
         top1 = MulticlassAccuracy(self.num_classes, average="micro")
-        metrics: dict[str, Any] = {"loss": MeanMetric(), "top1": top1, "top5": top5, "disagreement": MeanMetric()}
+        metrics: dict[str, Any] = {
+            "loss": MeanMetric(),
+            "top1": top1,
+            "top5": top5,
+            "disagreement": MeanMetric(),
+        }
         return MetricCollection(metrics, compute_groups=False)
 
     def loss(self, output: Tensor, batch: Any) -> Tensor:

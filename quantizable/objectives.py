@@ -103,4 +103,6 @@ class Cascade:
     distance: Distance = mean_squared_error
 
     def __call__(self, output: Tensor, task_loss: Tensor, teachers: Sequence[Tensor]) -> Tensor:
-        return task_loss + sum((self.beta * self.distance(output, t, 1.0) for t in teachers), task_loss.new_zeros(()))
+        return task_loss + sum(
+            (self.beta * self.distance(output, t, 1.0) for t in teachers), task_loss.new_zeros(())
+        )

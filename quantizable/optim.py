@@ -8,7 +8,14 @@ from typing import Any, Literal
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, SequentialLR
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    SequentialLR,
+)
 
 from quantizable.quantizers import Quantizer
 
@@ -46,7 +53,11 @@ class OptimizerConfig:
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("quantizer_lr", self.quantizer_lr > 0, "greater than 0"),
             ("warmup", 0 <= self.warmup < 1, "in [0, 1)"),
-            ("schedule", self.schedule in ("cosine", "multistep", "constant"), "cosine, multistep or constant"),
+            (
+                "schedule",
+                self.schedule in ("cosine", "multistep", "constant"),
+                "cosine, multistep or constant",
+            ),
         ):
             if not ok:
                 raise ValueError(f"{what}={getattr(self, what)!r} is not allowed; it must be {allowed}")
@@ -66,7 +77,12 @@ def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[s
     groups = [
         {"name": "weights", "params": weights, "weight_decay": config.weight_decay},
         {"name": "norms", "params": norms, "weight_decay": 0.0},
-        {"name": "quantizers", "params": quantizers, "weight_decay": 0.0, "lr": config.lr * config.quantizer_lr},
+        {
+            "name": "quantizers",
+            "params": quantizers,
+            "weight_decay": 0.0,
+            "lr": config.lr * config.quantizer_lr,
+        },
     ]
     return [group for group in groups if group["params"]]
 
@@ -74,9 +90,17 @@ def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[s
 def configure(config: OptimizerConfig, groups: list[dict[str, Any]], steps: int) -> dict[str, Any]:
     """Optimizer and schedule in Lightning's form; the schedule counts optimizer steps, ``steps`` in all."""
     optimizer = create_optimizer_v2(
-        groups, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum, **config.options
+        groups,
+        opt=config.name,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        **config.options,
     )
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule(config, optimizer, steps), "interval": "step"}}
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": schedule(config, optimizer, steps), "interval": "step"},
+    }
 
 
 def schedule(config: OptimizerConfig, optimizer: Optimizer, steps: int) -> LRScheduler:

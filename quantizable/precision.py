@@ -34,9 +34,7 @@ class Execution(NamedTuple):
         return network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
 
-def fastest_execution(
-    accelerator: str = "auto", capabilities: Mapping[str, Any] | None = None
-) -> Execution:
+def fastest_execution(accelerator: str = "auto", capabilities: Mapping[str, Any] | None = None) -> Execution:
     """bf16 where the device has units for it, else float32; channels last in both.
 
     Args:

@@ -58,7 +58,13 @@ def plot_modes(path: Path, curves: Mapping[str, Mapping[str, Mapping[str, float]
         axes.plot([names.index(m) for m in shown], [100 * modes[m]["top1"] for m in shown], "o-", label=label)
         for mode in shown if len(curves) == 1 else ():
             text = f"{100 * modes[mode]['top1']:.2f}"
-            axes.annotate(text, (names.index(mode), 100 * modes[mode]["top1"]), (0, 7), textcoords="offset points", ha="center")
+            axes.annotate(
+                text,
+                (names.index(mode), 100 * modes[mode]["top1"]),
+                (0, 7),
+                textcoords="offset points",
+                ha="center",
+            )
     axes.set_xticks(range(len(names)), names)
     axes.set_xlabel("bit mode (weights and activations; 32 = float)")
     axes.set_ylabel("top-1 accuracy, %")

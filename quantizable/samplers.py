@@ -54,7 +54,9 @@ class Sandwich:
 
     def check(self, modes: Sequence[BitMode]) -> None:
         if len(modes) < 2:
-            raise ValueError(f"the sandwich visits the highest and the lowest mode; give at least 2 modes, not {len(modes)}")
+            raise ValueError(
+                f"the sandwich visits the highest and the lowest mode; give at least 2 modes, not {len(modes)}"
+            )
 
     def visits(self, modes: Sequence[BitMode], layers: Sequence[str], seed: int, step: int) -> list[Visit]:
         between = list(modes[1:-1])

@@ -33,7 +33,9 @@ class Scheme:
         """``ValueError`` if the scheme cannot train these modes."""
         if self.single_mode and len(modes) != 1:
             names = ", ".join(mode.name for mode in modes)
-            raise ValueError(f"the individual scheme trains one mode, but the network has {names}; give one, as bits=[4]")
+            raise ValueError(
+                f"the individual scheme trains one mode, but the network has {names}; give one, as bits=[4]"
+            )
         self.sampler.check(modes)
 
 
@@ -44,9 +46,7 @@ SCHEMES: dict[str, Scheme] = {
     "cascade": Scheme(objective=Cascade()),
     "double_rounding": Scheme(objective=TaskOnly(), step_per_mode=True, damp_scales=True),
     "sandwich": Scheme(sampler=Sandwich(), objective=Recursive(alpha=0.5, beta=0.5, distance=kl_divergence)),
-    "layerwise": Scheme(
-        sampler=LayerWise(), objective=Consistency(alpha=0.5, beta=0.5)
-    ),
+    "layerwise": Scheme(sampler=LayerWise(), objective=Consistency(alpha=0.5, beta=0.5)),
     "individual": Scheme(objective=TaskOnly(), single_mode=True),
 }
 

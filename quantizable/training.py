@@ -119,7 +119,9 @@ def run_folder(cfg: dict[str, Any]) -> tuple[Path, Path | None]:
         (folder / ".part").touch()
         (folder / ".part").unlink()
     except OSError as error:
-        raise OSError(f"cannot write to {folder} ({error.strerror}); choose another folder with output=...") from error
+        raise OSError(
+            f"cannot write to {folder} ({error.strerror}); choose another folder with output=..."
+        ) from error
     os.environ[RUN_DIR] = str(folder)
     return folder, resume
 
@@ -152,11 +154,17 @@ def write_config(config: DictConfig, folder: Path) -> None:
 def _commit() -> str:
     git = shutil.which("git")
     here = Path(__file__).parent
-    done = subprocess.run([git, "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True) if git else None
+    done = (
+        subprocess.run([git, "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        if git
+        else None
+    )
     return f"commit {done.stdout.strip()}" if done and done.returncode == 0 else "no commit"
 
 
-def make_trainer(cfg: dict[str, Any], config: DictConfig, folder: Path, module: QuantizableClassifier) -> pl.Trainer:
+def make_trainer(
+    cfg: dict[str, Any], config: DictConfig, folder: Path, module: QuantizableClassifier
+) -> pl.Trainer:
     """Lightning's Trainer: it keeps checkpoints, averages, resumes, distributes and shows progress."""
     options = dict(cfg["trainer"])
     execution = fastest_execution(options["accelerator"])
@@ -204,7 +212,9 @@ def make_trainer(cfg: dict[str, Any], config: DictConfig, folder: Path, module: 
 
 def _logger_folder(logger: DictConfig, folder: Path) -> dict[str, Any]:
     if logger._target_.endswith("WandbLogger"):
-        offline = not (os.environ.get("WANDB_API_KEY") or _has_wandb_login()) and "WANDB_MODE" not in os.environ
+        offline = (
+            not (os.environ.get("WANDB_API_KEY") or _has_wandb_login()) and "WANDB_MODE" not in os.environ
+        )
         if offline:
             log.info("no W&B login: logging offline; later: wandb sync %s/wandb/offline-run-*", folder)
         return {"save_dir": str(folder), "name": folder.name, "offline": offline}
@@ -242,12 +252,22 @@ def finish(
         "train_seconds": round(seconds, 1),
         "checkpoint": str(best),
         "command": " ".join(sys.argv),
-        "versions": {"quantizable": quantizable.__version__, "torch": str(torch.__version__), "commit": _commit()},
+        "versions": {
+            "quantizable": quantizable.__version__,
+            "torch": str(torch.__version__),
+            "commit": _commit(),
+        },
     }
     if trainer.is_global_zero:
         write_json(folder / "results.json", results)
-        plot_modes(folder / "modes.png", {"": modes}, f"{cfg['model']['name']}, {type(datamodule).__name__}, {stage} set")
-        print_table(modes, f"{folder.name}: {stage} set, best of {cfg['schedule']['epochs']} epochs, {seconds:.0f} s")
+        plot_modes(
+            folder / "modes.png",
+            {"": modes},
+            f"{cfg['model']['name']}, {type(datamodule).__name__}, {stage} set",
+        )
+        print_table(
+            modes, f"{folder.name}: {stage} set, best of {cfg['schedule']['epochs']} epochs, {seconds:.0f} s"
+        )
         print(f"kept in {folder}: best.ckpt, last.ckpt, config.yaml, results.json, modes.png")
     os.environ.pop(RUN_DIR, None)
     return results

@@ -120,9 +120,7 @@ def test_another_architecture(state):
     with pytest.raises(ValueError, match=r"unexpected layer1\.3\.conv1\.weight"):
         load_float_weights(create_model("resnet20", 10), deeper.state_dict())
     grey = create_model("resnet20", 10, in_chans=1)
-    with pytest.raises(
-        ValueError, match=r"conv1\.weight \(16, 3, 3, 3\) instead of \(16, 1, 3, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"conv1\.weight \(16, 3, 3, 3\) instead of \(16, 1, 3, 3\)"):
         load_float_weights(grey, state)
 
 
@@ -131,9 +129,7 @@ def test_another_class_count(name):
     state = create_model(name, 10).state_dict()
     model = create_model(name, 100)
     head = {k: v.clone() for k, v in model.state_dict().items() if k.startswith(("fc", "linear"))}
-    with pytest.raises(
-        ValueError, match=r"is for 10 classes, the network has 100.*reset_head=True"
-    ):
+    with pytest.raises(ValueError, match=r"is for 10 classes, the network has 100.*reset_head=True"):
         load_float_weights(model, state)
     load_float_weights(model, state, reset_head=True)
     assert len(head) == 2

@@ -24,9 +24,7 @@ def read_image(file: str, mode: str = "RGB") -> Image.Image:
         with Image.open(file) as image:
             return image.convert(mode)
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise ValueError(
-            f"{file} cannot be decoded ({error}). Replace or remove the file."
-        ) from error
+        raise ValueError(f"{file} cannot be decoded ({error}). Replace or remove the file.") from error
 
 
 def verify_images(samples: Sequence[Sample], threads: int = 4) -> None:
@@ -46,9 +44,7 @@ def verify_images(samples: Sequence[Sample], threads: int = 4) -> None:
     with ThreadPoolExecutor(threads) as pool:  # decoding releases the interpreter lock
         problems = [found for found in pool.map(problem, samples) if found]
     if problems:
-        raise ValueError(
-            f"{len(problems)} of {len(samples)} images are corrupt: " + " ".join(problems[:5])
-        )
+        raise ValueError(f"{len(problems)} of {len(samples)} images are corrupt: " + " ".join(problems[:5]))
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):

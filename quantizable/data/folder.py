@@ -77,11 +77,7 @@ class Folder(ImageDataModule):
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The folders of train/, sorted; a label is a position in this list."""
         train = self.root / "train"
-        names = (
-            sorted(entry.name for entry in train.iterdir() if entry.is_dir())
-            if (train.is_dir())
-            else []
-        )
+        names = sorted(entry.name for entry in train.iterdir() if entry.is_dir()) if (train.is_dir()) else []
         if not names:
             raise FileNotFoundError(
                 f"{self.name} is missing: no {train}/CLASS/ folders. {self.how}Put the images in "

@@ -84,9 +84,7 @@ class EpochLoader(ABC):
 
     def _batches(self, epoch: int) -> list[Tensor]:
         if self.train:
-            return train_batches(
-                self.size, self.batch_size, self.seed, epoch, self.rank, self.world_size
-            )
+            return train_batches(self.size, self.batch_size, self.seed, epoch, self.rank, self.world_size)
         return eval_batches(self.size, self.batch_size, self.rank, self.world_size)
 
     @property
