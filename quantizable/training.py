@@ -252,6 +252,7 @@ def finish(
         "train_seconds": round(seconds, 1),
         "checkpoint": str(best),
         "command": " ".join(sys.argv),
+        "config": cfg,
         "versions": {
             "quantizable": quantizable.__version__,
             "torch": str(torch.__version__),
