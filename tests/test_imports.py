@@ -17,7 +17,7 @@ ROOMS = [  # from the ground up; a room may import from those before it and from
     {"network"},
     {"convert"},
     {"objectives", "samplers", "schemes", "models", "weights"},
-    {"module", "data", "callbacks", "checkpoint", "checkpoints"},
+    {"module", "classifier", "data", "callbacks", "checkpoint", "checkpoints"},
     {"deploy", "assess", "verify", "search"},
     {"plots", "cli", "report", "app", "train", "evaluate", "dashboard"},
 ]
