@@ -6,7 +6,10 @@ rounding, then the MILP with integers for the neurons where the relaxed solution
 
 from __future__ import annotations
 
+import multiprocessing
 import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,12 +18,11 @@ from torch import Tensor
 
 from quantizable.verify.bounds import DifferenceBounds, difference_bounds
 from quantizable.verify.box import Box
-from quantizable.verify.graph import AFFINE, Graph
-from quantizable.verify.interval import Interval
+from quantizable.verify.graph import Graph
+from quantizable.verify.influence import influences
 from quantizable.verify.milp import Neuron, PairProgram
 from quantizable.verify.reach import Reach
 from quantizable.verify.replay import Replay, search
-from quantizable.verify.stages import Activation, Add
 
 Status = Literal["proved", "refuted", "unknown"]
 
@@ -44,6 +46,35 @@ class Verdict:
     high: float
     seconds: float
     counterexample: Replay | None = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """The arguments of one :func:`decide`, with a name to recognise it by."""
+
+    name: str
+    first: Graph
+    second: Graph
+    box: Box
+    output: int
+    eps: float
+    time_limit: float = 60.0
+
+
+def decide_all(queries: Sequence[Query], processes: int = 1) -> Iterator[tuple[Query, Verdict]]:
+    """Decide several queries in parallel processes of one thread each, in order of completion."""
+    if processes < 1:
+        raise ValueError(f"processes {processes} is not allowed; it must be 1 or more")
+    # Spawned, not forked: torch's thread pool does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = {pool.submit(_decide, query): query for query in queries}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+
+
+def _decide(query: Query) -> Verdict:
+    return decide(query.first, query.second, query.box, query.output, query.eps, query.time_limit)
 
 
 def decide(
@@ -114,7 +145,7 @@ def decide(
                 break
             if x is None:
                 return verdict("unknown", method)
-            found = search(first, second, box, weights, program.input_of(x), eps)
+            found = search(first, second, box, weights, program.input_of(x), eps, steps=200)
             if found.value >= eps:
                 return verdict("refuted", method, found)
             if answer == "time limit":
@@ -137,29 +168,3 @@ def corners(first: Graph, second: Graph, box: Box, weights: Tensor) -> Tensor:
         form = forms[1].rows(slice(up, up + 1)) + forms[0].rows(slice(down, down + 1))
         points.append(form.maximizer(box)[:, 0])
     return torch.cat(points)
-
-
-def influences(graph: Graph, own: list[Interval], weights: Tensor) -> dict[int, Tensor]:
-    """For each activation node, an estimate of how much each neuron can move the output."""
-    last = len(graph.nodes)
-    pending = {last: weights.abs().reshape(1, *graph.shapes[-1])}
-    found: dict[int, Tensor] = {}
-    for value in range(last, 0, -1):
-        if value not in pending:
-            continue
-        a = pending.pop(value)
-        node = graph.nodes[value - 1]
-        stage = node.stage
-        if isinstance(stage, Activation):
-            found[value - 1] = a.flatten()
-            moves = own[value].low[:1] != own[value].high[:1]
-            parts = [a * moves]
-        elif isinstance(stage, AFFINE):
-            parts = [stage.absolute().adjoint(a, graph.shapes[node.inputs[0]])]
-        elif isinstance(stage, Add):
-            parts = [a, a]
-        else:
-            parts = [a.reshape(1, *graph.shapes[node.inputs[0]])]
-        for source, part in zip(node.inputs, parts, strict=True):
-            pending[source] = pending[source] + part if source in pending else part
-    return found

@@ -13,8 +13,8 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 
 import highspy
-import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from quantizable.verify.bounds import DifferenceBounds
@@ -178,7 +178,7 @@ class PairProgram:
             "time_limit": float(max(time_limit, 0.1)),
             "primal_feasibility_tolerance": FEASIBILITY,
             "mip_feasibility_tolerance": FEASIBILITY,
-            "mip_rel_gap": 0.02,
+            "mip_rel_gap": 0.1,
         }.items():
             solver.setOptionValue(option, value)
         solver.passModel(self._lp(target - MARGIN))
@@ -294,7 +294,7 @@ class PairProgram:
         matrix = torch.cat([*blocks, self.objective[None]])
         low = torch.cat([*(row[1] for row in self.program.rows), torch.tensor([target - self.constant]).double()])
         high = torch.full_like(low, torch.inf)
-        sparse = matrix.to_sparse_csr()
+        sparse = csr_matrix(matrix.numpy())
         lp = highspy.HighsLp()
         lp.num_col_, lp.num_row_ = columns, len(low)
         lp.col_cost_ = self.objective.numpy()
@@ -303,9 +303,9 @@ class PairProgram:
         lp.col_upper_ = torch.cat(self.program.high).numpy()
         lp.row_lower_, lp.row_upper_ = low.numpy(), high.numpy()
         lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        lp.a_matrix_.start_ = sparse.crow_indices().numpy().astype(np.int32)
-        lp.a_matrix_.index_ = sparse.col_indices().numpy().astype(np.int32)
-        lp.a_matrix_.value_ = sparse.values().numpy()
+        lp.a_matrix_.start_ = sparse.indptr
+        lp.a_matrix_.index_ = sparse.indices
+        lp.a_matrix_.value_ = sparse.data
         kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
         lp.integrality_ = [kinds[int(flag)] for flag in torch.cat(self.program.integer)]
         return lp
