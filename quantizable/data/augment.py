@@ -1,0 +1,130 @@
+"""Augmentation of whole uint8 batches in memory.
+
+The image i of epoch e is augmented from its own row of uniform random numbers, drawn from
+(seed, e) for all images at once. So what happens to an image depends neither on the batch or
+process it lands in nor on where an interrupted epoch was resumed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from quantizable.data.order import generator, seeded
+
+# Columns of the table of draws.
+CROP_Y, CROP_X, FLIP, CUTOUT_Y, CUTOUT_X, POLICY = range(6)
+
+
+def epoch_draws(size: int, seed: int, epoch: int) -> Tensor:
+    """The random numbers of one epoch: (size, 6), uniform in [0, 1)."""
+    return torch.rand(size, 6, generator=generator(seed, epoch, 1))
+
+
+def random_crop(images: Tensor, draws: Tensor, padding: int) -> Tensor:
+    """Pad (B, C, H, W) by `padding` black pixels on each side and cut H x W out at random.
+
+    `draws` is (B, 2), uniform in [0, 1): the vertical and horizontal offset.
+    """
+    height, width = images.shape[-2:]
+    offset = (draws * (2 * padding + 1)).long()
+    padded = F.pad(images, [padding] * 4)
+    # (B, 2p+1, 2p+1, C, H, W), a view of every possible crop
+    crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+    return crops[torch.arange(len(images)), offset[:, 0], offset[:, 1]]
+
+
+def random_flip(images: Tensor, draws: Tensor) -> Tensor:
+    """Mirror each of (B, C, H, W) left to right where its draw (B,) is below one half."""
+    return torch.where((draws < 0.5).view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def cutout(images: Tensor, draws: Tensor, size: int, fill: Tensor) -> Tensor:
+    """Paint a `size` x `size` square around a random pixel with `fill` (C,).
+
+    Parts of the square beyond the border are lost (DeVries and Taylor 2017). `draws` is (B, 2),
+    uniform in [0, 1): the vertical and horizontal position of the centre.
+    """
+
+    def covered(length: int, draw: Tensor) -> Tensor:  # (B, length)
+        start = (draw * length).long()[:, None] - size // 2
+        pixel = torch.arange(length)
+        return (pixel >= start) & (pixel < start + size)
+
+    height, width = images.shape[-2:]
+    hole = covered(height, draws[:, 0])[:, :, None] & covered(width, draws[:, 1])[:, None, :]
+    return torch.where(hole[:, None], fill.view(1, -1, 1, 1), images)
+
+
+def per_image(images: Tensor, draws: Tensor, policy: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a torchvision v2 policy to each of (B, C, H, W) uint8, seeded by its draw (B,)."""
+    augmented = []
+    for image, draw in zip(images, draws.tolist(), strict=True):
+        with seeded(int(draw * 2**24)):  # float32 draws hold 24 random bits
+            augmented.append(policy(image))
+    return torch.stack(augmented)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a training image, in this order: crop, flip, policy, cutout.
+
+    Args:
+        crop: pad by an eighth of the side (4 of 32 pixels) and crop back.
+        flip: mirror half of the images.
+        policy: a torchvision v2 policy for uint8 images (RandAugment and the like).
+        cutout: side of the blanked square as a fraction of the image's side; 0 for none.
+    """
+
+    crop: bool = False
+    flip: bool = False
+    policy: Callable[[Tensor], Tensor] | None = None
+    cutout: float = 0.0
+
+    def __call__(self, images: Tensor, draws: Tensor, fill: Tensor) -> Tensor:
+        """Augment (B, C, H, W) uint8 by their `draws` (B, 6); `fill` (C,) uint8 for cutout."""
+        side = images.shape[-1]
+        if self.crop:
+            images = random_crop(images, draws[:, [CROP_Y, CROP_X]], side // 8)
+        if self.flip:
+            images = random_flip(images, draws[:, FLIP])
+        if self.policy is not None:
+            images = per_image(images, draws[:, POLICY], self.policy)
+        if self.cutout:
+            size = round(self.cutout * side)
+            images = cutout(images, draws[:, [CUTOUT_Y, CUTOUT_X]], size, fill)
+        return images
+
+
+def named_augmentation(
+    name: str, auto_policy: v2.AutoAugmentPolicy = v2.AutoAugmentPolicy.CIFAR10, flip: bool = True
+) -> Augmentation:
+    """The augmentation of that name.
+
+    Args:
+        name: none | crop | crop_flip | cutout | autoaugment | randaugment | trivialaugment. The
+            last four come on top of crop and flip.
+        auto_policy: the data set whose AutoAugment policy is used.
+        flip: False where a mirrored image would change class (digits): "crop_flip" is then
+            refused and the policies come on top of crop alone.
+
+    Raises:
+        ValueError: the name is unknown or does not fit the data set.
+    """
+    table = {
+        "none": lambda: Augmentation(),
+        "crop": lambda: Augmentation(crop=True),
+        "crop_flip": lambda: Augmentation(crop=True, flip=True),
+        "cutout": lambda: Augmentation(crop=True, flip=flip, cutout=0.5),
+        "autoaugment": lambda: Augmentation(True, flip, v2.AutoAugment(auto_policy)),
+        "randaugment": lambda: Augmentation(True, flip, v2.RandAugment()),
+        "trivialaugment": lambda: Augmentation(True, flip, v2.TrivialAugmentWide()),
+    }
+    if not flip:
+        del table["crop_flip"]
+    if name not in table:
+        raise ValueError(f"augment={name!r} is not available here; choose from {', '.join(table)}")
+    return table[name]()

@@ -1,0 +1,70 @@
+"""What every data module offers, whatever its images are."""
+
+from abc import abstractmethod
+
+from pytorch_lightning import LightningDataModule
+
+from quantizable.data.loader import EpochLoader
+
+
+class ImageDataModule(LightningDataModule):
+    """Labelled images as train, validation and test loaders.
+
+    The validation set, on which the best checkpoint is chosen, is held out of the training
+    images by a split of its own fixed seed. The test set appears in `test_dataloader` alone.
+
+    Attributes:
+        num_classes: number of classes.
+        class_names: their names, by label.
+        in_chans: channels of an image.
+        image_size: height and width in pixels.
+        mean, std: per channel, of images in [0, 1]; the loaders' images have these removed.
+
+    Args:
+        batch_size: images per batch and process.
+        val_size: held out of the training images: a count (int) or a fraction (float). With 0
+            nothing is held out and there is no validation.
+        augment: name of the augmentation of training images.
+        seed: of order and augmentation, at least 0.
+        split_seed: of the held-out split; keep it fixed when runs are compared.
+    """
+
+    num_classes: int
+    class_names: tuple[str, ...]
+    in_chans: int = 3
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __init__(
+        self,
+        batch_size: int,
+        val_size: int | float,
+        augment: str,
+        seed: int,
+        split_seed: int,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; give at least 1")
+        self.batch_size, self.val_size, self.augment = batch_size, val_size, augment
+        self.seed, self.split_seed = seed, split_seed
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """(rank, world size): this process's share of every set."""
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    @abstractmethod
+    def train_dataloader(self) -> EpochLoader:
+        """Shuffled and augmented training batches."""
+
+    @abstractmethod
+    def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
+        """The held-out images, as they are; an empty list where `val_size` is 0."""
+
+    @abstractmethod
+    def test_dataloader(self) -> EpochLoader:
+        """The test set, as it is."""

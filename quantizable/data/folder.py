@@ -1,0 +1,229 @@
+"""Folders of image files, ImageNet among them."""
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import InterpolationMode, v2
+
+from quantizable.data.base import ImageDataModule
+from quantizable.data.files import FileLoader, Sample, verify_images
+from quantizable.data.order import split
+
+AUGMENTATIONS = {
+    "none": [],
+    "crop": [],
+    "crop_flip": [v2.RandomHorizontalFlip()],
+    "autoaugment": [v2.RandomHorizontalFlip(), v2.AutoAugment()],
+    "randaugment": [v2.RandomHorizontalFlip(), v2.RandAugment()],
+    "trivialaugment": [v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()],
+}
+
+
+class Folder(ImageDataModule):
+    """Images in `root`/train/CLASS/, `root`/val/CLASS/ and, optionally, `root`/test/CLASS/.
+
+    With a test folder, val/ is the validation set. Without one, val/ is the test set, as is the
+    custom with ImageNet, and the validation set is held out of the training images. `val_size`
+    counts only where the validation set is held out, that is, where not both folders are there.
+
+    Args:
+        root: the folder.
+        image_size: side of the images handed out, in pixels.
+        in_chans: 3 for colour, 1 for grey.
+        num_workers: processes that decode images; 0 decodes in the training process.
+        augment: none | crop | crop_flip | autoaugment | randaugment | trivialaugment. "crop" is
+            the random resized crop of ImageNet training and part of all that follow.
+        crop_fraction: share of the shorter side that the central crop of evaluation keeps.
+        verify: decode every image once before training, so that corrupt ones show at once.
+
+    The other arguments are those of `ImageDataModule`.
+    """
+
+    name = "The image folder"
+    how = ""  # where the images come from, for the error that they are missing
+    mean = IMAGENET_DEFAULT_MEAN
+    std = IMAGENET_DEFAULT_STD
+
+    def __init__(
+        self,
+        root: str | Path = "data/images",
+        image_size: int = 224,
+        in_chans: int = 3,
+        batch_size: int = 64,
+        num_workers: int = 2,
+        val_size: int | float = 0.1,
+        augment: str = "crop_flip",
+        crop_fraction: float = 0.875,
+        verify: bool = True,
+        seed: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, val_size, augment, seed, split_seed)
+        if augment not in AUGMENTATIONS:
+            raise ValueError(
+                f"augment={augment!r} is not available here; choose from {', '.join(AUGMENTATIONS)}"
+            )
+        if in_chans not in (1, 3):
+            raise ValueError(f"in_chans={in_chans}; an image file gives 1 (grey) or 3 (colour)")
+        self.root, self.image_size, self.in_chans = Path(root), image_size, in_chans
+        self.num_workers, self.crop_fraction, self.verify = num_workers, crop_fraction, verify
+        if in_chans == 1:
+            self.mean, self.std = (0.449,), (0.226,)  # the colour channels' averages
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The folders of train/, sorted; a label is a position in this list."""
+        train = self.root / "train"
+        names = (
+            sorted(entry.name for entry in train.iterdir() if entry.is_dir())
+            if (train.is_dir())
+            else []
+        )
+        if not names:
+            raise FileNotFoundError(
+                f"{self.name} is missing: no {train}/CLASS/ folders. {self.how}Put the images in "
+                f"{self.root}/train/CLASS/ and {self.root}/val/CLASS/, one folder for each class, "
+                "or set data.root to the folder where they lie."
+            )
+        return tuple(names)
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        """Number of folders in train/."""
+        return len(self.class_names)
+
+    @cached_property
+    def samples(self) -> dict[str, list[Sample]]:
+        """(file, label) of every image, by set: train, val and test.
+
+        Raises:
+            FileNotFoundError: no training images, or neither val/ nor test/.
+            ValueError: val/ or test/ have classes other than those of train/.
+        """
+        found = {"train": self._list("train")}
+        found |= {part: self._list(part) for part in ("val", "test") if self._has(part)}
+        if len(found) == 1:
+            raise FileNotFoundError(
+                f"{self.root} has neither val/ nor test/: put images to test on, which are not "
+                f"in {self.root}/train, into {self.root}/val/CLASS/"
+            )
+        if len(found) == 2:  # train/ and one other, which is what is tested on
+            train, val = split(len(found["train"]), self.val_size, self.split_seed)
+            everything = found["train"]
+            found["test"] = found.get("test", found.get("val", []))
+            found["train"] = [everything[i] for i in train.tolist()]
+            found["val"] = [everything[i] for i in val.tolist()]
+        return found
+
+    def prepare_data(self) -> None:
+        """List the images and, with `verify`, decode each once.
+
+        Raises:
+            FileNotFoundError: folders are missing.
+            ValueError: classes differ between the folders, or images are corrupt.
+        """
+        samples = self.samples
+        if self.verify:
+            verify_images([sample for part in samples.values() for sample in part])
+
+    def train_dataloader(self) -> FileLoader:
+        """Shuffled and augmented training batches."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> FileLoader | list[FileLoader]:  # type: ignore[override]
+        """The validation images, cut centrally; an empty list where `val_size` is 0."""
+        return self._loader("val") if self.samples["val"] else []
+
+    def test_dataloader(self) -> FileLoader:
+        """The test set, cut centrally."""
+        return self._loader("test")
+
+    def transform(self, train: bool) -> v2.Compose:
+        """PIL image to normalised float32 (C, H, W)."""
+        side, bicubic = self.image_size, InterpolationMode.BICUBIC
+        if train and self.augment != "none":
+            steps = [v2.RandomResizedCrop(side, interpolation=bicubic)]
+            steps += AUGMENTATIONS[self.augment]
+        else:
+            steps = [v2.Resize(round(side / self.crop_fraction), bicubic), v2.CenterCrop(side)]
+        to_float = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+        return v2.Compose([*steps, *to_float, v2.Normalize(self.mean, self.std)])
+
+    def _loader(self, part: str) -> FileLoader:
+        train = part == "train"
+        rank, world_size = self.shard
+        return FileLoader(
+            self.samples[part],
+            self.transform(train),
+            self.batch_size,
+            train,
+            self.num_workers,
+            "RGB" if self.in_chans == 3 else "L",
+            self.seed,
+            rank,
+            world_size,
+        )
+
+    def _has(self, part: str) -> bool:
+        return (self.root / part).is_dir()
+
+    def _list(self, part: str) -> list[Sample]:
+        expected = self.class_names  # raises where train/ is missing
+        folder = ImageFolder(str(self.root / part))
+        if different := set(folder.classes) ^ set(expected):
+            raise ValueError(
+                f"{self.root / part} and {self.root / 'train'} do not hold the same classes; "
+                f"only one of them has: {', '.join(sorted(different)[:5])}"
+            )
+        return folder.samples
+
+
+class ImageNet(Folder):
+    """ImageNet (ILSVRC 2012): 1.28 million training images and 50 000 to test on, 1000 classes.
+
+    The official validation images are the test set here, and the validation set is held out of
+    the training images. Arguments are those of `Folder`.
+    """
+
+    name = "ImageNet"
+    how = (
+        "Download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from "
+        "https://image-net.org/download-images (free registration) and unpack them so that each "
+        "class is a folder (n01440764, ...). "
+    )
+
+    def __init__(
+        self,
+        root: str | Path = "data/imagenet",
+        image_size: int = 224,
+        in_chans: int = 3,
+        batch_size: int = 256,
+        num_workers: int = 8,
+        val_size: int | float = 10_000,
+        augment: str = "crop_flip",
+        crop_fraction: float = 0.875,
+        verify: bool = False,  # decoding all of it takes an hour
+        seed: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__(
+            root,
+            image_size,
+            in_chans,
+            batch_size,
+            num_workers,
+            val_size,
+            augment,
+            crop_fraction,
+            verify,
+            seed,
+            split_seed,
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """1000, known before the images are there."""
+        return 1000

@@ -1,0 +1,95 @@
+"""Which image goes where: the held-out split, the order of an epoch, the shards of its ranks.
+
+Everything here is a pure function of explicit seeds. Nothing depends on how far a run has come,
+so an interrupted epoch can be continued at any batch.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def key_seed(*key: int) -> int:
+    """One 63-bit seed from a tuple of non-negative integers; near tuples give unrelated seeds."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator(*key: int) -> torch.Generator:
+    """A CPU generator seeded by `key_seed(*key)`."""
+    return torch.Generator().manual_seed(key_seed(*key))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global CPU generator inside the block and restore it after.
+
+    The transforms of torchvision draw from the global generator. Only the CPU's is touched:
+    `torch.manual_seed` would reset the accelerator's too, which is busy with the network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def split(size: int, val_size: int | float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Indices (train, validation) of a random split of `range(size)`, both sorted and disjoint.
+
+    Args:
+        size: number of images in the training set.
+        val_size: how many to hold out: a count (int, 0 to size - 1) or a fraction (float in [0, 1)).
+        seed: the split's own seed, so that changing the run's seed does not change the split.
+
+    Raises:
+        ValueError: `val_size` out of range.
+    """
+    count = round(val_size * size) if isinstance(val_size, float) else val_size
+    in_range = val_size < 1 if isinstance(val_size, float) else count < size
+    if count < 0 or not in_range or count >= size:
+        raise ValueError(
+            f"val_size={val_size} cannot be held out of {size} training images; give a count "
+            f"from 0 to {size - 1}, or a fraction from 0.0 to below 1.0"
+        )
+    order = torch.randperm(size, generator=generator(seed))
+    return order[count:].sort().values, order[:count].sort().values
+
+
+def train_batch_count(size: int, batch_size: int, world_size: int = 1) -> int:
+    """Batches that each rank trains on per epoch; at least 1."""
+    return max(size // (batch_size * world_size), 1)
+
+
+def train_batches(
+    size: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+) -> list[Tensor]:
+    """The index batches of one rank in one training epoch.
+
+    The epoch is one permutation, fixed by (seed, epoch). It is cut into global batches of
+    `batch_size * world_size`, and each global batch is dealt out to the ranks. So two ranks with
+    batches of 64 together see exactly what one process with batches of 128 sees, step by step.
+    The remainder that fills no global batch is left out; it is another one every epoch.
+    """
+    order = torch.randperm(size, generator=generator(seed, epoch))
+    global_size = batch_size * world_size
+    count = train_batch_count(size, batch_size, world_size)
+    return [order[i * global_size : (i + 1) * global_size][rank::world_size] for i in range(count)]
+
+
+def eval_batch_count(size: int, batch_size: int, world_size: int = 1) -> int:
+    """Batches that each rank evaluates; the same on every rank."""
+    longest, shortest = -(-size // world_size), size // world_size
+    # Never more batches than the shortest shard has images: an empty batch has no mean.
+    return max(min(-(-longest // batch_size), shortest), 1)
+
+
+def eval_batches(size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Tensor]:
+    """The index batches of one rank over a whole evaluation set, in a fixed order.
+
+    Every image is seen exactly once, by exactly one rank (no padding that would count some
+    images twice), and every rank runs the same number of batches (a rank that stops early would
+    leave the others waiting). Both hold because the shard is cut into near-equal batches.
+    """
+    count = eval_batch_count(size, batch_size, world_size)
+    return list(torch.arange(size)[rank::world_size].tensor_split(count))

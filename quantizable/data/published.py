@@ -1,0 +1,176 @@
+"""Small published sets that torchvision reads: CIFAR-10, CIFAR-100 and SVHN."""
+
+from abc import abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from quantizable.data.memory import MemoryDataModule, channels_first
+
+CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
+CIFAR100_CLASSES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup
+dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower
+leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid
+otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray
+road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+wardrobe whale willow_tree wolf woman worm
+"""
+
+
+class PublishedDataModule(MemoryDataModule):
+    """A set of 32x32 colour images that is downloaded once into `root`.
+
+    Args:
+        root: folder that holds, or is to receive, the files.
+        download: fetch the files where they are missing.
+
+    The other arguments are those of `ImageDataModule`.
+    """
+
+    image_size = 32
+    where: str  # what to download and where to put it, with {root}
+
+    def __init__(
+        self,
+        root: str | Path,
+        batch_size: int,
+        val_size: int | float,
+        augment: str,
+        download: bool,
+        seed: int,
+        split_seed: int,
+    ) -> None:
+        super().__init__(batch_size, val_size, augment, seed, split_seed)
+        self.root, self.download = Path(root), download
+
+    @abstractmethod
+    def open(self, train: bool, download: bool) -> datasets.VisionDataset:
+        """torchvision's data set of the training or test images."""
+
+    def prepare_data(self) -> None:
+        """Download the files where they are missing and check that they are whole.
+
+        Raises:
+            FileNotFoundError: they are missing or damaged and cannot be downloaded.
+        """
+        for train in (True, False):
+            self._open(train, self.download)
+
+    def _open(self, train: bool, download: bool) -> datasets.VisionDataset:
+        try:
+            # torchvision compares the files' checksums before it reads them
+            return self.open(train, download)
+        except (OSError, RuntimeError) as error:  # no network; missing or damaged files
+            tried = f"downloading failed: {error}" if download else "download is off"
+            raise FileNotFoundError(
+                f"{type(self).__name__} is missing or damaged in {self.root} ({tried}). "
+                + self.where.format(root=self.root)
+                + " Or set data.root to the folder where it lies."
+            ) from error
+
+    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+        """The whole training or test set: uint8 (N, 3, 32, 32) and int64 (N,)."""
+        data = self._open(train, download=False)
+        return self.tensors(data)
+
+    def tensors(self, data: datasets.VisionDataset) -> tuple[Tensor, Tensor]:
+        """Images and labels of an opened data set: uint8 (N, 3, 32, 32) and int64 (N,)."""
+        return channels_first(torch.from_numpy(data.data)), torch.tensor(data.targets)
+
+
+class CIFAR10(PublishedDataModule):
+    """CIFAR-10 (Krizhevsky 2009): 50 000 training and 10 000 test images, 10 classes.
+
+    Normalised by ImageNet's mean and standard deviation, as the float checkpoints of the CIFAR
+    ResNets in common use expect. Arguments are those of `PublishedDataModule`.
+    """
+
+    num_classes = 10
+    class_names = tuple(CIFAR10_CLASSES.split())
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+    where = (
+        "Download https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz (170 MB) "
+        "and unpack it there, as {root}/cifar-10-batches-py/."
+    )
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        batch_size: int = 128,
+        val_size: int | float = 5000,
+        augment: str = "crop_flip",
+        download: bool = True,
+        seed: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__(root, batch_size, val_size, augment, download, seed, split_seed)
+
+    def open(self, train: bool, download: bool) -> datasets.CIFAR10:
+        """torchvision's CIFAR10."""
+        return datasets.CIFAR10(self.root, train, download=download)
+
+
+class CIFAR100(CIFAR10):
+    """CIFAR-100 (Krizhevsky 2009): 50 000 training and 10 000 test images, 100 classes.
+
+    Normalised by the training set's own mean and standard deviation. Arguments are those of
+    `PublishedDataModule`.
+    """
+
+    num_classes = 100
+    class_names = tuple(CIFAR100_CLASSES.split())
+    mean = (0.5071, 0.4865, 0.4409)
+    std = (0.2673, 0.2564, 0.2762)
+    where = (
+        "Download https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz (169 MB) "
+        "and unpack it there, as {root}/cifar-100-python/."
+    )
+
+    def open(self, train: bool, download: bool) -> datasets.CIFAR10:
+        """torchvision's CIFAR100."""
+        return datasets.CIFAR100(self.root, train, download=download)
+
+
+class SVHN(PublishedDataModule):
+    """Street View House Numbers (Netzer et al. 2011): 73 257 training and 26 032 test digits.
+
+    Digits are never mirrored. Arguments are those of `PublishedDataModule`.
+    """
+
+    num_classes = 10
+    class_names = tuple("0123456789")
+    mean = (0.4377, 0.4438, 0.4728)
+    std = (0.1980, 0.2010, 0.1970)
+    auto_policy = v2.AutoAugmentPolicy.SVHN
+    mirrors = False
+    where = (
+        "Download train_32x32.mat and test_32x32.mat from "
+        "http://ufldl.stanford.edu/housenumbers/ (246 MB) and put them in {root}."
+    )
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        batch_size: int = 128,
+        val_size: int | float = 6000,
+        augment: str = "crop",
+        download: bool = True,
+        seed: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__(root, batch_size, val_size, augment, download, seed, split_seed)
+
+    def open(self, train: bool, download: bool) -> datasets.SVHN:
+        """torchvision's SVHN."""
+        return datasets.SVHN(self.root, "train" if train else "test", download=download)
+
+    def tensors(self, data: datasets.SVHN) -> tuple[Tensor, Tensor]:
+        """Images and labels of an opened data set: uint8 (N, 3, 32, 32) and int64 (N,)."""
+        return torch.from_numpy(data.data), torch.from_numpy(data.labels).long()

@@ -1,0 +1,176 @@
+"""Pure tensor maths of quantization. Everything above is built on these few functions.
+
+The affine map is ``value = (code - zero_point) * scale`` with integer codes in
+``[quant_min, quant_max]``. Codes are computed in float32 whatever the type of the input, so that
+the same codes come out under autocast, in training and in deployment.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+SMALLEST_SCALE = 1e-9  # a learned step size that an optimizer pushed to zero or below stops here
+
+
+class QParams(NamedTuple):
+    """How the integer codes of a tensor map to values.
+
+    Attributes:
+        scale: step size, positive float32; a scalar, or one per channel, broadcastable to the tensor.
+        zero_point: the code of the value 0, a scalar or the shape of ``scale``. An integer for most
+            quantizers, a half-integer for those without a zero level (DoReFa), any real for LSQ+.
+        quant_min: smallest code.
+        quant_max: largest code.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    quant_min: int
+    quant_max: int
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rounded: Tensor) -> Tensor:
+        return rounded
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
+    """``rounded`` in the forward pass, the gradient of ``x`` in the backward pass.
+
+    The straight-through estimator (STE) of Bengio et al. 2013 (arXiv:1308.3432). Both of one shape.
+    """
+    return _StraightThrough.apply(x, rounded.detach())
+
+
+def quantize(x: Tensor, qparams: QParams) -> Tensor:
+    """Integer codes (int32, shape of ``x``) of the values ``x``: round half to even, then saturate."""
+    scale, zero_point, quant_min, quant_max = qparams
+    return (x.float() / scale + zero_point).round_().clamp_(quant_min, quant_max).to(torch.int32)
+
+
+def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
+    """Values (float32, shape of ``codes``) that the integer codes stand for."""
+    return (codes.float() - qparams.zero_point) * qparams.scale
+
+
+def _sum_to(x: Tensor, like: Tensor) -> Tensor:
+    return x.sum_to_size(like.shape) if like.dim() else x.sum()
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.saved_tensors[0], None
+
+
+def scale_gradient(x: Tensor, factor: float | Tensor) -> Tensor:
+    """``x`` itself; its gradient is multiplied by ``factor`` (LSQ sec. 2.2)."""
+    return _ScaleGradient.apply(x, torch.as_tensor(factor))
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Quantize and dequantize as one node; saves only its input and its output.
+
+    Both are kept alive anyway (by the layer before, and by the matrix product behind), so that the
+    node adds no memory. The gradients follow from them: with dx the gradient that passes the
+    clamp, d scale = (sum g*out - sum dx*x) / scale, which is LSQ's eq. 3 summed over the tensor.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        low: int,
+        high: int,
+        grad_scale: float,
+    ) -> Tensor:
+        scale = scale.detach().clamp_min(SMALLEST_SCALE)
+        codes = x.float() / scale
+        if zero_point is not None:
+            codes += zero_point
+        codes = codes.round_().clamp_(low, high)
+        if zero_point is not None:
+            codes -= zero_point
+        out = codes.mul_(scale).to(x.dtype)
+        ctx.save_for_backward(x, out, scale, zero_point)
+        ctx.constants = low, high, grad_scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0]
+        x, out, scale, zero_point = ctx.saved_tensors
+        low, high, factor = ctx.constants
+        codes = x.float() / scale
+        if zero_point is not None:
+            codes += zero_point
+        grad_x = torch.where((codes > low) & (codes < high), grad, 0)
+        grad_scale = grad_zero = None
+        if ctx.needs_input_grad[1]:
+            grad_scale = _sum_to(grad.float() * out - grad_x.float() * x, scale) / scale * factor
+        if zero_point is not None and ctx.needs_input_grad[2]:
+            grad_zero = _sum_to((grad_x - grad).float(), zero_point) * scale * factor
+        return grad_x, grad_scale, grad_zero, None, None, None
+
+
+def _composed_fake_quantize(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    low: Tensor,
+    high: Tensor,
+    grad_scale: Tensor,
+) -> Tensor:
+    """The same maths from plain operations, for the compiler, which fuses them itself."""
+    scale = scale_gradient(scale, grad_scale).clamp_min(SMALLEST_SCALE)
+    codes = x.float() / scale
+    if zero_point is not None:
+        zero_point = scale_gradient(zero_point, grad_scale)
+        codes = codes + zero_point
+    rounded = torch.round(codes).clamp(low, high)
+    codes = straight_through(torch.where((codes > low) & (codes < high), codes, 0), rounded)
+    if zero_point is not None:
+        codes = codes - zero_point
+    return (codes * scale).to(x.dtype)
+
+
+def fake_quantize(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    low: int | Tensor,
+    high: int | Tensor,
+    grad_scale: float | Tensor = 1.0,
+) -> Tensor:
+    """``dequantize(quantize(x))`` with straight-through gradients, in one autograd node.
+
+    Args:
+        x: any floating tensor; the result has its type and shape, the arithmetic is float32.
+        scale: step size, scalar or broadcastable to ``x``; values below 1e-9 count as 1e-9.
+        zero_point: real code of the value 0, or None for 0.
+        low, high: smallest and largest code; as integer scalar tensors the same compiled graph
+            serves every bit-width.
+        grad_scale: factor on the gradients of ``scale`` and ``zero_point`` (LSQ sec. 2.2).
+
+    Gradients: of ``x``, 1 where ``low < x / scale + zero_point < high``, else 0; of ``scale``,
+    LSQ eq. 3 (Esser et al. 2020, arXiv:1902.08153); of ``zero_point``, ``-scale`` where clipped
+    (LSQ+ eq. 6, Bhalgat et al. 2020, arXiv:2004.09576, with offset = -scale * zero_point).
+    """
+    if isinstance(low, Tensor):
+        return _composed_fake_quantize(x, scale, zero_point, low, high, grad_scale)  # type: ignore[arg-type]
+    return _FakeQuantize.apply(x, scale, zero_point, low, high, grad_scale)

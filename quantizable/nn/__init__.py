@@ -1,0 +1,38 @@
+"""Layers whose bit mode can be switched."""
+
+from quantizable.nn.attention import QuantAttention, QuantMultiheadAttention
+from quantizable.nn.layers import (
+    QuantConv1d,
+    QuantConv2d,
+    QuantConv2dSame,
+    QuantConv3d,
+    QuantConvTranspose1d,
+    QuantConvTranspose2d,
+    QuantConvTranspose3d,
+    QuantLayer,
+    QuantLinear,
+    QuantScaledStdConv2d,
+    QuantScaledStdConv2dSame,
+    QuantStdConv2d,
+    QuantStdConv2dSame,
+)
+from quantizable.nn.norms import PerModeNorm
+
+__all__ = [
+    "PerModeNorm",
+    "QuantAttention",
+    "QuantConv1d",
+    "QuantConv2d",
+    "QuantConv2dSame",
+    "QuantConv3d",
+    "QuantConvTranspose1d",
+    "QuantConvTranspose2d",
+    "QuantConvTranspose3d",
+    "QuantLayer",
+    "QuantLinear",
+    "QuantMultiheadAttention",
+    "QuantScaledStdConv2d",
+    "QuantScaledStdConv2dSame",
+    "QuantStdConv2d",
+    "QuantStdConv2dSame",
+]

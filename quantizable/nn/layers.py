@@ -1,0 +1,240 @@
+"""Float layers that quantize their input and their weight: same class family, same parameter names.
+
+A layer is turned into its quantized class in place (``__class__``), so that hooks, names, padding and
+everything else the float layer carries stay; :func:`to_float` turns it back. Each forward is the float
+layer's with ``x`` and ``weight`` passed through a quantizer, which is the identity in mode 32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
+from timm.layers.padding import pad_same
+from torch import Tensor, nn
+
+from quantizable.bits import FLOAT_BITS, BitMode
+from quantizable.quantizers import Quantizer
+
+
+class QuantLayer(nn.Module):
+    """What every quantized layer has beside its float class.
+
+    Attributes:
+        input_quantizer: quantizes the input.
+        weight_quantizer: quantizes the weight.
+        fixed_bits: None: the layer follows the network's mode; 8, say: it stays at 8 bits in every
+            quantized mode (first and last layer).
+    """
+
+    float_class: type[nn.Module]
+    input_quantizer: Quantizer
+    weight_quantizer: Quantizer
+    fixed_bits: int | None
+
+    def resolve(self, mode: BitMode) -> BitMode:
+        """The mode that this layer runs in when the network is asked for ``mode``."""
+        if self.fixed_bits is None:
+            return mode
+        return BitMode(*(b if b == FLOAT_BITS else self.fixed_bits for b in (mode.weight, mode.activation)))
+
+    def set_bits(self, mode: BitMode) -> None:
+        """Switch the layer; ``ValueError`` if one of its quantizers lacks the bit-width."""
+        mode = self.resolve(mode)
+        self.weight_quantizer.set_bits(mode.weight)
+        self.input_quantizer.set_bits(mode.activation)
+
+    @property
+    def bits(self) -> BitMode:
+        """The mode that the layer is in."""
+        return BitMode(self.weight_quantizer.bits, self.input_quantizer.bits)
+
+    def quantized_weight(self) -> Tensor:
+        """The weight as the matrix product sees it, shape of ``weight``."""
+        return self.weight_quantizer(self.float_weight())
+
+    def float_weight(self) -> Tensor:
+        """The weight before quantization (standardised, where the layer does that)."""
+        return self.weight  # type: ignore[return-value]
+
+
+class QuantLinear(QuantLayer, nn.Linear):
+    """``nn.Linear`` on quantized input and weight."""
+
+    float_class = nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.input_quantizer(x), self.quantized_weight(), self.bias)
+
+
+class QuantConv1d(QuantLayer, nn.Conv1d):
+    """``nn.Conv1d`` on quantized input and weight."""
+
+    float_class = nn.Conv1d
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(self.input_quantizer(x), self.quantized_weight(), self.bias)
+
+
+class QuantConv2d(QuantLayer, nn.Conv2d):
+    """``nn.Conv2d`` (also grouped, depthwise, dilated) on quantized input and weight."""
+
+    float_class = nn.Conv2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(self.input_quantizer(x), self.quantized_weight(), self.bias)
+
+
+class QuantConv3d(QuantLayer, nn.Conv3d):
+    """``nn.Conv3d`` on quantized input and weight."""
+
+    float_class = nn.Conv3d
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(self.input_quantizer(x), self.quantized_weight(), self.bias)
+
+
+class _QuantConvTranspose(QuantLayer):
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        functional = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+        n = len(self.kernel_size)
+        padding = self._output_padding(  # type: ignore[operator]
+            x, output_size, self.stride, self.padding, self.kernel_size, n, self.dilation
+        )
+        return functional[n](
+            self.input_quantizer(x), self.quantized_weight(), self.bias,
+            self.stride, self.padding, padding, self.groups, self.dilation,
+        )  # fmt: skip
+
+
+class QuantConvTranspose1d(_QuantConvTranspose, nn.ConvTranspose1d):
+    """``nn.ConvTranspose1d`` on quantized input and weight."""
+
+    float_class = nn.ConvTranspose1d
+
+
+class QuantConvTranspose2d(_QuantConvTranspose, nn.ConvTranspose2d):
+    """``nn.ConvTranspose2d`` on quantized input and weight."""
+
+    float_class = nn.ConvTranspose2d
+
+
+class QuantConvTranspose3d(_QuantConvTranspose, nn.ConvTranspose3d):
+    """``nn.ConvTranspose3d`` on quantized input and weight."""
+
+    float_class = nn.ConvTranspose3d
+
+
+class QuantConv2dSame(QuantLayer, Conv2dSame):
+    """timm's ``Conv2dSame`` (TensorFlow padding); zeros are padded after the input is quantized."""
+
+    float_class = Conv2dSame
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_same(self.input_quantizer(x), self.kernel_size, self.stride, self.dilation)
+        return F.conv2d(
+            x, self.quantized_weight(), self.bias, self.stride, (0, 0), self.dilation, self.groups
+        )
+
+
+class _QuantStdConv(QuantLayer):
+    """timm's weight-standardised convolutions: the standardised weight is what gets quantized."""
+
+    def float_weight(self) -> Tensor:
+        weight = self.weight
+        gain = (self.gain * self.scale).view(-1) if hasattr(self, "gain") else None
+        standardised = F.batch_norm(
+            weight.reshape(1, self.out_channels, -1),
+            None,
+            None,
+            weight=gain,
+            training=True,
+            momentum=0.0,
+            eps=self.eps,
+        )
+        return standardised.reshape_as(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.input_quantizer(x)
+        if getattr(self, "same_pad", False):
+            x = pad_same(x, self.kernel_size, self.stride, self.dilation)
+        return F.conv2d(
+            x,
+            self.quantized_weight(),
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
+
+
+class QuantStdConv2d(_QuantStdConv, StdConv2d):
+    """timm's ``StdConv2d`` on quantized input and standardised weight."""
+
+    float_class = StdConv2d
+
+
+class QuantStdConv2dSame(_QuantStdConv, StdConv2dSame):
+    """timm's ``StdConv2dSame`` on quantized input and standardised weight."""
+
+    float_class = StdConv2dSame
+
+
+class QuantScaledStdConv2d(_QuantStdConv, ScaledStdConv2d):
+    """timm's ``ScaledStdConv2d`` on quantized input and standardised weight."""
+
+    float_class = ScaledStdConv2d
+
+
+class QuantScaledStdConv2dSame(_QuantStdConv, ScaledStdConv2dSame):
+    """timm's ``ScaledStdConv2dSame`` on quantized input and standardised weight."""
+
+    float_class = ScaledStdConv2dSame
+
+
+QUANT_CLASSES: dict[type[nn.Module], type[QuantLayer]] = {
+    quant.float_class: quant
+    for quant in (
+        QuantLinear, QuantConv1d, QuantConv2d, QuantConv3d,
+        QuantConvTranspose1d, QuantConvTranspose2d, QuantConvTranspose3d, QuantConv2dSame,
+        QuantStdConv2d, QuantStdConv2dSame, QuantScaledStdConv2d, QuantScaledStdConv2dSame,
+    )
+}  # fmt: skip
+
+
+def quant_class(layer: nn.Module) -> type[QuantLayer] | None:
+    """The quantized class of a float layer, or None if its own forward is not known here.
+
+    A subclass that inherits its forward (torchvision's, many timm ones) counts as its base class.
+    """
+    for base in type(layer).__mro__:
+        if base in QUANT_CLASSES:
+            return QUANT_CLASSES[base] if type(layer).forward is base.forward else None
+    return None
+
+
+def quantize_layer(
+    layer: nn.Module,
+    make_weight_quantizer: Callable[[Tensor], Quantizer],
+    input_quantizer: Quantizer,
+    fixed_bits: int | None,
+) -> None:
+    """Turn ``layer`` into its quantized class in place; its parameters and names stay."""
+    quant = quant_class(layer)
+    if quant is None:
+        raise TypeError(
+            f"{type(layer).__name__} has no quantized class; there are {[c.__name__ for c in QUANT_CLASSES]}"
+        )
+    layer.original_class = type(layer)  # type: ignore[assignment]
+    layer.__class__ = quant
+    layer.input_quantizer = input_quantizer
+    layer.weight_quantizer = make_weight_quantizer(layer.float_weight().detach())  # type: ignore[operator]
+    layer.fixed_bits = fixed_bits  # type: ignore[assignment]
+
+
+def to_float(layer: QuantLayer) -> None:
+    """Turn a quantized layer back into the float layer it was, in place."""
+    layer.__class__ = layer.__dict__.pop("original_class")
+    del layer.input_quantizer, layer.weight_quantizer, layer.fixed_bits

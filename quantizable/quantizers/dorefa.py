@@ -1,0 +1,132 @@
+"""DoReFa-Net: tanh-normalised weights and activations clipped to [0, 1].
+
+Zhou et al., "DoReFa-Net: Training Low Bitwidth Convolutional Neural Networks with Low Bitwidth
+Gradients", 2016, arXiv:1606.06160, eq. 7 to 11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from quantizable.functional import QParams, straight_through
+from quantizable.quantizers.base import Level, Quantizer
+
+
+def tanh_unit(w: Tensor) -> Tensor:
+    """``tanh(w) / (2 max|tanh(w)|) + 1/2``: the weights squeezed into [0, 1] (eq. 9)."""
+    t = torch.tanh(w.float())
+    return t / (2 * t.abs().max().clamp_min(1e-12)) + 0.5
+
+
+class DoReFaWeight(Quantizer):
+    """``w_q = 2 round(u n) / n - 1`` with ``u = tanh_unit(w)``, ``n = 2^k - 1``; at 1 bit ``sign(w) mean|w|``.
+
+    Codes are ``0 .. n`` and the zero point is ``n / 2``: there is no zero level.
+
+    Args:
+        weight: the float weight (not needed, taken so that all weight quantizers are built alike).
+        bits: bit-widths, 1 to 16.
+        axis: must be None; one scale serves the tensor.
+        rescale: multiply by the detached ``mean|w|`` (Any-Precision DNN, Yu et al., AAAI 2021), which
+            keeps the size of the float weights; the paper does so at 1 bit only.
+    """
+
+    min_bits = 1
+    signed = False
+    binary_gradient_skips_tanh = True  # eq. 7: d w_q / d w = 1 at 1 bit
+
+    def __init__(
+        self, weight: Tensor, bits: Iterable[int], axis: int | None = None, rescale: bool = False
+    ) -> None:
+        if axis is not None:
+            raise ValueError("DoReFa normalises the whole tensor: per-channel weights are not defined for it")
+        self.rescale = rescale
+        super().__init__(bits)
+
+    def unit_codes(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """``u n`` before and after rounding."""
+        high = level.bounds()[1]
+        before = tanh_unit(x) * high
+        return before, torch.round(before)
+
+    def grid(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """Scale and zero point, scalars."""
+        high = torch.as_tensor(level.bounds()[1], dtype=torch.float32, device=x.device)
+        scale = 2 / high
+        if self.rescale or (level.binary and self.binary_gradient_skips_tanh):
+            scale = scale * x.detach().float().abs().mean()
+        return scale, high / 2
+
+    def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
+        level = self.level(bits)
+        return QParams(*self.grid(x, level), level.quant_min, level.quant_max)
+
+    def codes(self, x: Tensor, bits: int | None = None) -> Tensor:
+        return self.unit_codes(x, self.level(bits))[1].to(torch.int32)
+
+    def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
+        before, rounded = self.unit_codes(x, level)
+        scale, zero_point = self.grid(x, level)
+        if level.binary and self.binary_gradient_skips_tanh:
+            return straight_through(x, ((rounded - zero_point) * scale).to(x.dtype))
+        return ((straight_through(before, rounded) - zero_point) * scale).to(x.dtype)
+
+
+class DoReFaActivation(Quantizer):
+    """``round(clip(a, 0, 1) n) / n`` with ``n = 2^k - 1`` (eq. 11).
+
+    Where the data at initialisation has negative values the range is ``[-1, 1]`` (our extension, as the
+    paper knows only activations after ReLU), with codes ``-(2^(k-1) - 1) .. 2^(k-1) - 1``.
+
+    Args:
+        bits: bit-widths, 1 to 16 (1 only on non-negative inputs).
+    """
+
+    min_bits = 1
+
+    def starts_initialised(self) -> bool:
+        return False
+
+    def make_level(self, bits: int) -> Level:
+        return Level(bits, signed=False)
+
+    def initialise(self, x: Tensor) -> None:
+        choose_sign(self, x)
+
+    def clip_at(self, level: Level) -> Tensor:
+        """Largest value of the range, a scalar."""
+        return torch.ones((), device=level.range.device)
+
+    def clipped(self, x: Tensor, level: Level) -> Tensor:
+        top = self.clip_at(level)
+        bottom = top * torch.clamp(torch.as_tensor(level.bounds()[0]), -1, 0)  # 0, or -top if signed
+        return torch.minimum(torch.maximum(x.float(), bottom), top)
+
+    def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
+        level = self.level(bits)
+        scale = self.clip_at(level).detach() / level.bounds()[1]
+        return QParams(scale, torch.zeros_like(scale), level.quant_min, level.quant_max)
+
+    def codes(self, x: Tensor, bits: int | None = None) -> Tensor:
+        level = self.level(bits)
+        return torch.round(self.clipped(x, level) / self.qparams(x, bits).scale).to(torch.int32)
+
+    def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
+        scale = self.clip_at(level).detach() / level.bounds()[1]
+        clipped = self.clipped(x, level)
+        return straight_through(clipped, torch.round(clipped.detach() / scale) * scale).to(x.dtype)
+
+
+def choose_sign(quantizer: Quantizer, x: Tensor) -> None:
+    """Signed codes if the sample has negative values; 1 bit has none (``ValueError``)."""
+    signed = bool(x.min() < 0)
+    for level in quantizer.levels.values():
+        if signed and level.binary:
+            raise ValueError(
+                f"1-bit {type(quantizer).__name__} needs non-negative inputs (after ReLU), but these reach "
+                f'{x.min():.3g}; keep the layer in float (exclude=...) or use weights only ("w1a32")'
+            )
+        level.set_signed(signed)

@@ -1,0 +1,107 @@
+"""LSQ: the step size is learned together with the weights.
+
+Esser et al., "Learned Step Size Quantization", ICLR 2020, arXiv:1902.08153.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from quantizable.functional import SMALLEST_SCALE, QParams, fake_quantize
+from quantizable.quantizers.base import Level, Quantizer, search_scale
+
+
+def paper_scale(x: Tensor, quant_max: int, axis: int | None = None) -> Tensor:
+    """LSQ's first step size, ``2 mean|x| / sqrt(quant_max)`` (sec. 2.1); per index of ``axis`` if given."""
+    dims = [d for d in range(x.dim()) if d != axis]
+    return 2 * x.abs().mean(dims, keepdim=axis is not None) / quant_max**0.5
+
+
+class _LSQ(Quantizer):
+    """What weights and activations share: one learned ``scale`` per bit-width."""
+
+    axis: int | None = None
+
+    def __init__(self, bits: Iterable[int], init: str = "search") -> None:
+        if init not in ("search", "paper"):
+            raise ValueError(f'init {init!r} is unknown; choose "search" or "paper"')
+        self.init = init
+        super().__init__(bits)
+
+    def first_scale(self, x: Tensor, level: Level) -> Tensor:
+        if self.init == "paper":
+            return paper_scale(x, level.quant_max, self.axis).clamp_min(SMALLEST_SCALE)
+        return search_scale(x, level.quant_min, level.quant_max, self.axis)
+
+    def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
+        level = self.level(bits)
+        scale = level.scale.detach().clamp_min(SMALLEST_SCALE)
+        return QParams(scale, torch.zeros_like(scale), level.quant_min, level.quant_max)
+
+    def elements(self, x: Tensor, level: Level) -> float:
+        """How many elements share a step size: n of sec. 2.2."""
+        raise TypeError("defined by LSQWeight and LSQActivation")
+
+    def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
+        low, high = level.bounds()
+        return fake_quantize(x, level.scale, None, low, high, (self.elements(x, level) * high) ** -0.5)
+
+
+class LSQWeight(_LSQ):
+    """``w_q = s * clip(round(w / s), -2^(k-1), 2^(k-1) - 1)`` with a learned ``s`` for each bit-width.
+
+    The gradient of ``s`` is scaled by ``1 / sqrt(n * quant_max)``, n = weights per step size (sec. 2.2).
+
+    Args:
+        weight: the float weight; the step sizes start from it.
+        bits: bit-widths, 2 to 16.
+        axis: axis of the output channels for one ``s`` per channel (our extension), None for one in all.
+        init: ``"search"`` (p-norm search, see ``search_scale``) or ``"paper"`` (``paper_scale``).
+    """
+
+    def __init__(
+        self, weight: Tensor, bits: Iterable[int], axis: int | None = None, init: str = "search"
+    ) -> None:
+        self.axis = axis
+        self.scale_shape = [] if axis is None else [n if d == axis else 1 for d, n in enumerate(weight.shape)]
+        super().__init__(bits, init)
+        self._finish(weight)
+
+    def make_level(self, bits: int) -> Level:
+        return Level(bits, signed=True, scale=torch.ones(self.scale_shape))
+
+    def initialise(self, x: Tensor) -> None:
+        for level in self.levels.values():
+            level.scale.copy_(self.first_scale(x, level))
+
+    def elements(self, x: Tensor, level: Level) -> float:
+        return x.numel() / level.scale.numel()
+
+
+class LSQActivation(_LSQ):
+    """LSQ on activations: unsigned if the data seen at initialisation has no negative value.
+
+    The step sizes come from the first batch or from ``calibrate``. The gradient of ``s`` is scaled by
+    ``1 / sqrt(n * quant_max)``, n = features of one sample (sec. 2.2).
+
+    Args:
+        bits: bit-widths, 2 to 16.
+        init: ``"search"`` or ``"paper"``, as for the weights.
+    """
+
+    def starts_initialised(self) -> bool:
+        return False
+
+    def make_level(self, bits: int) -> Level:
+        return Level(bits, signed=False, scale=torch.ones(()))
+
+    def initialise(self, x: Tensor) -> None:
+        for level in self.levels.values():
+            level.set_signed(bool(x.min() < 0))
+            level.scale.copy_(self.first_scale(x, level))
+
+    def elements(self, x: Tensor, level: Level) -> float:
+        return x.numel() / x.shape[0]

@@ -1,0 +1,42 @@
+"""LSQ+: LSQ with a learned offset for skewed activations (after SiLU, GELU, Swish).
+
+Bhalgat et al., "LSQ+: Improving low-bit quantization through learnable offsets and better
+initialization", CVPR workshops 2020, arXiv:2004.09576.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from quantizable.functional import SMALLEST_SCALE, QParams, fake_quantize
+from quantizable.quantizers.base import Level, search_scale
+from quantizable.quantizers.lsq import LSQActivation
+
+
+class LSQPlusActivation(LSQActivation):
+    """``x_q = s * clip(round((x - b) / s), 0, 2^k - 1) + b`` with learned ``s`` and ``b`` (eq. 3 and 4).
+
+    Codes are unsigned; the zero point is the real number ``-b / s``. ``b`` starts at the smallest value
+    seen (at most 0), ``s`` at the step size that fits the rest.
+    """
+
+    def make_level(self, bits: int) -> Level:
+        return Level(bits, signed=False, scale=torch.ones(()), offset=torch.zeros(()))
+
+    def initialise(self, x: Tensor) -> None:
+        offset = x.min().clamp_max(0.0)
+        for level in self.levels.values():
+            level.offset.copy_(offset)
+            level.scale.copy_(search_scale(x - offset, level.quant_min, level.quant_max))
+
+    def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
+        level = self.level(bits)
+        scale = level.scale.detach().clamp_min(SMALLEST_SCALE)
+        return QParams(scale, -level.offset.detach() / scale, level.quant_min, level.quant_max)
+
+    def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
+        low, high = level.bounds()
+        scale = level.scale.clamp_min(SMALLEST_SCALE)
+        factor = (self.elements(x, level) * high) ** -0.5
+        return fake_quantize(x, scale, -level.offset / scale, low, high, factor)

@@ -1,0 +1,93 @@
+"""Nested weights (Double Rounding): every lower mode is a rounded shift of the highest mode's integers.
+
+Huang et al., "Nearly Lossless Adaptive Bit Switching" (Double Rounding), 2025, arXiv:2502.01199.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from quantizable.bits import int_range
+from quantizable.functional import SMALLEST_SCALE, QParams, scale_gradient, straight_through
+from quantizable.quantizers.base import Level, Quantizer
+from quantizable.quantizers.lsq import paper_scale
+
+
+class NestedWeight(Quantizer):
+    """One learned step size ``s`` for the highest width ``h``; lower widths round its integers again.
+
+    ``W_h = clip(round(w / s))``, ``W_l = clip(round(W_h / 2^(h-l)))``, value ``W_l * s * 2^(h-l)``: the
+    integers of the highest width and one ``s`` are all that has to be stored.
+
+    Args:
+        weight: the float weight; the step size starts from it.
+        bits: bit-widths, 2 to 16.
+        axis: axis of the output channels for one ``s`` per channel, None for one in all.
+        init: ``"search"``: the ``s`` with the least error summed over all widths; or ``"paper"``: as LSQ
+            at the highest width.
+    """
+
+    def __init__(
+        self, weight: Tensor, bits: Iterable[int], axis: int | None = None, init: str = "search"
+    ) -> None:
+        if init not in ("search", "paper"):
+            raise ValueError(f'init {init!r} is unknown; choose "search" or "paper"')
+        super().__init__(bits)
+        self.axis, self.init = axis, init
+        self.highest = max(map(int, self.levels), default=0)
+        shape = [] if axis is None else [n if d == axis else 1 for d, n in enumerate(weight.shape)]
+        self.scale = torch.nn.Parameter(torch.ones(shape))
+        if self.highest:
+            self._finish(weight)
+
+    def initialise(self, x: Tensor) -> None:
+        top = paper_scale(x, int_range(self.highest, signed=True)[1], self.axis).clamp_min(SMALLEST_SCALE)
+        if self.init == "search":
+            top = self._search(x, top)
+        self.scale.copy_(top)
+
+    def _search(self, x: Tensor, around: Tensor) -> Tensor:
+        """The multiple of ``around`` with the least error, summed over widths."""
+        best, least = around.clone(), torch.full_like(around, torch.inf)
+        for factor in torch.logspace(-1, 1, 80):
+            scale = around * factor
+            error = sum(
+                (
+                    (self._rounded(x, scale, level)[1] * scale * self._shift(level) - x).abs() ** 2.4
+                ).sum_to_size(around.shape)
+                for level in self.levels.values()
+            )
+            best = torch.where(error < least, scale, best)
+            least = torch.minimum(error, least)
+        return best
+
+    def _shift(self, level: Level) -> float | Tensor:
+        """``2^(h-l)``, from the level's range, so that a compiled graph does not depend on its bits."""
+        return (1 << (self.highest - 1)) / (-level.bounds()[0])
+
+    def _rounded(self, x: Tensor, scale: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """The code of the level before and after its last rounding, float32."""
+        low, high = int_range(self.highest, signed=True)
+        fine = (x / scale).clamp(low, high)
+        fine = straight_through(fine, torch.round(fine))
+        coarse = (fine / self._shift(level)).clamp(*level.bounds())
+        return coarse, torch.round(coarse)
+
+    def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
+        level = self.level(bits)
+        scale = self.scale.detach().clamp_min(SMALLEST_SCALE) * self._shift(level)
+        return QParams(scale, torch.zeros_like(scale), level.quant_min, level.quant_max)
+
+    def codes(self, x: Tensor, bits: int | None = None) -> Tensor:
+        scale = self.scale.detach().clamp_min(SMALLEST_SCALE)
+        return self._rounded(x.float(), scale, self.level(bits))[1].to(torch.int32)
+
+    def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
+        high = int_range(self.highest, signed=True)[1]
+        factor = (x.numel() / self.scale.numel() * high) ** -0.5  # LSQ sec. 2.2
+        scale = scale_gradient(self.scale, factor).clamp_min(SMALLEST_SCALE)
+        before, rounded = self._rounded(x.float(), scale, level)
+        return (straight_through(before, rounded) * (scale * self._shift(level))).to(x.dtype)

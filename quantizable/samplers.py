@@ -1,0 +1,96 @@
+"""Which modes a training step visits, and in which order: always from the highest to the lowest.
+
+A sampler is a function of (modes, layer names, seed, step) and keeps no state: a resumed run and every process of a
+distributed one draw the same modes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from quantizable.bits import BitMode
+
+Visit = BitMode | dict[str, BitMode]
+
+
+class Sampler(Protocol):
+    """Chooses the visits of one training step, the teacher (highest mode) first."""
+
+    def visits(self, modes: Sequence[BitMode], layers: Sequence[str], seed: int, step: int) -> list[Visit]:
+        """Modes, or mixed assignments of layer names to modes, to visit in this order."""
+        ...
+
+    def check(self, modes: Sequence[BitMode]) -> None:
+        """Raise ``ValueError`` if the modes do not suit the sampler."""
+        ...
+
+
+def _generator(seed: int, step: int) -> random.Random:
+    return random.Random(f"{seed}/{step}")
+
+
+@dataclass(frozen=True)
+class AllModes:
+    """Every mode in every step."""
+
+    def check(self, modes: Sequence[BitMode]) -> None:
+        """Any list of modes will do."""
+
+    def visits(self, modes: Sequence[BitMode], layers: Sequence[str], seed: int, step: int) -> list[Visit]:
+        return [*reversed(modes)]
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """The highest mode, ``randoms`` random ones between, the lowest: a cost that does not grow with the modes.
+
+    Yu and Huang, "Universally Slimmable Networks", ICCV 2019 (sandwich rule); for bits EQ-Net, ICCV 2023.
+    """
+
+    randoms: int = 1
+
+    def check(self, modes: Sequence[BitMode]) -> None:
+        if len(modes) < 2:
+            raise ValueError(f"the sandwich visits the highest and the lowest mode; give at least 2 modes, not {len(modes)}")
+
+    def visits(self, modes: Sequence[BitMode], layers: Sequence[str], seed: int, step: int) -> list[Visit]:
+        between = list(modes[1:-1])
+        chosen = _generator(seed, step).sample(between, min(self.randoms, len(between)))
+        return [modes[-1], *sorted(chosen, reverse=True), modes[0]]
+
+
+@dataclass(frozen=True)
+class RandomK:
+    """The highest mode and ``k`` random others."""
+
+    k: int = 2
+
+    def check(self, modes: Sequence[BitMode]) -> None:
+        if self.k < 1:
+            raise ValueError(f"random-k needs k of at least 1, not {self.k}")
+
+    def visits(self, modes: Sequence[BitMode], layers: Sequence[str], seed: int, step: int) -> list[Visit]:
+        chosen = _generator(seed, step).sample(list(modes[:-1]), min(self.k, len(modes) - 1))
+        return [modes[-1], *sorted(chosen, reverse=True)]
+
+
+@dataclass(frozen=True)
+class LayerWise:
+    """The highest mode and ``samples`` assignments that draw every layer's mode at random.
+
+    Bulat and Tzimiropoulos, "Bit-Mixer", ICCV 2021.
+    """
+
+    samples: int = 3
+
+    def check(self, modes: Sequence[BitMode]) -> None:
+        if len(modes) < 3:
+            raise ValueError("layer-wise training mixes modes; give at least 2 besides the highest")
+
+    def visits(self, modes: Sequence[BitMode], layers: Sequence[str], seed: int, step: int) -> list[Visit]:
+        generator = _generator(seed, step)
+        lower = list(modes[:-1])
+        return [modes[-1], *({name: generator.choice(lower) for name in layers} for _ in range(self.samples))]
