@@ -7,7 +7,8 @@ a value's own bounds and the difference's bounds are found where an activation r
 =========  =========================================  ==========================================
 method     a network's own bounds                     difference
 =========  =========================================  ==========================================
-naive      back-substitution (DeepPoly)               own bounds subtracted
+naive      first: back-substitution (DeepPoly),       own bounds subtracted
+           second: interval arithmetic
 interval   interval arithmetic                        rules of :mod:`~.difference`
 symbolic   back-substitution                          the two linear forms subtracted
 joint      the tightest of both                       the tightest of all three
@@ -32,7 +33,7 @@ from quantizable.verify.difference import (
 from quantizable.verify.graph import AFFINE, Graph, check_pair
 from quantizable.verify.interval import Interval, rounded, stage_interval
 from quantizable.verify.reach import Reach
-from quantizable.verify.stages import Activation, Add
+from quantizable.verify.stages import Activation
 
 Method = Literal["naive", "interval", "symbolic", "joint", "combined"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -105,9 +106,10 @@ def mode_difference_bounds(
     runs = ("naive", "interval", "symbolic", "joint") if method == "combined" else (method,)
     result: dict[str, DifferenceBounds] = {}
     for run in runs:
-        reach = Reach(first, box, "symbolic" if run=="naive" else run)
+        reach = Reach(first, box, "symbolic" if run == "naive" else run)
         for name, second in others.items():
-            found = _lockstep(reach, Reach(second, box, "interval" if run=="naive" else run), run)
+            own = Reach(second, box, "interval" if run == "naive" else run)
+            found = _lockstep(reach, own, run)
             result[name] = result[name] & found if name in result else found
     return result
 
@@ -146,6 +148,3 @@ def _lockstep(first: Reach, second: Reach, method: str) -> DifferenceBounds:
             found = found & naive
         difference.append(found)
     return DifferenceBounds(first.bounds, second.bounds, difference)
-
-
-__all__ = ["METHODS", "Add", "DifferenceBounds", "Method", "difference_bounds"]

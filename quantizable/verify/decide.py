@@ -20,7 +20,6 @@ from quantizable.verify.bounds import DifferenceBounds, difference_bounds
 from quantizable.verify.box import Box
 from quantizable.verify.graph import Graph
 from quantizable.verify.influence import influences
-from quantizable.verify.milp import Neuron, PairProgram
 from quantizable.verify.reach import Reach
 from quantizable.verify.replay import Replay, search
 
@@ -35,7 +34,7 @@ class Verdict:
         status: proved, refuted or unknown (out of time).
         method: what decided: ``bounds``, ``search``, ``milp`` (rounding relaxed) or
             ``milp+N`` (N neurons with integers); for unknown, the last that was tried.
-        low, high: proved bounds of the difference of output ``g``.
+        low, high: proved bounds of the quantity asked about.
         seconds: wall-clock time of this query.
         counterexample: the replayed input, if refuted.
     """
@@ -49,6 +48,26 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Question:
+    """Can ``sign * (second - first)[output]`` reach ``target`` somewhere in the box?"""
+
+    output: int
+    sign: float
+    target: float
+
+    def weights(self, outputs: int) -> Tensor:
+        """The question as a linear form of the output difference, ``(outputs,)``."""
+        weights = torch.zeros(outputs, dtype=torch.float64)
+        weights[self.output] = self.sign
+        return weights
+
+    def upper_bound(self, bounds: DifferenceBounds) -> float:
+        """What the bounds of the first box say the quantity can reach at most."""
+        low, high = (float(side[0].flatten()[self.output]) for side in bounds.output)
+        return high if self.sign > 0 else -low
+
+
+@dataclass(frozen=True)
 class Query:
     """The arguments of one :func:`decide`, with a name to recognise it by."""
 
@@ -59,22 +78,6 @@ class Query:
     output: int
     eps: float
     time_limit: float = 60.0
-
-
-def decide_all(queries: Sequence[Query], processes: int = 1) -> Iterator[tuple[Query, Verdict]]:
-    """Decide several queries in parallel processes of one thread each, in order of completion."""
-    if processes < 1:
-        raise ValueError(f"processes {processes} is not allowed; it must be 1 or more")
-    # Spawned, not forked: torch's thread pool does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = {pool.submit(_decide, query): query for query in queries}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
-
-
-def _decide(query: Query) -> Verdict:
-    return decide(query.first, query.second, query.box, query.output, query.eps, query.time_limit)
 
 
 def decide(
@@ -96,75 +99,131 @@ def decide(
         use_milp: False stops after bounds and search.
 
     Raises:
-        ValueError: ``eps`` not above 0, or an output index the network lacks; see also
-            :func:`~quantizable.verify.bounds.difference_bounds`.
+        ValueError: ``eps`` not above 0, an output index the network lacks, more than one box; see
+            also :func:`~quantizable.verify.bounds.difference_bounds`.
     """
+    check_query(first, box, output, eps)
     start = time.perf_counter()
-    if not eps > 0:
-        raise ValueError(f"eps {eps} is not allowed; the error bound must be above 0")
-    if not 0 <= output < first.shapes[-1].numel():
-        raise ValueError(
-            f"output {output} does not exist; the network has outputs 0 to "
-            f"{first.shapes[-1].numel() - 1}"
-        )
     bounds = difference_bounds(first, second, box)
     low, high = (float(side[0].flatten()[output]) for side in bounds.output)
+    questions = [Question(output, 1.0, eps), Question(output, -1.0, eps)]
+    deadline = start + time_limit
+    status, method, found = settle(first, second, box, bounds, questions, deadline, use_milp)
+    return Verdict(status, method, low, high, time.perf_counter() - start, found)
 
-    def verdict(status: Status, method: str, found: Replay | None = None) -> Verdict:
-        return Verdict(status, method, low, high, time.perf_counter() - start, found)
 
-    open_sides = [sign for sign, bound in ((1.0, high), (-1.0, -low)) if bound >= eps]
-    if not open_sides:
-        return verdict("proved", "bounds")
+def decide_all(queries: Sequence[Query], processes: int = 1) -> Iterator[tuple[Query, Verdict]]:
+    """Decide several queries in parallel processes of one thread each, in order of completion."""
+    if processes < 1:
+        raise ValueError(f"processes {processes} is not allowed; it must be 1 or more")
+    for query in queries:
+        check_query(query.first, query.box, query.output, query.eps)
+    # Spawned, not forked: torch's thread pool does not survive a fork.
+    with ProcessPoolExecutor(
+        processes,
+        multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(1,),
+    ) as pool:
+        waiting = {pool.submit(_decide, query): query for query in queries}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+
+
+def check_query(graph: Graph, box: Box, output: int, eps: float) -> None:
+    """Raise ``ValueError`` for a question that makes no sense."""
+    if not eps > 0:
+        raise ValueError(f"eps {eps} is not allowed; the error bound must be above 0")
+    outputs = graph.shapes[-1].numel()
+    if not 0 <= output < outputs:
+        raise ValueError(
+            f"output {output} does not exist; the network has outputs 0 to {outputs - 1}"
+        )
+    if len(box) != 1:
+        raise ValueError(f"a query is about one box, not {len(box)}; pass box[i : i + 1]")
+
+
+def settle(
+    first: Graph,
+    second: Graph,
+    box: Box,
+    bounds: DifferenceBounds,
+    questions: Sequence[Question],
+    deadline: float,
+    use_milp: bool = True,
+) -> tuple[Status, str, Replay | None]:
+    """Refute if any question has the answer yes, prove if all have the answer no.
+
+    Returns:
+        The status, the method that decided, and the counterexample if refuted.
+    """
+    outputs = first.shapes[-1].numel()
+    remaining = [q for q in questions if q.upper_bound(bounds) >= q.target]
+    if not remaining:
+        return "proved", "bounds", None
+    for question in remaining:
+        weights = question.weights(outputs)
+        starts = corners(first, second, box, question)
+        found = search(first, second, box, weights, starts, question.target)
+        if found.value >= question.target:
+            return "refuted", "search", found
     method = "search"
-    for sign in open_sides:
-        weights = torch.zeros(first.shapes[-1].numel(), dtype=torch.float64)
-        weights[output] = sign
-        found = search(first, second, box, weights, corners(first, second, box, weights), eps)
-        if found.value >= eps:
-            return verdict("refuted", "search", found)
-    if not use_milp:
-        return verdict("unknown", method)
-    for sign in open_sides:
-        weights = torch.zeros(first.shapes[-1].numel(), dtype=torch.float64)
-        weights[output] = sign
-        exact: set[Neuron] = set()
-        influence = {
-            (which, index): a
-            for which, (graph, own) in enumerate(((first, bounds.first), (second, bounds.second)))
-            for index, a in influences(graph, own, weights).items()
-        }
-        while True:
-            left = time_limit - (time.perf_counter() - start)
-            method = f"milp+{len(exact)}" if exact else "milp"
-            if left <= 0:
-                return verdict("unknown", method)
-            program = PairProgram(first, second, box, bounds, exact, weights)
-            answer, x = program.reach(eps, left)
-            if answer == "infeasible":
-                break
-            if x is None:
-                return verdict("unknown", method)
-            found = search(first, second, box, weights, program.input_of(x), eps, steps=200)
-            if found.value >= eps:
-                return verdict("refuted", method, found)
-            if answer == "time limit":
-                return verdict("unknown", method)
-            worst = program.cheating(x, influence, max(8, len(exact)))
-            if not worst:
-                return verdict("unknown", method)
-            exact |= worst
-    return verdict("proved", method)
+    for question in remaining if use_milp else []:
+        status, method, witness = _by_milp(first, second, box, bounds, question, deadline)
+        if status != "proved":
+            return status, method, witness
+    return ("proved" if use_milp else "unknown"), method, None
 
 
-def corners(first: Graph, second: Graph, box: Box, weights: Tensor) -> Tensor:
+def _by_milp(
+    first: Graph,
+    second: Graph,
+    box: Box,
+    bounds: DifferenceBounds,
+    question: Question,
+    deadline: float,
+) -> tuple[Status, str, Replay | None]:
+    """Relax all rounding first; then integers for the neurons that cheat, more each round."""
+    from quantizable.verify.milp import Neuron, PairProgram  # needs highspy, an optional extra
+
+    weights = question.weights(first.shapes[-1].numel())
+    pairs = enumerate(((first, bounds.first), (second, bounds.second)))
+    influence = {
+        (which, node): size
+        for which, (graph, own) in pairs
+        for node, size in influences(graph, own, weights).items()
+    }
+    exact: set[Neuron] = set()
+    while True:
+        method = f"milp+{len(exact)}" if exact else "milp"
+        left = deadline - time.perf_counter()
+        if left <= 0:
+            return "unknown", method, None
+        program = PairProgram(first, second, box, bounds, exact, weights)
+        answer, solution = program.reach(question.target, left)
+        if answer == "infeasible":
+            return "proved", method, None
+        if solution is None:
+            return "unknown", method, None
+        start = program.input_of(solution)
+        found = search(first, second, box, weights, start, question.target, steps=200)
+        if found.value >= question.target:
+            return "refuted", method, found
+        cheating = program.cheating(solution, influence, max(8, len(exact)))
+        if answer == "time limit" or not cheating:
+            return "unknown", method, None
+        exact |= cheating
+
+
+def corners(first: Graph, second: Graph, box: Box, question: Question) -> Tensor:
     """Inputs worth trying first: the center, and where the symbolic bound has its maximum."""
-    rows = torch.nonzero(weights)[:, 0].tolist()
-    size, value = len(weights), len(first.nodes)
-    forms = [Reach(graph, box, "symbolic").form(value) for graph in (first, second)]
-    points = [box.center]
-    for row in rows:
-        up, down = (row, row + size) if weights[row] > 0 else (row + size, row)
-        form = forms[1].rows(slice(up, up + 1)) + forms[0].rows(slice(down, down + 1))
-        points.append(form.maximizer(box)[:, 0])
-    return torch.cat(points)
+    value, size = len(first.nodes), first.shapes[-1].numel()
+    own = [Reach(graph, box, "symbolic").form(value) for graph in (first, second)]
+    plus, minus = question.output, question.output + size
+    rows = (minus, plus) if question.sign > 0 else (plus, minus)
+    form = own[0].rows(slice(rows[0], rows[0] + 1)) + own[1].rows(slice(rows[1], rows[1] + 1))
+    return torch.cat([box.center, form.maximizer(box)[:, 0]])
+
+
+def _decide(query: Query) -> Verdict:
+    return decide(query.first, query.second, query.box, query.output, query.eps, query.time_limit)

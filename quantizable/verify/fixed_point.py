@@ -28,6 +28,7 @@ class FixedPoint:
         weight_fraction, bias_fraction, activation_fraction: F of each; the benchmark's
             Q - 1, Q - 2 and Q - 2 where not given.
         input_bits: bits (and F) of the input.
+        snap: see :class:`~quantizable.verify.stages.Activation`.
     """
 
     bits: int
@@ -35,6 +36,7 @@ class FixedPoint:
     bias_fraction: int | None = None
     activation_fraction: int | None = None
     input_bits: int = 8
+    snap: bool = True
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 16:
@@ -58,7 +60,8 @@ class FixedPoint:
         """Round half up to ``2**-F``, clamp to ``[0, (2**Q - 1) / 2**F]``."""
         assert self.activation_fraction is not None
         step = 2.0**-self.activation_fraction
-        return Activation(step=step, low=0.0, high=(2**self.bits - 1) * step, half_even=False)
+        high = (2**self.bits - 1) * step
+        return Activation(step=step, low=0.0, high=high, half_even=False, snap=self.snap)
 
 
 def float_network(

@@ -111,9 +111,11 @@ def rounded(stage: Activation, x: Interval) -> Interval:
     """
     if stage.step == 0:
         return x
+    if not stage.snap:
+        return Interval(down(x.low - stage.step / 2), up(x.high + stage.step / 2))
+    low, high = (down(limit / stage.step + stage.zero_point) for limit in x)
     return Interval(
-        (down(x.low / stage.step) - 0.5).ceil() * stage.step,
-        (up(x.high / stage.step) + 0.5).floor() * stage.step,
+        stage.value((low - 0.5).ceil()), stage.value((up(up(high)) + 0.5).floor())
     )
 
 

@@ -249,13 +249,13 @@ class PairProgram:
         self.relaxed.append(Relaxed(*place, stage, relaxed.nonzero()[:, 0], _select(x, relaxed), error))
         x = _scatter(x, relaxed, error, self.program.columns, add=True)
         if whole.any():
-            codes = [(side[whole] / stage.step).round() for side in r]
+            codes = [(side[whole] / stage.step + stage.zero_point).round() for side in r]
             code = self.program.add_columns(codes[0], codes[1], integer=True)
             before = _select(x, whole)
-            self.program.add_rows([(1.0, before), (-stage.step, code)], -half[whole])
-            self.program.add_rows([(-1.0, before), (stage.step, code)], -half[whole])
-            scaled = Expression(code.matrix * stage.step, code.constant)
-            x = _scatter(x, whole, scaled, self.program.columns)
+            after = Expression(code.matrix * stage.step, stage.value(code.constant))
+            self.program.add_rows([(1.0, before), (-1.0, after)], -half[whole])
+            self.program.add_rows([(-1.0, before), (1.0, after)], -half[whole])
+            x = _scatter(x, whole, after, self.program.columns)
         return x
 
     def _maximum(self, x: Expression, r: Interval, limit: Tensor, where: Tensor) -> Expression:

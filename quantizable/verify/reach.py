@@ -18,8 +18,8 @@ class Reach:
     Args:
         graph: the network.
         box: the inputs.
-        method: ``"interval"`` for interval arithmetic alone, ``"symbolic"`` (or ``"naive"``)
-            for back-substitution, ``"joint"`` for the intersection of both with tighter
+        method: ``"interval"`` for interval arithmetic alone, ``"symbolic"`` for
+            back-substitution, ``"joint"`` for the intersection of both with tighter
             relaxations.
 
     Attributes:

@@ -155,17 +155,22 @@ class Activation:
     """``clamp(round_to_grid(x), low, high)``.
 
     Attributes:
-        step: distance of the grid points (multiples of ``step``); 0 means no rounding.
+        step: distance of the grid points; 0 means no rounding.
         low, high: clamp limits, ``-inf`` and ``inf`` for none. ReLU is ``low=0``; where
             ``step > 0`` finite limits are grid points.
-        half_even: how a tie is rounded: to the even multiple (torch), else upwards
+        half_even: how a tie is rounded: to the even code (torch), else upwards
             (``floor(x + 1/2)``, QEBVerif). Bounds cover both.
+        zero_point: grid points are ``(code - zero_point) * step``; any real number.
+        snap: bounds use that a rounded value is a grid point, which is tighter; False keeps
+            ``x +- step/2``, as the paper's worked example does.
     """
 
     step: float = 0.0
     low: float = -INFINITY
     high: float = INFINITY
     half_even: bool = True
+    zero_point: float = 0.0
+    snap: bool = True
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.clamp(self.round(x))
@@ -174,8 +179,12 @@ class Activation:
         """Nearest grid point."""
         if self.step == 0:
             return x
-        code = x / self.step
-        return (code.round() if self.half_even else (code + 0.5).floor()) * self.step
+        code = x / self.step + self.zero_point
+        return self.value((code + 0.5).floor() if not self.half_even else code.round())
+
+    def value(self, code: Tensor) -> Tensor:
+        """The grid point of an integer code."""
+        return (code - self.zero_point) * self.step
 
     def clamp(self, x: Tensor) -> Tensor:
         return x.clamp(self.low, self.high)
