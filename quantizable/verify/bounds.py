@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -104,12 +105,16 @@ def mode_difference_bounds(
     for second in others.values():
         check_pair(first, second)
     runs = ("naive", "interval", "symbolic", "joint") if method == "combined" else (method,)
+
+    @cache  # naive shares its bounds with symbolic (first network) and interval (second)
+    def reach(name: str | None, own: str) -> Reach:
+        return Reach(first if name is None else others[name], box, own)
+
     result: dict[str, DifferenceBounds] = {}
     for run in runs:
-        reach = Reach(first, box, "symbolic" if run == "naive" else run)
-        for name, second in others.items():
-            own = Reach(second, box, "interval" if run == "naive" else run)
-            found = _lockstep(reach, own, run)
+        own1, own2 = ("symbolic", "interval") if run == "naive" else (run, run)
+        for name in others:
+            found = _lockstep(reach(None, own1), reach(name, own2), run)
             result[name] = result[name] & found if name in result else found
     return result
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from quantizable.verify.stages import Activation, Add, Conv2d, Flatten, Linear, Scale, Stage
+from quantizable.verify.stages import Activation, Add, Conv2d, Linear, Scale, Stage
 
 AFFINE = (Linear, Conv2d, Scale)
 
@@ -116,6 +116,3 @@ def check_pair(network: Graph, quantized: Graph) -> None:
 def _tensors(stage: Stage) -> list[tuple[str, Tensor]]:
     pairs = ((f.name, getattr(stage, f.name)) for f in fields(stage))
     return [(name, value) for name, value in pairs if isinstance(value, Tensor)]
-
-
-__all__ = ["AFFINE", "Flatten", "Graph", "Node", "apply", "chain", "check_pair"]

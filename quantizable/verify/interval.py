@@ -8,6 +8,7 @@ Every interval here is widened by that much, so it holds in real arithmetic.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from quantizable.verify.graph import AFFINE, apply
 from quantizable.verify.stages import Activation, Affine, Stage
 
 UNIT_ROUNDOFF = 2.0**-53
+GRID_LIMIT = 2.0**20
 
 
 def gamma(terms: int) -> float:
@@ -51,13 +53,11 @@ class Interval(NamedTuple):
 
     def minus(self, other: Interval) -> Interval:
         """Interval of ``a - b`` for independent ``a``, ``b``, rounded outwards."""
-        return Interval(
-            down(self.low - other.high), up(self.high - other.low)
-        )
+        return self.plus(Interval(-other.high, -other.low))
 
     def plus(self, other: Interval) -> Interval:
         """Interval of ``a + b``, rounded outwards."""
-        return Interval(down(self.low + other.low), up(self.high + other.high))
+        return Interval(-add_up(-self.low, -other.low), add_up(self.high, other.high))
 
     def contains(self, x: Tensor, tolerance: float = 0.0) -> Tensor:
         """Elementwise membership, with ``tolerance`` for the rounding of ``x`` itself."""
@@ -72,6 +72,14 @@ def down(x: Tensor) -> Tensor:
 def up(x: Tensor) -> Tensor:
     """The next float64 above."""
     return torch.nextafter(x, torch.full_like(x, torch.inf))
+
+
+def add_up(a: Tensor, b: Tensor) -> Tensor:
+    """``a + b`` rounded up: unchanged where float64 is exact (Knuth's TwoSum gives the error)."""
+    total = a + b
+    part = total - a
+    error = (a - (total - part)) + (b - part)
+    return torch.where(error > 0, up(total), total)
 
 
 def affine_interval(stage: Affine, x: Interval, fan_in: int) -> Interval:
@@ -89,8 +97,20 @@ def product_interval(stage: Affine, x: Interval, fan_in: int) -> Interval:
     middle, radius = (x.low + x.high) / 2, (x.high - x.low) / 2
     absolute = stage.absolute()
     center, spread = stage.multiply(middle), absolute.multiply(radius)
-    slack = 2 * gamma(fan_in) * absolute.multiply(x.magnitude)
+    size = absolute.multiply(x.magnitude)
+    exact = on_grid(stage.entries) and on_grid(middle) and on_grid(radius)
+    slack = 0.0 if exact and float(size.max()) < GRID_LIMIT else 2 * gamma(fan_in) * size
     return Interval(center - spread - slack, center + spread + slack)
+
+
+def on_grid(x: Tensor) -> bool:
+    """Whether all numbers are multiples of ``2**-16``.
+
+    Products of two such numbers are multiples of ``2**-32``; their sums up to ``2**20`` fit the
+    53 bits of float64, so fixed-point networks are bounded without any rounding error.
+    """
+    scaled = x * 2.0**16
+    return bool((scaled == scaled.round()).all())
 
 
 def magnitude(stage: Affine, x: Interval) -> Tensor:
@@ -107,16 +127,26 @@ def rounded(stage: Activation, x: Interval) -> Interval:
     """Range of the rounded value before the clamp.
 
     The result is a grid point, so the lower bound may be rounded up to one and the upper one
-    down: ``ceil(low - 1/2)``, ``floor(high + 1/2)``. Both directions of a tie are inside.
+    down. Where ties go to the even code both directions are kept: a bound says too little about
+    the code to know which one it is.
     """
     if stage.step == 0:
         return x
     if not stage.snap:
         return Interval(down(x.low - stage.step / 2), up(x.high + stage.step / 2))
-    low, high = (down(limit / stage.step + stage.zero_point) for limit in x)
+    low, high = codes_of(stage, x)
     return Interval(
-        stage.value((low - 0.5).ceil()), stage.value((up(up(high)) + 0.5).floor())
+        stage.value((low - 0.5).ceil() if stage.half_even else (low + 0.5).floor()),
+        stage.value((high + 0.5).floor()),
     )
+
+
+def codes_of(stage: Activation, x: Interval) -> Interval:
+    """``x / step + zero_point`` before rounding, outwards; exact if step is a power of two."""
+    if math.frexp(stage.step)[0] == 0.5 and stage.zero_point == 0:
+        return Interval(x.low / stage.step, x.high / stage.step)
+    zero = torch.full_like(x.low, stage.zero_point)
+    return Interval(down(x.low / stage.step), up(x.high / stage.step)).plus(Interval(zero, zero))
 
 
 def stage_interval(stage: Stage, *inputs: Interval, fan_in: int) -> Interval:

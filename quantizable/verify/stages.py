@@ -26,6 +26,10 @@ class Affine(Protocol):
     def offset(self) -> Tensor:
         """The bias, broadcastable to ``(batch, *out_shape)``."""
 
+    @property
+    def entries(self) -> Tensor:
+        """All entries of ``A``, each at least once."""
+
     def multiply(self, x: Tensor) -> Tensor:
         """``A x``: ``(batch, *in_shape)`` to ``(batch, *out_shape)``."""
 
@@ -49,6 +53,10 @@ class Linear:
     @property
     def offset(self) -> Tensor:
         return self.bias
+
+    @property
+    def entries(self) -> Tensor:
+        return self.weight
 
     def multiply(self, x: Tensor) -> Tensor:
         return x @ self.weight.T
@@ -81,6 +89,10 @@ class Conv2d:
     @property
     def offset(self) -> Tensor:
         return self.bias.reshape(-1, 1, 1)
+
+    @property
+    def entries(self) -> Tensor:
+        return self.weight
 
     def multiply(self, x: Tensor) -> Tensor:
         return F.conv2d(
@@ -119,6 +131,10 @@ class Scale:
     @property
     def offset(self) -> Tensor:
         return self.bias
+
+    @property
+    def entries(self) -> Tensor:
+        return self.factor
 
     def multiply(self, x: Tensor) -> Tensor:
         return x * self.factor
@@ -159,7 +175,7 @@ class Activation:
         low, high: clamp limits, ``-inf`` and ``inf`` for none. ReLU is ``low=0``; where
             ``step > 0`` finite limits are grid points.
         half_even: how a tie is rounded: to the even code (torch), else upwards
-            (``floor(x + 1/2)``, QEBVerif). Bounds cover both.
+            (``floor(x + 1/2)``, QEBVerif).
         zero_point: grid points are ``(code - zero_point) * step``; any real number.
         snap: bounds use that a rounded value is a grid point, which is tighter; False keeps
             ``x +- step/2``, as the paper's worked example does.
