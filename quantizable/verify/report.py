@@ -107,7 +107,7 @@ def plot_counterexamples(results: Sequence[tuple[str, Verdict, torch.Tensor]], p
         assert verdict.counterexample is not None
         found = verdict.counterexample
         axes = figure.add_subplot(rows, columns, i + 1)
-        axes.imshow(image, cmap="gray")
+        axes.imshow(image.numpy(), cmap="gray")
         axes.set_axis_off()
         classes = f"classes {int(found.first.argmax())}, {int(found.second.argmax())}"
         axes.set_title(f"{name}\n{abs(found.value):.3g} apart, {classes}", fontsize=8)
