@@ -44,8 +44,8 @@ def save_qz(
         network: calibrated or trained.
         path: the file to write, by custom ``*.qz``.
         modes: which modes; by default all that quantize the weights.
-        architecture: how ``create_model`` builds the float network: ``{"model": "resnet18", "num_classes": 10,
-            "model_options": {}}``; by default what the checkpoint or timm's config says. Without, the
+        architecture: how ``create_model`` builds the float network: ``{"model": "resnet18", "num_classes": 9,
+            "model_options": {}}``; by default what the checkpoint or timm's config says. Without it the
             file loads with ``load(path, model=...)`` only.
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FRACTION_BITS = 16  # values between layers are int32 in units of 2^-16
+FRACTION_BITS = 20  # values between layers are int32 in units of 2^-20, so below 2048 in size
 MULTIPLIER_BITS = 31
 
 
@@ -17,7 +17,7 @@ def fixed_multiplier(real: Tensor) -> tuple[Tensor, Tensor]:
     """Integers ``m`` and ``shift`` (int64, shape of ``real``) with ``real = m * 2^-shift`` to 31 bits.
 
     Args:
-        real: float64, at most 2^30 in size; 0 gives m = 0.
+        real: float64, below 2^30 in size; 0 gives m = 0.
     """
     mantissa, exponent = torch.frexp(real.double())
     m = torch.round(mantissa * (1 << MULTIPLIER_BITS)).to(torch.int64)

@@ -39,13 +39,16 @@ class Lowered:
     shares: dict[str, RemainderShare] = field(default_factory=dict)
 
 
-def lower(network: QuantizableNetwork, bits: Assignment, example: Tensor) -> Lowered:
+def lower(
+    network: QuantizableNetwork, bits: Assignment, example: Tensor, share_remainders: bool = True
+) -> Lowered:
     """The network at one mode, with integers for quantizers and norms folded where a layer feeds one.
 
     Args:
         network: calibrated or trained; it is left as it is.
         bits: a mode, or a mapping from layer patterns to modes, as ``set_bits`` takes it.
         example: one batch of inputs, ``[N, C, H, W]``, for tracing.
+        share_remainders: move what a real zero point (LSQ+) adds behind the layers, for integer kernels.
 
     Raises:
         ValueError: the network lacks the mode, or its activations were never calibrated.
@@ -63,7 +66,7 @@ def lower(network: QuantizableNetwork, bits: Assignment, example: Tensor) -> Low
             _lower_attention(lowered, name, module)
     lowered.folded = fold_norms(model, (example,), lowered.weights)
     for name, weight in lowered.weights.items():
-        if name in lowered.inputs:
+        if share_remainders and name in lowered.inputs:
             share = share_remainder(model.get_submodule(name), lowered.inputs[name], weight)
             if share is not None:
                 lowered.shares[name] = share

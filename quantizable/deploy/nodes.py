@@ -22,11 +22,19 @@ LAYER_KEY = "quantizable.layer"  # metadata of the ONNX nodes: which layer they 
 SIGNED_OFFSET = 128  # signed codes sit in an unsigned byte too: the integer kernels of x86 take those
 
 
-def write_quant(x: Tensor, scale: Tensor, settings: Tensor, signed: bool, narrow: bool, layer: str) -> Tensor:
-    """One QONNX ``Quant`` node; ``settings`` holds zero point and bit-width."""
+def write_quant(
+    x: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    bits: Tensor,
+    layer: str,
+    signed: bool = True,
+    narrow: bool = False,
+) -> Tensor:
+    """One QONNX ``Quant`` node; zero point and bit-width are float scalars."""
     return symbolic(
         f"{QONNX_DOMAIN}::Quant",
-        (x, scale, settings[0], settings[1]),
+        (x, scale, zero, bits),
         {"signed": int(signed), "narrow": int(narrow), "rounding_mode": "ROUND"},
         dtype=torch.float32, shape=x.shape, version=1, metadata_props={LAYER_KEY: layer},
     )  # fmt: skip
@@ -44,6 +52,8 @@ class InputNode(nn.Module):
     zero: Tensor
     low: Tensor
     high: Tensor
+    real_zero: Tensor
+    width: Tensor
 
     def __init__(self, grid: IntegerInput, layer: str) -> None:
         super().__init__()
@@ -54,7 +64,8 @@ class InputNode(nn.Module):
         self.remainder = grid.remainder * float(grid.scale)  # in units of the input
         self.register_buffer("scale", grid.scale.float().reshape(()))
         offset = SIGNED_OFFSET if grid.signed else 0
-        self.register_buffer("settings", torch.tensor([grid.zero_point + grid.remainder, float(grid.bits)]))
+        self.register_buffer("real_zero", torch.tensor(float(grid.zero_point + grid.remainder)))
+        self.register_buffer("width", torch.tensor(float(grid.bits)))
         self.fits_uint8 = grid.high + offset <= 255 and grid.low + offset >= 0
         self.clips = (grid.low + offset, grid.high + offset) != (0, 255)
         if self.fits_uint8:
@@ -71,7 +82,9 @@ class InputNode(nn.Module):
         """The same in ONNX operators."""
         if self.style == "qonnx":
             narrow = self.grid.signed and self.grid.low == -self.grid.high
-            return write_quant(x, self.scale, self.settings, self.grid.signed, narrow, self.layer)
+            return write_quant(
+                x, self.scale, self.real_zero, self.width, self.layer, self.grid.signed, narrow
+            )
         note = {LAYER_KEY: self.layer}
         if self.remainder:
             x = x + self.remainder
@@ -102,6 +115,8 @@ class WeightNode(nn.Module):
 
     integers: Tensor
     scale: Tensor
+    no_zero: Tensor
+    float_width: Tensor
 
     def __init__(self, weight: IntegerWeight, axis: int, layer: str) -> None:
         super().__init__()
@@ -114,7 +129,8 @@ class WeightNode(nn.Module):
         self.fits_int8 = self.width <= 8
         self.register_buffer("integers", weight.integers.to(torch.int8 if self.fits_int8 else torch.int32))
         self.register_buffer("scale", weight.scale.float())
-        self.register_buffer("settings", torch.tensor([0.0, float(self.width)]))
+        self.register_buffer("no_zero", torch.zeros(()))
+        self.register_buffer("float_width", torch.tensor(float(self.width)))
 
     def multiply(self, factor: Tensor) -> None:
         """Scale the weight by one factor per output channel (a folded norm)."""
@@ -140,7 +156,7 @@ class WeightNode(nn.Module):
         if not torch.onnx.is_in_onnx_export():
             return self.value()
         if self.style == "qonnx":
-            return write_quant(self.value(), self.scale, self.settings, True, False, self.layer)
+            return write_quant(self.value(), self.scale, self.no_zero, self.float_width, self.layer)
         if not self.fits_int8:
             return self.value()
         per_channel = self.scale.numel() > 1

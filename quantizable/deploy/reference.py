@@ -7,7 +7,7 @@ grid turns that into codes again.
 
 The tensors are float64, in which integers up to 2^53 are exact, so that torch's own convolutions do the
 integer arithmetic; that every sum fits int32 is checked. With ``fixed_point`` the values between layers are
-integers too, in units of 2^-16 (``fixed_point.py``), and no real multiplication is left in the layers.
+integers too, in units of 2^-20 (``fixed_point.py``), and no real multiplication is left in the layers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from quantizable.deploy.fixed_point import fixed_multiplier, from_fixed, rescale, to_fixed
+from quantizable.deploy.fixed_point import FRACTION_BITS, fixed_multiplier, from_fixed, rescale, to_fixed
 from quantizable.deploy.integers import IntegerInput
 from quantizable.deploy.lowering import lower
 from quantizable.deploy.remainder import FixedWeight, adds_remainder
@@ -36,7 +36,7 @@ class Codes(nn.Module):
         super().__init__()
         self.grid = grid
         self.fixed_point = fixed_point
-        self.inverse = fixed_multiplier(1 / grid.scale.double() / (1 << 16))
+        self.inverse = fixed_multiplier(1 / grid.scale.double() / (1 << FRACTION_BITS))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.fixed_point:
@@ -54,18 +54,16 @@ class Requantize:
         scale: input step times weight step, norm folded in; float64, one per output channel or one in all.
         bias: float64, one per output channel, or None.
         channels_last: True for linear layers, whose channels are the last axis.
-        fixed_point: multiply by an integer and shift, and round the value to 2^-16.
+        fixed_point: multiply by an integer and shift, and round the value to 2^-20.
     """
 
     def __init__(self, scale: Tensor, bias: Tensor | None, channels_last: bool, fixed_point: bool) -> None:
         self.scale, self.bias = scale.flatten(), bias
         self.channels_last, self.fixed_point = channels_last, fixed_point
-        self.multiplier = fixed_multiplier(self.scale * (1 << 16))
+        self.multiplier = fixed_multiplier(self.scale * (1 << FRACTION_BITS))
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], sums: Tensor) -> Tensor:
-        largest = sums.abs().max()
-        if largest >= 2**31:
-            raise OverflowError(f"a sum of {largest:.0f} does not fit int32")
+        fits_int32(sums)
         axes = sums.dim() - 2 if not self.channels_last else 0
 
         def along_channels(x: Tensor) -> Tensor:
@@ -74,9 +72,19 @@ class Requantize:
         if self.fixed_point:
             m, shift = map(along_channels, self.multiplier)
             values = rescale(sums.to(torch.int64), m, shift)
-            return from_fixed(values if self.bias is None else values + to_fixed(along_channels(self.bias)))
+            if self.bias is not None:
+                values = values + to_fixed(along_channels(self.bias))
+            return from_fixed(fits_int32(values))
         values = sums * along_channels(self.scale)
         return values if self.bias is None else values + along_channels(self.bias)
+
+
+def fits_int32(integers: Tensor) -> Tensor:
+    """The integers, or ``OverflowError`` if one does not fit int32."""
+    largest = int(integers.abs().max())
+    if largest >= 2**31:
+        raise OverflowError(f"{largest} does not fit int32")
+    return integers
 
 
 def integer_network(
