@@ -50,7 +50,8 @@ def branch(model: ModelProto, bits: int) -> GraphProto:
 def multi_mode(models: dict[int, ModelProto]) -> ModelProto:
     """One model with the inputs ``image`` and ``bits`` (int64 scalar); an unknown value takes the last mode."""
     first = next(iter(models.values()))
-    bits, (*others, last) = helper.make_tensor_value_info("bits", TensorProto.INT64, []), models
+    *others, last = models
+    bits = helper.make_tensor_value_info("bits", TensorProto.INT64, [])
     chosen = branch(models[last], last)
     nodes: list[Any] = []
     for mode in reversed(others):
@@ -114,9 +115,8 @@ def main() -> None:
     for run, ms in medians.items():
         print(f"{run:30} {ms:8.1f} ms")
     if args.output:
-        args.output.write_text(
-            json.dumps({"network": args.network, "bytes": sizes, "ms": medians}, indent=2) + "\n"
-        )
+        found = {"network": args.network, "bytes": sizes, "ms": medians}
+        args.output.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
