@@ -52,9 +52,7 @@ def main() -> None:
                 }
                 rows.append(row)
                 shown = f"{modes[0]}-{modes[-1]}" if len(modes) > 1 else str(modes[0])
-                print(
-                    f"{name:15} modes {shown:3} {size:11,} B {size / full:.4f} of fp32, {without:.4f} less norms"
-                )
+                print(f"{name:15} {shown:3} {size:11,} B {size / full:.4f} of fp32, {without:.4f} less norms")
     if args.output:
         args.output.write_text(json.dumps(rows, indent=2) + "\n")
 

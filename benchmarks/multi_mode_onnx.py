@@ -48,7 +48,7 @@ def branch(model: ModelProto, bits: int) -> GraphProto:
 
 
 def multi_mode(models: dict[int, ModelProto]) -> ModelProto:
-    """One model with the inputs ``image`` and ``bits`` (int64 scalar); an unknown value takes the last mode."""
+    """One model with inputs ``image`` and ``bits`` (int64 scalar); an unknown value takes the last mode."""
     first = next(iter(models.values()))
     *others, last = models
     bits = helper.make_tensor_value_info("bits", TensorProto.INT64, [])
@@ -66,7 +66,8 @@ def multi_mode(models: dict[int, ModelProto]) -> ModelProto:
         nodes = [constant, equal, outer]
         value = helper.make_tensor_value_info(out, TensorProto.FLOAT, None)
         chosen = helper.make_graph(nodes, f"choice{mode}", [], [value])
-    graph = helper.make_graph(nodes, "modes", [*first.graph.input, bits], list(first.graph.output))
+    inputs, outputs = [*first.graph.input, bits], list(first.graph.output)
+    graph = helper.make_graph(nodes, "modes", inputs, outputs)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
 
 
