@@ -89,7 +89,7 @@ def save_qz(
         "norms": list(network.norms()),
     }
     metadata = json.dumps(about)
-    contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with written_whole(path) as temporary:
         save_file(contiguous, temporary, {METADATA: metadata, CHECKSUM: checksum(contiguous, metadata)})
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from quantizable.bits import BitMode, ModeLike
-from quantizable.network import QuantizableNetwork, evaluating
+from quantizable.fitting import evaluating
+from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantAttention, QuantLayer
 
 

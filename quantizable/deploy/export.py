@@ -78,7 +78,7 @@ def onnx_model(
     onnx = require("onnx", "ONNX export")
     require("onnxscript", "ONNX export")
     example = torch.zeros(2, *(input_size or input_size_of(network)))
-    lowered = lower(network.cpu(), bits, example, share_remainders=style == "qdq")
+    lowered = lower(network, bits, example, share_remainders=style == "qdq")
     _check_widths(lowered)
     for weight in lowered.weights.values():
         weight.style = style

@@ -55,7 +55,7 @@ def lower(
     """
     with network.at_bits(bits):
         check_calibrated(network)
-        lowered = Lowered(copy.deepcopy(network.model).eval().requires_grad_(False))
+        lowered = Lowered(copy.deepcopy(network.model).cpu().eval().requires_grad_(False))
     model = lowered.model
     for name, module in list(model.named_modules()):
         if isinstance(module, PerModeNorm):

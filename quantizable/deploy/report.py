@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from timm.layers import Attention
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from quantizable.deploy.lowering import Lowered
 from quantizable.deploy.nodes import InputNode, WeightNode
@@ -24,6 +27,12 @@ def layer_report(lowered: Lowered) -> dict[str, str]:
             report[name] = _runs(lowered, name, module)
         elif isinstance(module, QuantAttention):
             report[name] = "integer products" if f"{name}.q" in lowered.inputs else "float: mode 32"
+        elif isinstance(module, Attention):
+            report[name] = "float: attention products and softmax"
+        elif isinstance(module, _BatchNorm):
+            report[name] = f"float: {type(module).__name__} is not behind a quantized layer"
+        elif isinstance(module, nn.Linear | _ConvNd):
+            report[name] = "float: left out of quantization"
         elif _is_leaf(module) and type(module).__name__ not in TRANSPARENT:
             report[name] = f"float: {type(module).__name__} has no integer form here"
     return report

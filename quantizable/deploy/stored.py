@@ -18,6 +18,8 @@ class StoredInput(Quantizer):
         grids: scale, zero point and code range for each bit-width.
     """
 
+    min_bits = 1
+
     def __init__(self, grids: Mapping[int, QParams]) -> None:
         super().__init__(grids)
         for bits, grid in grids.items():
@@ -27,8 +29,6 @@ class StoredInput(Quantizer):
             level.register_buffer("stored_zero_point", grid.zero_point)
         # DoReFa reaches less than the range of its bit-width, which is all that a level keeps
         self.ranges = {bits: (grid.quant_min, grid.quant_max) for bits, grid in grids.items()}
-
-    min_bits = 1
 
     def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
         level = self.level(bits)

@@ -25,7 +25,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     network = quantizable.quantize(timm.create_model("resnet20", num_classes=10), [2, 4]).eval()
     network.calibrate([torch.randn(4, 3, 32, 32)])
-    network.info = {"in_chans": 3, "image_size": 32, "class_names": [f"class{i}" for i in range(10)]}
+    network.info = {
+        "in_chans": 3, "image_size": 32, "mean": [0.0] * 3, "std": [1.0] * 3,
+        "crop_pct": 1.0, "interpolation": "bilinear", "class_names": [f"class{i}" for i in range(10)],
+    }  # fmt: skip
     folder = tmp_path_factory.mktemp("models")
     save_qz(network, folder / "model.qz")
     (folder / "pictures").mkdir()

@@ -24,7 +24,7 @@ NETWORKS = {
     "vgg11_bn": (11, set()),
     "densenet121": (121, {"BatchNorm2d", "BatchNormAct2d"}),
     "efficientnet_lite0": (50, set()),
-    "vit_tiny_patch16_224": (50, {"LayerNorm", "GELU"}),
+    "vit_tiny_patch16_224": (50, {"LayerNorm", "GELU", "attention"}),
 }
 
 
