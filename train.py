@@ -28,15 +28,7 @@ if __name__ == "__main__":
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     try:
         main()
-    except (
-        ValueError,
-        TypeError,
-        OSError,
-        RuntimeError,
-        ImportError,
-        HydraException,
-        OmegaConfBaseException,
-    ) as error:
+    except (ValueError, OSError, RuntimeError, ImportError, HydraException, OmegaConfBaseException) as error:
         if full:  # HYDRA_FULL_ERROR=1 python train.py ... shows where it came from
             raise
         sys.exit(f"error: {one_line(error)}")

@@ -62,12 +62,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDataModule:
-    """The data module that ``data=NAME data.KEY=VALUE ...`` asks for; else name and sizes are those of
-    training.
+    """The data module that ``data=NAME data.KEY=VALUE ...`` asks for, else that of training.
 
     Args:
         words: from the command line.
-        trained: ``network.info``.
+        trained: ``network.info``, for the name and the sizes that are not given.
 
     Raises:
         ValueError: a word of another form, an unknown name or key.
@@ -82,10 +81,11 @@ def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDa
         raise ValueError(f"data set {name!r} is unknown; choose data= from {', '.join(DATAMODULES)}")
     kind = DATAMODULES[name]
     takes = inspect.signature(kind).parameters
-    options = {key: trained[key] for key in ("image_size", "in_chans", "num_classes") if trained.get(key) and
-    key in takes} dotlist = OmegaConf.from_dotlist([w.removeprefix("data.") for w in words if
-    w.startswith("data.")]) try:
-        return kind(**options | OmegaConf.to_container(dotlist))  # type: ignore[operator]
+    sizes = [k for k in ("image_size", "in_chans", "num_classes") if k in takes and trained.get(k)]
+    asked = OmegaConf.from_dotlist([w.removeprefix("data.") for w in words if w.startswith("data.")])
+    options: Any = {key: trained[key] for key in sizes} | dict(asked)
+    try:
+        return kind(**options)
     except TypeError as error:
         raise ValueError(f"data set {name!r}: {error}") from error
 
