@@ -9,7 +9,11 @@ from importlib import import_module
 
 import quantizable
 
-ROOMS = ("quantizable.evaluate", "quantizable.dashboard")
+ROOMS = (
+    "quantizable.evaluate",
+    "quantizable.compare",
+    "quantizable.dashboard",
+)
 
 
 def parser() -> argparse.ArgumentParser:
