@@ -21,6 +21,7 @@ from steps import (
     CASES,
     Setting,
     bare_step,
+    command_line,
     interleaved,
     make_network,
     multi_mode_step,
@@ -45,9 +46,7 @@ def peak_mib(network: str, setting: Setting, scheme: str, modes: int) -> float:
     """Peak memory of two steps, MiB; to be called in a fresh process."""
     case = CASES[network]
     before = resident_mib()
-    step = multi_mode_step(
-        quantizable_network(case, setting, MODES[modes]), setting, case, SCHEMES[scheme]
-    )
+    step = multi_mode_step(quantizable_network(case, setting, MODES[modes]), setting, case, SCHEMES[scheme])
     step(), step()
     return torch.cuda.max_memory_allocated() / 2**20 if setting.device == "cuda" else resident_mib() - before
 
@@ -59,7 +58,7 @@ def measured_apart(args: argparse.Namespace, scheme: str, modes: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--network", default="resnet20", choices=list(CASES))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bf16"])

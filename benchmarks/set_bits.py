@@ -1,23 +1,22 @@
 """How long ``set_bits`` takes.
 
-    python benchmarks/set_bits.py --models resnet50 resnet18 mobilenetv2_100
+python benchmarks/set_bits.py --models resnet50 resnet18 mobilenetv2_100
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from itertools import cycle, islice
 
 import timm
-from steps import save, table
+from steps import command_line, save, table
 
 import quantizable
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--models", nargs="+", default=["resnet50", "resnet18", "mobilenetv2_100"])
     parser.add_argument("--repeats", type=int, default=400)
     args = parser.parse_args()

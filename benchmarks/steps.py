@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
@@ -186,8 +187,14 @@ def save(name: str, device: str, rows: Iterable[dict[str, Any]]) -> list[dict[st
     """Write the rows to ``benchmarks/results/<name>.json`` with the machine and the command."""
     rows = list(rows)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=1) + "\n")
+    content = {"machine": machine(device), "rows": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     return rows
+
+
+def command_line(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

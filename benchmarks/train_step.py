@@ -10,7 +10,6 @@ others use, too, ``--threads 1`` and the ratio of processor time are what can be
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from itertools import product
@@ -21,6 +20,7 @@ from steps import (
     CASES,
     Setting,
     bare_step,
+    command_line,
     interleaved,
     make_network,
     multi_mode_step,
@@ -66,7 +66,7 @@ def compare(name: str, setting: Setting, modes: list[str], repeats: int) -> dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--networks", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=["float32", "bf16"])
     parser.add_argument("--layouts", nargs="+", default=["channels_last"], choices=["nchw", "channels_last"])
