@@ -93,7 +93,9 @@ def main() -> None:
             }
         )
         write_rows(args.output, done)
-        print(query.name, row["verdict"], verdict.status, verdict.method, f"{verdict.seconds:.1f} s", flush=True)
+        print(
+            query.name, row["verdict"], verdict.status, verdict.method, f"{verdict.seconds:.1f} s", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -136,9 +136,7 @@ def check_query(graph: Graph, box: Box, output: int, eps: float) -> None:
         raise ValueError(f"eps {eps} is not allowed; the error bound must be above 0")
     outputs = graph.shapes[-1].numel()
     if not 0 <= output < outputs:
-        raise ValueError(
-            f"output {output} does not exist; the network has outputs 0 to {outputs - 1}"
-        )
+        raise ValueError(f"output {output} does not exist; the network has outputs 0 to {outputs - 1}")
     if len(box) != 1:
         raise ValueError(f"a query is about one box, not {len(box)}; pass box[i : i + 1]")
 
