@@ -113,5 +113,5 @@ def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableN
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()[:200]  # of a deep network it lists hundreds of keys
         raise ValueError(f"{path} does not fit {about['model']}: {reason}") from error
-    network.info = {**about["data"], "num_classes": about["num_classes"]}
+    network.info = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}
     return network.eval()
