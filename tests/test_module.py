@@ -72,9 +72,8 @@ def test_metrics_are_those_of_a_loop_over_the_images() -> None:
                 differs += ranking[0] != reference
                 loss -= row.log_softmax(0)[label].item()
         logged = {n: run.callback_metrics[f"val/{n}/{mode}"].item() for n in ("top1", "top5", "disagreement")}
-        assert logged == pytest.approx(
-            {"top1": right / 24, "top5": right5 / 24, "disagreement": differs / 24}
-        )
+        expected = {"top1": right / 24, "top5": right5 / 24, "disagreement": differs / 24}
+        assert logged == pytest.approx({name: float(value) for name, value in expected.items()})
         assert run.callback_metrics[f"val/loss/{mode}"].item() == pytest.approx(loss / 24, rel=1e-4)
 
 

@@ -90,6 +90,16 @@ def test_settings_out_of_range_are_refused(setting: dict[str, object], message: 
         OptimizerConfig(**setting)  # type: ignore[arg-type]
 
 
+def test_sgd_without_momentum_is_plain() -> None:
+    config = OptimizerConfig(lr=0.1, momentum=0.0, weight_decay=0.0)
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = configure(config, [{"params": [weight]}], 5)["optimizer"]
+    for _ in range(2):
+        weight.grad = torch.ones(1)
+        optimizer.step()
+    assert weight.item() == pytest.approx(0.8)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lookahead_adamw", "rmsprop"])
 def test_optimizers_of_timm(name: str) -> None:
     config = OptimizerConfig(name)
