@@ -34,9 +34,8 @@ def test_panels_compare_the_modes(tmp_path: Path) -> None:
 
 
 def test_the_keys_are_those_that_training_logs(tmp_path: Path) -> None:
-    from tests.tiny import loader, trainer
-
     from quantizable import QuantizableClassifier
+    from tests.tiny import loader, trainer
 
     run = trainer(max_epochs=1)
     module = QuantizableClassifier("tiny_cnn", 10, [2, 32])
