@@ -125,14 +125,13 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
     """A ViT, as batch norms see a share of the batch; quantizers that need no calibration on a share."""
     words = (
         "model.name=vit_tiny_patch16_224",
-        "+model.options={img_size:8,patch_size:4,depth:1,embed_dim:12,num_heads:2}",
+        "model.options={img_size:8,patch_size:4,depth:1,embed_dim:12,num_heads:2}",
         "quantizer=dorefa",
         "bits.first_last=float",
         "bits.modes=[4,32]",
         "scheme=any_precision",
         "train.clip_norm=1.0",
     )
-    words = tuple(word.replace("+model", "model") for word in words)
     done = subprocess.run(
         [
             *(sys.executable, "train.py", *TINY, *words, f"output={tmp_path}", "run=two"),

@@ -70,7 +70,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output / "fake_tiny_cnn"
 
 
-LONG = ("schedule.epochs=3", "+model.options.drop_rate=0.3", "scheme=sandwich", "schedule.optimizer.lr=0.1")
+LONG = ("schedule.epochs=3", "model.options={drop_rate:0.3}", "scheme=sandwich", "schedule.optimizer.lr=0.1")
 
 
 def test_what_a_run_leaves(undisturbed: Path) -> None:
@@ -164,6 +164,14 @@ def test_an_average_of_weights_is_what_is_validated_tested_and_loaded(tmp_path: 
     for mode, values in measured.items():
         assert results["modes"][mode] == pytest.approx(values, rel=1e-4, abs=1e-6)
         assert network.model.body[1].norms[mode].running_mean.isfinite().all()
+
+
+def test_options_and_overrides_from_the_command_line(tmp_path: Path) -> None:
+    words = ("model.options={drop_rate:0.3}", "bits.overrides={body.*:{bits:4}}")
+    cfg: Any = OmegaConf.to_container(config(tmp_path, *words), resolve=True)
+    module = make_module(cfg, "quantizable", instantiate(config(tmp_path).data))
+    assert module.network.model.drop.p == 0.3
+    assert module.network.layers()["body.0"].fixed_bits == 4
 
 
 def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
