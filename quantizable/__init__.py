@@ -10,5 +10,32 @@ from quantizable.convert import quantize, to_float
 from quantizable.network import QuantizableNetwork
 from quantizable.quantizers import QUANTIZERS
 
+
+def __getattr__(name: str) -> object:
+    # what needs Lightning is imported when it is asked for, so that the core works without
+    if name == "QuantizableClassifier":
+        from quantizable.classifier import QuantizableClassifier
+
+        return QuantizableClassifier
+    if name == "MultiModeModule":
+        from quantizable.module import MultiModeModule
+
+        return MultiModeModule
+    if name == "load":
+        from quantizable.deploy.load import load
+
+        return load
+    raise AttributeError(f"module 'quantizable' has no attribute {name!r}")
+
+
 __version__ = "0.1.0"
-__all__ = ["QUANTIZERS", "BitMode", "QuantizableNetwork", "quantize", "to_float"]
+__all__ = [
+    "QUANTIZERS",
+    "BitMode",
+    "MultiModeModule",
+    "QuantizableClassifier",
+    "QuantizableNetwork",
+    "load",
+    "quantize",
+    "to_float",
+]

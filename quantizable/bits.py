@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Union
 
 FLOAT_BITS = 32
@@ -20,8 +21,9 @@ ModeLike = Union[int, str, "BitMode"]
 
 def check_bits(bits: object, what: str = "bit-width") -> int:
     """Return ``bits`` as an int if it is a legal bit-width (1 to 16, or 32), else raise ``ValueError``."""
-    if isinstance(bits, bool) or not isinstance(bits, int):
+    if isinstance(bits, bool) or not isinstance(bits, Integral):  # numpy's integers are Integral
         raise ValueError(f"{what} {bits!r} is not an integer; {ALLOWED}")
+    bits = int(bits)
     if bits != FLOAT_BITS and not MIN_BITS <= bits <= MAX_BITS:
         raise ValueError(f"{what} {bits} is out of range; {ALLOWED}")
     return bits
@@ -77,14 +79,16 @@ class BitMode:
 FLOAT = BitMode(FLOAT_BITS, FLOAT_BITS)
 
 
-def parse_modes(modes: Iterable[ModeLike]) -> list[BitMode]:
+def parse_modes(modes: Iterable[ModeLike] | ModeLike) -> list[BitMode]:
     """Read a list of modes and return them from the lowest to the highest.
 
     Raises:
         ValueError: the list is empty, names a mode twice or holds an illegal bit-width.
     """
-    if isinstance(modes, (str, int, BitMode)):
-        modes = modes.split(",") if isinstance(modes, str) else [modes]
+    if isinstance(modes, str):
+        modes = modes.split(",")
+    elif not isinstance(modes, Iterable):
+        modes = [modes]
     parsed = [BitMode.parse(mode) for mode in modes]
     if not parsed:
         raise ValueError(

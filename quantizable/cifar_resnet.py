@@ -56,9 +56,7 @@ class CifarResNet(nn.Module):
         drop_rate: dropout before the classifier.
     """
 
-    def __init__(
-        self, blocks: int, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0
-    ) -> None:
+    def __init__(self, blocks: int, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0) -> None:
         super().__init__()
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
         self.num_features = self.head_hidden_size = 64
@@ -129,9 +127,7 @@ default_cfgs = generate_default_cfgs({f"resnet{n}.untrained": _CFG for n in (20,
 
 def _build(name: str, blocks: int, pretrained: bool, **kwargs: Any) -> CifarResNet:
     stages = {"out_indices": (0, 1, 2)}  # what timm's features_only gives out by default
-    return build_model_with_cfg(
-        CifarResNet, name, pretrained, blocks=blocks, feature_cfg=stages, **kwargs
-    )
+    return build_model_with_cfg(CifarResNet, name, pretrained, blocks=blocks, feature_cfg=stages, **kwargs)
 
 
 @register_model

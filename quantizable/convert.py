@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -10,12 +11,12 @@ from typing import Any, Literal
 
 from timm.layers import Attention
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from quantizable.bits import FLOAT_BITS, BitMode, ModeLike, check_bits, parse_modes
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.layers import QuantLayer, quant_class, quantize_layer
-from quantizable.nn.layers import to_float as layer_to_float
 from quantizable.nn.norms import SHARING, PerModeNorm, is_norm
 from quantizable.quantizers import QUANTIZERS, LSQActivation
 
@@ -77,6 +78,18 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 def quantizable_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Layers that can be quantized, by name, in the order in which the network registers them."""
     return {name: layer for name, layer in model.named_modules() if quant_class(layer) is not None}
+
+
+def warn_of_skipped(model: nn.Module) -> None:
+    """Name the convolutions, linear and attention layers that will stay float in every mode."""
+    kinds = (nn.Linear, _ConvNd, nn.MultiheadAttention)
+    skipped = [n for n, m in model.named_modules() if isinstance(m, kinds) and quant_class(m) is None]
+    if skipped:
+        warnings.warn(
+            f"{', '.join(skipped)}: these layers have a forward of their own that is not known here "
+            "and stay float in every mode",
+            stacklevel=3,
+        )
 
 
 def first_and_last(model: nn.Module, names: Sequence[str]) -> tuple[set[str], set[str]]:
@@ -141,11 +154,13 @@ def quantize(
     layers = quantizable_layers(model)
     if not layers:
         raise ValueError(
-            f"{type(model).__name__} has no quantizable layers; needed is at least one convolution or linear layer"
+            f"{type(model).__name__} has no quantizable layers; "
+            "needed is at least one convolution or linear layer"
         )
     for pattern in [*config.include, *config.exclude, *config.overrides]:
         if not any(fnmatchcase(name, pattern) for name in layers):
             raise ValueError(f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}")
+    warn_of_skipped(model)
     first, last = first_and_last(model, list(layers))
     model = copy.deepcopy(model)
     for name, layer in quantizable_layers(model).items():
@@ -211,10 +226,13 @@ def _quantize_attention(model: nn.Module, modes: list[BitMode], quantizer: str) 
 
 
 def _split_norms(model: nn.Module, modes: list[BitMode], shared_affine: bool) -> None:
+    split: dict[nn.Module, PerModeNorm] = {}  # a norm that a network uses in two places stays one
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if is_norm(child) and not isinstance(parent, PerModeNorm | nn.ModuleDict):
-                setattr(parent, name, PerModeNorm(child, modes, shared_affine))
+            if is_norm(child):
+                if child not in split:
+                    split[child] = PerModeNorm(child, modes, shared_affine)
+                setattr(parent, name, split[child])
 
 
 def to_float(network: QuantizableNetwork, mode: ModeLike | None = None) -> nn.Module:
@@ -224,14 +242,4 @@ def to_float(network: QuantizableNetwork, mode: ModeLike | None = None) -> nn.Mo
         network: a quantizable network; it is left as it is.
         mode: whose norms to keep; the highest mode by default.
     """
-    wanted = network.modes[-1] if mode is None else network.check_mode(mode)
-    model = copy.deepcopy(network.model)
-    for module in list(model.modules()):
-        if isinstance(module, QuantLayer):
-            layer_to_float(module)
-        elif isinstance(module, QuantAttention):
-            module.to_float()
-        for name, child in list(module.named_children()):
-            if isinstance(child, PerModeNorm):
-                setattr(module, name, child.norms[wanted.name])
-    return model
+    return network.to_float(mode)

@@ -57,9 +57,7 @@ def create_model(
     return model
 
 
-def _timm_model(
-    name: str, num_classes: int, in_chans: int, pretrained: bool, **kwargs: Any
-) -> nn.Module:
+def _timm_model(name: str, num_classes: int, in_chans: int, pretrained: bool, **kwargs: Any) -> nn.Module:
     if ":" not in name:  # "hf-hub:..." and "local-dir:..." are looked up by timm
         architecture = name.partition(".")[0]
         if not timm.is_model(architecture):
@@ -81,9 +79,7 @@ def _torchvision_model(
     known = torchvision.models.list_models(module=torchvision.models)
     if architecture not in known:
         _raise_unknown(name, [TORCHVISION + model for model in known])
-    model = torchvision.models.get_model(
-        architecture, weights=None, num_classes=num_classes, **kwargs
-    )
+    model = torchvision.models.get_model(architecture, weights=None, num_classes=num_classes, **kwargs)
     if pretrained:
         weights = torchvision.models.get_model_weights(architecture).DEFAULT
         state = weights.get_state_dict(progress=False)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from itertools import islice
-from typing import Any, Union
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
+from quantizable import fitting
 from quantizable.bits import BitMode, ModeLike
 from quantizable.nn.attention import QuantAttention
+from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm
 from quantizable.quantizers import Quantizer
 
-Assignment = Union[ModeLike, Mapping[str, ModeLike]]
+Assignment = ModeLike | Mapping[str, ModeLike]
 
 
 class QuantizableNetwork(nn.Module):
@@ -37,6 +37,7 @@ class QuantizableNetwork(nn.Module):
     def __init__(self, model: nn.Module, modes: list[BitMode], config: dict[str, Any]) -> None:
         super().__init__()
         self.model = model
+        self.training = model.training
         self.modes = modes
         self.config = config
         kinds = (QuantLayer, QuantAttention, PerModeNorm)
@@ -87,7 +88,8 @@ class QuantizableNetwork(nn.Module):
         Args:
             bits: a mode (``4``, ``"w4a8"``), or a mapping from layer-name patterns to modes, of which the
                 last that matches a layer counts. A norm takes the mode of a pattern that matches its
-                own name, else of the layer registered before it. First and last layers keep their fixed
+                own name, else of the layer registered before it (of the one before that, if the
+                network has no such mode). First and last layers keep their fixed
                 width whatever a pattern with a wildcard says.
             default: with a mapping, the mode of the layers that no pattern matches.
 
@@ -123,10 +125,19 @@ class QuantizableNetwork(nn.Module):
                 mode = matching[-1] if matching else before
             elif mode is None:
                 raise ValueError(f"no pattern matches layer {name!r}; add one or give default=")
-            else:
+            elif mode in self.modes:  # else it is the width of a fixed layer, for which there are no norms
                 before = mode
             assignment[name] = mode
         return assignment
+
+    def set_layer_modes(self, modes: Mapping[str, BitMode]) -> None:
+        """Give every layer, by its full name, a mode of its own (fixed layers keep their width); for layer-wise training."""
+        assignment: dict[str, BitMode] = {}
+        before = self.modes[-1]
+        for name in self._switchable:
+            before = modes.get(name, before)
+            assignment[name] = before
+        self._switch(assignment)
 
     def _check_pattern(self, pattern: str, mode: ModeLike) -> BitMode:
         module = self._switchable.get(pattern)
@@ -146,7 +157,7 @@ class QuantizableNetwork(nn.Module):
 
     @property
     def bits(self) -> int | str | dict[str, int | str]:
-        """The current assignment, as ``set_bits`` takes it: ``4``, ``"w4a8"``, or a mapping of all layers and norms."""
+        """The current assignment, as ``set_bits`` takes it: ``4``, ``"w4a8"``, or a mapping of all parts."""
         if isinstance(self._assignment, BitMode):
             return plain(self._assignment)
         shown = {}
@@ -177,23 +188,21 @@ class QuantizableNetwork(nn.Module):
         if new in self.modes:
             raise ValueError(f"the network has mode {new.name} already")
         for name, layer in self.layers().items():
-            wanted = layer.resolve(new)
-            if isinstance(layer, QuantLayer):
-                for quantizer, bits in (
-                    (layer.weight_quantizer, wanted.weight),
-                    (layer.input_quantizer, wanted.activation),
-                ):
-                    if bits not in quantizer.widths:
-                        raise ValueError(f"layer {name!r} has no {bits}-bit codes; it has {quantizer.widths}")
+            try:
+                layer.check(new)
+            except ValueError as error:
+                raise ValueError(f"mode {new.name} cannot be added; layer {name!r}: {error}") from None
         for norm in self.norms().values():
             norm.add_mode(new, source)
         self.modes = sorted([*self.modes, new])
 
     # -- fitting to data ---------------------------------------------------------------------------
 
-    @torch.no_grad()
     def calibrate(self, loader: Iterable[Any], batches: int = 8) -> None:
-        """Set the activations' step sizes of all modes from a few batches, run in the highest mode.
+        """Set the activations' step sizes of all modes from a few batches.
+
+        The network runs in its highest mode, with activations in float. Warns of layers that no data
+        passed through.
 
         Args:
             loader: yields image batches, or tuples, lists or mappings whose first entry is one.
@@ -202,21 +211,9 @@ class QuantizableNetwork(nn.Module):
         Raises:
             ValueError: the loader is empty, or a batch has NaN or infinite values.
         """
-        quantizers = [q for q in self.quantizers().values() if len(q.levels) and not q.starts_initialised()]
-        for quantizer in quantizers:
-            quantizer.start_calibration()
-        try:
-            with self.at_bits(self.modes[-1]), evaluating(self):
-                for x in first_inputs(self, loader, batches):
-                    self(x)
-        except BaseException:
-            for quantizer in quantizers:
-                quantizer.stop_calibration()
-            raise
-        for quantizer in quantizers:
-            quantizer.finish_calibration()
+        with self.at_bits(self.modes[-1]):
+            fitting.fit_quantizers(self, fitting.first_inputs(loader, batches, self._device()))
 
-    @torch.no_grad()
     def reestimate_norms(
         self, loader: Iterable[Any], modes: Iterable[ModeLike] | None = None, batches: int = 32
     ) -> None:
@@ -228,30 +225,26 @@ class QuantizableNetwork(nn.Module):
             loader: as for :meth:`calibrate`.
             modes: which modes; None: the current assignment as it stands if it is a mapping, else all.
             batches: how many batches, at least 1.
+
+        Raises:
+            ValueError: as for :meth:`calibrate`, or a mode that the network lacks.
         """
-        if modes is None:
-            assignments: list[Any] = list(self.modes) if isinstance(self._assignment, BitMode) else [None]
-        else:
-            assignments = [self.check_mode(mode) for mode in modes]
-        data = list(first_inputs(self, loader, batches))
         before = self._assignment
+        assignments: list[BitMode | dict[str, BitMode]]
+        if modes is not None:
+            assignments = [self.check_mode(mode) for mode in modes]
+        else:
+            assignments = [*self.modes] if isinstance(before, BitMode) else [before]
+        inputs = list(fitting.first_inputs(loader, batches, self._device()))
         try:
-            for mode in assignments:
-                if mode is not None:
-                    self.set_bits(mode)
-                with evaluating(self):
-                    batch_norms = _active_batch_norms(self)
-                    momenta = [m.momentum for m in batch_norms]
-                    for norm in batch_norms:
-                        norm.reset_running_stats()
-                        norm.momentum = None  # cumulative mean
-                        norm.train()
-                    for x in data:
-                        self(x)
-                    for norm, momentum in zip(batch_norms, momenta, strict=True):
-                        norm.momentum = momentum
+            for assignment in assignments:
+                self._switch(assignment)
+                fitting.fit_norms(self, inputs)
         finally:
             self._switch(before)
+
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
 
     # -- weights -----------------------------------------------------------------------------------
 
@@ -263,80 +256,36 @@ class QuantizableNetwork(nn.Module):
         A float state dict (timm's, torchvision's: keys without ``model.``) sets the weights, gives
         each mode's norms the float norm's values and starts the weights' step sizes anew.
         """
-        if any(key.startswith("model.") for key in state_dict):
+        if not state_dict or any(key in state_dict for key in self.state_dict()):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
-        return self._load_float(state_dict, strict)
+        return self._load_float(state_dict, strict, assign)
 
-    def _load_float(self, state_dict: Mapping[str, Any], strict: bool) -> Any:
-        from quantizable.convert import to_float  # a float twin knows the float keys
-
-        result = to_float(self).load_state_dict(state_dict, strict=strict)
+    def _load_float(self, state_dict: Mapping[str, Any], strict: bool, assign: bool) -> Any:
+        # the float twin knows the float keys, and refuses what does not fit before anything is changed
+        result = self.to_float().load_state_dict(state_dict, strict=strict)
         norms = self.norms()
-        wanted = {}
+        wanted: dict[str, Any] = {}
         for key, value in state_dict.items():
             owner, _, leaf = key.rpartition(".")
-            if owner in norms:
-                wanted |= {f"{owner}.norms.{mode}.{leaf}": value for mode in norms[owner].norms}
+            if owner in norms:  # clones, as with assign=True the modes would share their statistics
+                wanted |= {f"{owner}.norms.{mode}.{leaf}": value.clone() for mode in norms[owner].norms}
             else:
                 wanted[key] = value
-        self.model.load_state_dict(wanted, strict=False)
+        self.model.load_state_dict(wanted, strict=False, assign=assign)
         for layer in self.layers().values():
             if isinstance(layer, QuantLayer):
                 layer.weight_quantizer.refit(layer.float_weight())
         return result
 
     def to_float(self, mode: ModeLike | None = None) -> nn.Module:
-        """The plain float network: a copy with the original classes and keys (``convert.to_float``)."""
-        from quantizable.convert import to_float
+        """The plain float network: a copy with the original layer classes and keys.
 
-        return to_float(self, mode)
+        Args:
+            mode: whose norms to keep; the highest mode by default.
+        """
+        return float_copy(self.model, self.modes[-1] if mode is None else self.check_mode(mode))
 
 
 def plain(mode: BitMode) -> int | str:
     """A mode as YAML and JSON write it: ``4`` or ``"w4a8"``."""
     return mode.weight if mode.weight == mode.activation else mode.name
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the length of a ``with`` block; every module's flag is put back."""
-    flags = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
-def first_inputs(network: nn.Module, loader: Iterable[Any], batches: int) -> Iterator[Tensor]:
-    """The inputs of up to ``batches`` batches, on the network's device; ``ValueError`` if there are none."""
-    if batches < 1:
-        raise ValueError(f"batches is {batches}; at least 1 is needed")
-    device = next(network.parameters()).device
-    count = 0
-    for count, batch in enumerate(islice(loader, batches), 1):
-        x = (
-            next(iter(batch.values()))
-            if isinstance(batch, Mapping)
-            else batch[0]
-            if isinstance(batch, tuple | list)
-            else batch
-        )
-        if not torch.isfinite(x).all():
-            raise ValueError(f"batch {count} of the loader has NaN or infinite values; clean the data first")
-        yield x.to(device)
-    if count == 0:
-        raise ValueError("the loader is empty; give at least one batch of inputs")
-
-
-def _active_batch_norms(network: nn.Module) -> list[_BatchNorm]:
-    """Batch norms that the current assignment runs."""
-    inactive = {
-        id(m) for norm in network.modules() if isinstance(norm, PerModeNorm)
-        for other in norm.norms.values() if other is not norm.active for m in other.modules()
-    }  # fmt: skip
-    return [
-        m for m in network.modules()
-        if isinstance(m, _BatchNorm) and m.track_running_stats and id(m) not in inactive
-    ]  # fmt: skip

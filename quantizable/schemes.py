@@ -18,8 +18,9 @@ class Scheme:
         sampler: the modes of a step.
         objective: the loss of a mode.
         step_per_mode: an optimizer step after every mode instead of one for all.
-        damp_scales: multiply the learning rate of the step sizes by ``1 - mean min(|gradient|, 1)``, which slows them where they
-            swing (after the adaptive learning-rate scaling of Double Rounding, arXiv:2502.01199).
+        damp_scales: multiply the learning rate of the step sizes by ``1 - mean min(|gradient|, 1)``, which
+            slows them where they swing (after the adaptive learning-rate scaling of Double Rounding,
+            arXiv:2502.01199).
         single_mode: the scheme trains one network for one mode.
     """
 
@@ -33,7 +34,9 @@ class Scheme:
         """``ValueError`` if the scheme cannot train these modes."""
         if self.single_mode and len(modes) != 1:
             names = ", ".join(mode.name for mode in modes)
-            raise ValueError(f"the individual scheme trains one mode, but the network has {names}; give one, as bits=[4]")
+            raise ValueError(
+                f"the individual scheme trains one mode, but the network has {names}; give one, as bits=[4]"
+            )
         self.sampler.check(modes)
 
 
@@ -44,9 +47,7 @@ SCHEMES: dict[str, Scheme] = {
     "cascade": Scheme(objective=Cascade()),
     "double_rounding": Scheme(objective=TaskOnly(), step_per_mode=True, damp_scales=True),
     "sandwich": Scheme(sampler=Sandwich(), objective=Recursive(alpha=0.5, beta=0.5, distance=kl_divergence)),
-    "layerwise": Scheme(
-        sampler=LayerWise(), objective=Consistency(alpha=0.5, beta=0.5)
-    ),
+    "layerwise": Scheme(sampler=LayerWise(), objective=Consistency(alpha=0.5, beta=0.5)),
     "individual": Scheme(objective=TaskOnly(), single_mode=True),
 }
 

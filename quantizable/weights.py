@@ -43,9 +43,7 @@ def load_float_weights(
         key
         for key in wanted
         # old checkpoints lack this counter, which changes no output
-        if key not in found
-        and not key.endswith("num_batches_tracked")
-        and not (reset_head and in_head(key))
+        if key not in found and not key.endswith("num_batches_tracked") and not (reset_head and in_head(key))
     ]
     unexpected = [key for key in found if key not in wanted]
     misshaped = [key for key in found if key in wanted and found[key].shape != wanted[key].shape]
@@ -58,8 +56,7 @@ def load_float_weights(
         )
     if missing or unexpected or misshaped:
         shapes = [
-            f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
-            for key in misshaped
+            f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}" for key in misshaped
         ]
         raise ValueError(
             f"{where} holds weights of another architecture than {type(model).__name__}: "
@@ -124,12 +121,8 @@ def _read(file: Path) -> Any:
 def _without_prefix(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`found` without a prefix that all its keys share and the network's keys do not."""
     for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in found) and not any(
-            key.startswith(prefix) for key in wanted
-        ):
-            return _without_prefix(
-                {key.removeprefix(prefix): value for key, value in found.items()}, wanted
-            )
+        if all(key.startswith(prefix) for key in found) and not any(key.startswith(prefix) for key in wanted):
+            return _without_prefix({key.removeprefix(prefix): value for key, value in found.items()}, wanted)
     return found
 
 

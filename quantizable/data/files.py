@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from quantizable.data.loader import Batch, EpochLoader
-from quantizable.data.order import key_seed, seeded
+from quantizable.data.order import generator, key_seed, seeded
 
 Sample = tuple[str, int]  # file, label
 
@@ -24,9 +24,7 @@ def read_image(file: str, mode: str = "RGB") -> Image.Image:
         with Image.open(file) as image:
             return image.convert(mode)
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise ValueError(
-            f"{file} cannot be decoded ({error}). Replace or remove the file."
-        ) from error
+        raise ValueError(f"{file} cannot be decoded ({error}). Replace or remove the file.") from error
 
 
 def verify_images(samples: Sequence[Sample], threads: int = 4) -> None:
@@ -46,9 +44,7 @@ def verify_images(samples: Sequence[Sample], threads: int = 4) -> None:
     with ThreadPoolExecutor(threads) as pool:  # decoding releases the interpreter lock
         problems = [found for found in pool.map(problem, samples) if found]
     if problems:
-        raise ValueError(
-            f"{len(problems)} of {len(samples)} images are corrupt: " + " ".join(problems[:5])
-        )
+        raise ValueError(f"{len(problems)} of {len(samples)} images are corrupt: " + " ".join(problems[:5]))
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
@@ -111,6 +107,7 @@ class FileLoader(EpochLoader):
             batch_sampler=keys,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
+            # of no effect on the images, but without it the loader draws from the global generator
+            generator=generator(self.seed, epoch),
         )
-        for images, labels in loader:
-            yield images, labels
+        yield from loader

@@ -44,8 +44,8 @@ class Folder(ImageDataModule):
 
     name = "The image folder"
     how = ""  # where the images come from, for the error that they are missing
-    mean = IMAGENET_DEFAULT_MEAN
-    std = IMAGENET_DEFAULT_STD
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
 
     def __init__(
         self,
@@ -77,11 +77,7 @@ class Folder(ImageDataModule):
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The folders of train/, sorted; a label is a position in this list."""
         train = self.root / "train"
-        names = (
-            sorted(entry.name for entry in train.iterdir() if entry.is_dir())
-            if (train.is_dir())
-            else []
-        )
+        names = sorted(entry.name for entry in train.iterdir() if entry.is_dir()) if (train.is_dir()) else []
         if not names:
             raise FileNotFoundError(
                 f"{self.name} is missing: no {train}/CLASS/ folders. {self.how}Put the images in "
@@ -224,6 +220,21 @@ class ImageNet(Folder):
         )
 
     @property
-    def num_classes(self) -> int:
+    def num_classes(self) -> int:  # type: ignore[override]
         """1000, known before the images are there."""
         return 1000
+
+    def prepare_data(self) -> None:
+        """List the images and, with `verify`, decode each once.
+
+        Raises:
+            FileNotFoundError: folders are missing.
+            ValueError: there are not 1000 classes, classes differ between the folders, or images
+                are corrupt.
+        """
+        if (found := len(self.class_names)) != 1000:
+            raise ValueError(
+                f"{self.root}/train holds {found} classes, ImageNet has 1000; use data=folder for "
+                "a part of it"
+            )
+        super().prepare_data()

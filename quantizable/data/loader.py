@@ -38,6 +38,8 @@ class EpochLoader(ABC):
         ValueError: `batch_size` below 1, `seed` below 0, or fewer images than ranks.
     """
 
+    batch_sampler = None  # Lightning looks here before it looks at `sampler`
+
     def __init__(
         self,
         size: int,
@@ -82,9 +84,7 @@ class EpochLoader(ABC):
 
     def _batches(self, epoch: int) -> list[Tensor]:
         if self.train:
-            return train_batches(
-                self.size, self.batch_size, self.seed, epoch, self.rank, self.world_size
-            )
+            return train_batches(self.size, self.batch_size, self.seed, epoch, self.rank, self.world_size)
         return eval_batches(self.size, self.batch_size, self.rank, self.world_size)
 
     @property

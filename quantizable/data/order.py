@@ -39,7 +39,7 @@ def split(size: int, val_size: int | float, seed: int = 0) -> tuple[Tensor, Tens
 
     Args:
         size: number of images in the training set.
-        val_size: how many to hold out: a count (int, 0 to size - 1) or a fraction (float in [0, 1)).
+        val_size: what to hold out: a count (int, 0 to size - 1) or a fraction (float in [0, 1)).
         seed: the split's own seed, so that changing the run's seed does not change the split.
 
     Raises:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
 
+import torch
 import torch.nn.functional as F
 from timm.layers import Attention
 from timm.layers.attention import maybe_add_mask, resolve_self_attn_mask
@@ -17,35 +18,61 @@ from quantizable.quantizers import Quantizer
 class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
     """``nn.MultiheadAttention`` (torchvision's ViT) on quantized input and ``in_proj_weight``.
 
-    Its forward never calls ``out_proj``, so that this one does, with whatever layer stands there.
-    Self-attention only: ``query``, ``key`` and ``value`` must be the same tensor.
+    The float forward never calls ``out_proj``, so that this one does, with whatever layer stands there.
+    Self-attention only (``query``, ``key`` and ``value`` the same batched tensor, no
+    ``key_padding_mask``; else ``ValueError``). No attention weights are returned.
     """
 
     float_class = nn.MultiheadAttention
+    in_proj_weight: nn.Parameter
+
+    @classmethod
+    def fits(cls, layer: nn.Module) -> bool:
+        """Only where one matrix projects query, key and value, and nothing is added to key and value."""
+        assert isinstance(layer, nn.MultiheadAttention)
+        return layer.in_proj_weight is not None and layer.bias_k is None and not layer.add_zero_attn
 
     def float_weight(self) -> Tensor:
-        return self.in_proj_weight  # type: ignore[return-value]
+        return self.in_proj_weight
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, None]:
-        out_bits = self.out_proj.bits if isinstance(self.out_proj, QuantLayer) else None
-        if self.bits.is_float and (out_bits is None or out_bits.is_float):
-            return super().forward(query, key, value, *args, **kwargs)
-        if query is not key or key is not value or kwargs.get("key_padding_mask") is not None:
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        if self._all_float():
+            return super().forward(
+                query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+            )
+        if query is not key or key is not value or key_padding_mask is not None or query.dim() != 3:
             raise ValueError(
-                "a quantized MultiheadAttention does self-attention without key_padding_mask only"
+                "a quantized MultiheadAttention does batched self-attention without key_padding_mask only; "
+                "exclude it (exclude=...) to keep it in float"
             )
         x = query if self.batch_first else query.transpose(0, 1)
         batch, tokens, channels = x.shape
         qkv = F.linear(self.input_quantizer(x), self.quantized_weight(), self.in_proj_bias)
-        q, k, v = qkv.reshape(batch, tokens, 3, self.num_heads, -1).permute(
-            2, 0, 3, 1, 4
-        )  # [B, heads, N, d] each
+        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, heads, N, d] each
+        if attn_mask is not None:
+            if attn_mask.dtype == torch.bool:
+                attn_mask = ~attn_mask  # here True means "hidden", there "seen"
+            if attn_mask.dim() == 3:
+                attn_mask = attn_mask.unflatten(0, (batch, self.num_heads))
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=kwargs.get("attn_mask"), dropout_p=dropout)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
         x = self.out_proj(x.transpose(1, 2).reshape(batch, tokens, channels))
         return (x if self.batch_first else x.transpose(0, 1)), None
+
+    def _all_float(self) -> bool:
+        layers = [layer for layer in (self, self.out_proj) if isinstance(layer, QuantLayer)]
+        return all(layer.bits.is_float and not layer.input_quantizer.calibrating for layer in layers)
 
 
 QUANT_CLASSES[nn.MultiheadAttention] = QuantMultiheadAttention
@@ -58,22 +85,29 @@ class QuantAttention(Attention):
         operands: the quantizers of ``q``, ``k``, ``attn`` (the probabilities) and ``v``.
     """
 
-    operands: nn.ModuleDict
+    operands: Mapping[str, Quantizer]
 
     @staticmethod
-    def convert(layer: Attention, make_quantizer: Any) -> None:
+    def convert(layer: nn.Module, make_quantizer: Callable[[], Quantizer]) -> None:
         """Turn a timm ``Attention`` into this class in place."""
         layer.__class__ = QuantAttention
-        layer.operands = nn.ModuleDict({name: make_quantizer() for name in ("q", "k", "attn", "v")})
+        operands = nn.ModuleDict({name: make_quantizer() for name in ("q", "k", "attn", "v")})
+        layer.add_module("operands", operands.to(next(layer.parameters()).device))
 
-    def to_float(self) -> None:
-        """Turn it back, in place."""
-        self.__class__ = Attention
-        del self.operands
+    @staticmethod
+    def restore(layer: nn.Module) -> None:
+        """Turn one back into timm's ``Attention``, in place."""
+        layer.__class__ = Attention
+        del layer.operands
 
     def resolve(self, mode: BitMode) -> BitMode:
         """The mode that it runs in when the network is asked for ``mode``: the same."""
         return mode
+
+    def check(self, mode: BitMode) -> None:
+        """``ValueError`` if the operands lack the activation's bit-width."""
+        for operand in self.operands.values():
+            operand.check(mode.activation)
 
     def set_bits(self, mode: BitMode) -> None:
         """Both operands are activations, so the activation's bit-width counts."""
@@ -87,7 +121,7 @@ class QuantAttention(Attention):
         return BitMode(bits, bits)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        quantize: dict[str, Quantizer] = self.operands  # type: ignore[assignment]
+        quantize = self.operands
         calibrating = any(q.calibrating for q in quantize.values())
         if self.bits.is_float and not calibrating:
             return super().forward(x, attn_mask, is_causal)

@@ -11,8 +11,11 @@ from collections.abc import Callable
 
 import torch.nn.functional as F
 from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
+from timm.layers import Linear as TimmLinear
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.utils.parametrize import is_parametrized
 
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.quantizers import Quantizer
@@ -22,6 +25,8 @@ class QuantLayer(nn.Module):
     """What every quantized layer has beside its float class.
 
     Attributes:
+        float_class: the class whose forward it replaces.
+        original_class: the class that the layer had, ``float_class`` or a subclass.
         input_quantizer: quantizes the input.
         weight_quantizer: quantizes the weight.
         fixed_bits: None: the layer follows the network's mode; 8, say: it stays at 8 bits in every
@@ -29,15 +34,28 @@ class QuantLayer(nn.Module):
     """
 
     float_class: type[nn.Module]
+    original_class: type[nn.Module]
+    weight: Tensor
     input_quantizer: Quantizer
     weight_quantizer: Quantizer
     fixed_bits: int | None
+
+    @classmethod
+    def fits(cls, layer: nn.Module) -> bool:
+        """True if this class can stand in for ``layer``, an instance of its ``float_class``."""
+        return True
 
     def resolve(self, mode: BitMode) -> BitMode:
         """The mode that this layer runs in when the network is asked for ``mode``."""
         if self.fixed_bits is None:
             return mode
         return BitMode(*(b if b == FLOAT_BITS else self.fixed_bits for b in (mode.weight, mode.activation)))
+
+    def check(self, mode: BitMode) -> None:
+        """``ValueError`` if one of the quantizers lacks the bit-width that ``mode`` asks for."""
+        mode = self.resolve(mode)
+        self.weight_quantizer.check(mode.weight)
+        self.input_quantizer.check(mode.activation)
 
     def set_bits(self, mode: BitMode) -> None:
         """Switch the layer; ``ValueError`` if one of its quantizers lacks the bit-width."""
@@ -56,7 +74,7 @@ class QuantLayer(nn.Module):
 
     def float_weight(self) -> Tensor:
         """The weight before quantization (standardised, where the layer does that)."""
-        return self.weight  # type: ignore[return-value]
+        return self.weight
 
 
 class QuantLinear(QuantLayer, nn.Linear):
@@ -95,16 +113,17 @@ class QuantConv3d(QuantLayer, nn.Conv3d):
         return self._conv_forward(self.input_quantizer(x), self.quantized_weight(), self.bias)
 
 
-class _QuantConvTranspose(QuantLayer):
+class _QuantConvTranspose(QuantLayer, _ConvTransposeNd):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         functional = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
         n = len(self.kernel_size)
-        padding = self._output_padding(  # type: ignore[operator]
-            x, output_size, self.stride, self.padding, self.kernel_size, n, self.dilation
+        stride, padding, dilation = list(self.stride), [*map(int, self.padding)], list(self.dilation)
+        output_padding = self._output_padding(
+            x, output_size, stride, padding, list(self.kernel_size), n, dilation
         )
         return functional[n](
             self.input_quantizer(x), self.quantized_weight(), self.bias,
-            self.stride, self.padding, padding, self.groups, self.dilation,
+            stride, padding, output_padding, self.groups, dilation,
         )  # fmt: skip
 
 
@@ -132,14 +151,23 @@ class QuantConv2dSame(QuantLayer, Conv2dSame):
     float_class = Conv2dSame
 
     def forward(self, x: Tensor) -> Tensor:
-        x = pad_same(self.input_quantizer(x), self.kernel_size, self.stride, self.dilation)
+        x = same_padded(self.input_quantizer(x), self)
         return F.conv2d(
             x, self.quantized_weight(), self.bias, self.stride, (0, 0), self.dilation, self.groups
         )
 
 
-class _QuantStdConv(QuantLayer):
+def same_padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """``x`` with the zeros that TensorFlow's "same" padding puts around it."""
+    return pad_same(x, list(conv.kernel_size), list(conv.stride), list(conv.dilation))
+
+
+class _QuantStdConv(QuantLayer, nn.Conv2d):
     """timm's weight-standardised convolutions: the standardised weight is what gets quantized."""
+
+    eps: float
+    gain: nn.Parameter  # of the scaled ones only, as `scale`
+    scale: float
 
     def float_weight(self) -> Tensor:
         weight = self.weight
@@ -158,7 +186,7 @@ class _QuantStdConv(QuantLayer):
     def forward(self, x: Tensor) -> Tensor:
         x = self.input_quantizer(x)
         if getattr(self, "same_pad", False):
-            x = pad_same(x, self.kernel_size, self.stride, self.dilation)
+            x = same_padded(x, self)
         return F.conv2d(
             x,
             self.quantized_weight(),
@@ -202,16 +230,19 @@ QUANT_CLASSES: dict[type[nn.Module], type[QuantLayer]] = {
         QuantStdConv2d, QuantStdConv2dSame, QuantScaledStdConv2d, QuantScaledStdConv2dSame,
     )
 }  # fmt: skip
+QUANT_CLASSES[TimmLinear] = QuantLinear  # its forward differs under TorchScript only
 
 
 def quant_class(layer: nn.Module) -> type[QuantLayer] | None:
     """The quantized class of a float layer, or None if its own forward is not known here.
 
-    A subclass that inherits its forward (torchvision's, many timm ones) counts as its base class.
+    A subclass that inherits its forward (torchvision's, many timm ones) counts as its base class. A
+    parametrized layer (``spectral_norm``) computes its weight in a class of its own and is left alone.
     """
     for base in type(layer).__mro__:
-        if base in QUANT_CLASSES:
-            return QUANT_CLASSES[base] if type(layer).forward is base.forward else None
+        if base in QUANT_CLASSES and not is_parametrized(layer):
+            quant = QUANT_CLASSES[base]
+            return quant if type(layer).forward is base.forward and quant.fits(layer) else None
     return None
 
 
@@ -227,11 +258,14 @@ def quantize_layer(
         raise TypeError(
             f"{type(layer).__name__} has no quantized class; there are {[c.__name__ for c in QUANT_CLASSES]}"
         )
-    layer.original_class = type(layer)  # type: ignore[assignment]
+    original_class = type(layer)
     layer.__class__ = quant
-    layer.input_quantizer = input_quantizer
-    layer.weight_quantizer = make_weight_quantizer(layer.float_weight().detach())  # type: ignore[operator]
-    layer.fixed_bits = fixed_bits  # type: ignore[assignment]
+    assert isinstance(layer, QuantLayer)
+    weight = layer.float_weight().detach()
+    layer.original_class = original_class
+    layer.input_quantizer = input_quantizer.to(weight.device)
+    layer.weight_quantizer = make_weight_quantizer(weight).to(weight.device)
+    layer.fixed_bits = fixed_bits
 
 
 def to_float(layer: QuantLayer) -> None:

@@ -25,7 +25,7 @@ SHARING = ("per_mode", "shared_affine", "shared")
 
 
 def is_norm(module: nn.Module) -> bool:
-    """True for the norms that are kept per mode: batch, layer, group and RMS norm, timm's with activation too."""
+    """True for the norms that are kept per mode: batch, layer, group, RMS norm; timm's with activation."""
     return isinstance(module, NORM_CLASSES) and not isinstance(module, _InstanceNorm)
 
 
@@ -33,7 +33,7 @@ class PerModeNorm(nn.Module):
     """One copy of a norm, whatever its class, for each mode; the active one does the work.
 
     The pointer ``active`` is not a registered submodule: switching changes no keys and needs no new
-    compiled graph. ``set_bits`` looks it up anew, so that it survives ``convert_sync_batchnorm``.
+    compiled graph.
 
     Args:
         norm: the float norm; it becomes the copy of the highest mode.
@@ -43,17 +43,25 @@ class PerModeNorm(nn.Module):
     """
 
     active: nn.Module
+    mode: BitMode
 
     def __init__(self, norm: nn.Module, modes: Sequence[BitMode], shared_affine: bool = False) -> None:
         super().__init__()
         self.norms = nn.ModuleDict()
         for mode in modes:
             self.norms[mode.name] = norm if mode == modes[-1] else copy.deepcopy(norm)
-        if shared_affine:
-            for other in self.norms.values():
-                for name, parameter in norm.named_parameters(recurse=False):
-                    other.register_parameter(name, parameter)
+        self.shared_affine = shared_affine
+        self.register_load_state_dict_post_hook(_tie_after_load)
+        self.tie()
         self.set_bits(modes[-1])
+
+    def tie(self) -> None:
+        """Make the affine parameters one and the same in all copies, if they are to be shared."""
+        if self.shared_affine:
+            first, *others = self.norms.values()
+            for other in others:
+                for name, parameter in first.named_parameters(recurse=False):
+                    other.register_parameter(name, parameter)
 
     @property
     def modes(self) -> list[BitMode]:
@@ -63,10 +71,18 @@ class PerModeNorm(nn.Module):
     def set_bits(self, mode: BitMode) -> None:
         """Make the copy of ``mode`` the active one; ``KeyError`` if there is none."""
         object.__setattr__(self, "active", self.norms[mode.name])
+        object.__setattr__(self, "mode", mode)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Also point ``active`` at the new copies: so does ``convert_sync_batchnorm`` replace them."""
+        super().add_module(name, module)
+        if name == "norms":
+            self.set_bits(self.mode)
 
     def add_mode(self, mode: BitMode, like: BitMode) -> None:
         """Add a copy for ``mode`` that starts as the one of ``like``."""
         self.norms[mode.name] = copy.deepcopy(self.norms[like.name])
+        self.tie()
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return self.active(*args, **kwargs)
@@ -76,6 +92,12 @@ class PerModeNorm(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "active" or name.startswith("__") or "active" not in self.__dict__:
+            if name.startswith("__") or "active" not in self.__dict__:
                 raise
             return getattr(self.__dict__["active"], name)
+
+
+def _tie_after_load(norm: nn.Module, incompatible_keys: Any) -> None:
+    # load_state_dict(assign=True) puts a parameter of its own into each copy
+    assert isinstance(norm, PerModeNorm)
+    norm.tie()

@@ -8,8 +8,7 @@ reads the level's tensors and no Python integers, needs no new graph.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -22,27 +21,47 @@ from quantizable.functional import QParams, dequantize, quantize
 class Level(nn.Module):
     """State of one bit-width: its integer range and, if the quantizer learns any, its parameters.
 
+    Only the sign is saved. The range follows from it and is no buffer, because an average over
+    checkpoints (EMA) blurs numbers: torch's own turns the integer 31 into 30. A bool stays a bool.
+
     Args:
         bits: bit-width, 1 to 16.
         signed: codes in ``[-2^(bits-1), 2^(bits-1) - 1]`` if True, else in ``[0, 2^bits - 1]``.
         parameters: tensors to be learned, by name.
+
+    Attributes:
+        quant_min, quant_max: smallest and largest code.
+        range: the same two as an int32 tensor of shape [2], for compiled graphs.
+        scale, offset, alpha: the learned parameters, each only where the quantizer has it.
     """
 
-    range: Tensor  # int32 [2]: in integers, because an average over checkpoints must not blur them
+    signed: Tensor
+    scale: Tensor
+    offset: Tensor
+    alpha: Tensor
 
     def __init__(self, bits: int, signed: bool, **parameters: Tensor) -> None:
         super().__init__()
         self.bits = bits
         self.binary = bits == 1  # what a compiled graph may ask, as `bits` would cost a graph per width
-        self.register_buffer("range", torch.zeros(2, dtype=torch.int32))
+        self.register_buffer("signed", torch.tensor(signed))
+        self.range = torch.zeros(2, dtype=torch.int32)
         for name, value in parameters.items():
             self.register_parameter(name, nn.Parameter(value))
         self.set_signed(signed)
 
     def set_signed(self, signed: bool) -> None:
         """Choose the signed or the unsigned integer range."""
+        self.signed.fill_(signed)
         self.quant_min, self.quant_max = int_range(self.bits, signed)
+        if self.range.device != self.signed.device:  # after load_state_dict(assign=True) on a meta model
+            self.range = torch.zeros(2, dtype=torch.int32, device=self.signed.device)
         self.range.copy_(torch.tensor([self.quant_min, self.quant_max]))
+
+    def reread(self) -> None:
+        """Take the range from the saved sign again, after something else wrote it."""
+        if not self.signed.is_meta:
+            self.set_signed(bool(self.signed))
 
     def bounds(self) -> tuple[int, int] | tuple[Tensor, Tensor]:
         """Smallest and largest code; as tensors while a graph is compiled, to be no part of it."""
@@ -50,10 +69,14 @@ class Level(nn.Module):
             return self.range[0], self.range[1]
         return self.quant_min, self.quant_max
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Level:
+        super()._apply(fn, recurse)
+        self.range = fn(self.range)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        if prefix + "range" in state_dict and not self.range.is_meta:
-            self.quant_min, self.quant_max = self.range.tolist()
+        self.reread()
 
     def extra_repr(self) -> str:
         return f"{self.bits} bits, codes {self.quant_min}..{self.quant_max}"
@@ -76,6 +99,8 @@ class Quantizer(nn.Module):
     min_bits = 2
     signed = True
     active: Level | None
+    levels: Mapping[str, Level]
+    initialised: Tensor
 
     def __init__(self, bits: Iterable[int]) -> None:
         super().__init__()
@@ -85,7 +110,7 @@ class Quantizer(nn.Module):
                 f"{type(self).__name__} is not defined at {widths[0]} bit; its lowest bit-width is "
                 f"{self.min_bits} (1 bit: choose dorefa or sat)"
             )
-        self.levels = nn.ModuleDict({str(b): self.make_level(b) for b in widths})
+        self.add_module("levels", nn.ModuleDict({str(b): self.make_level(b) for b in widths}))
         self.register_buffer("initialised", torch.tensor(self.starts_initialised()))
         self._ready = self.starts_initialised()
         self._observed: list[Tensor] | None = None
@@ -135,7 +160,12 @@ class Quantizer(nn.Module):
         if str(bits) not in self.levels:
             wanted = "float (mode 32)" if bits in (None, FLOAT_BITS) else f"{bits} bits"
             raise ValueError(f"no integer codes at {wanted}; this quantizer has {self.widths[:-1]}")
-        return self.levels[str(bits)]  # type: ignore[return-value]
+        return self.levels[str(bits)]
+
+    def check(self, bits: int) -> None:
+        """``ValueError`` if the quantizer was not built for ``bits``."""
+        if bits != FLOAT_BITS:
+            self.level(bits)
 
     def set_bits(self, bits: int) -> None:
         """Make ``bits`` the active bit-width; ``ValueError`` if the quantizer was not built for it."""
@@ -144,13 +174,12 @@ class Quantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._observed is not None:
-            self._observe(x)
+            self._observed.append(sample(x))
+            return x
         if self.active is None:
             return x
         if not self._ready:
-            self.start_calibration()
-            self._observe(x)
-            self.finish_calibration()
+            self._first_use(x)
         return self.fake_quantize(x, self.active)
 
     @property
@@ -161,14 +190,15 @@ class Quantizer(nn.Module):
     # -- initialisation from data ------------------------------------------------------------------
 
     def start_calibration(self) -> None:
-        """From now on keep samples of what passes; parameters are set by ``finish_calibration``."""
+        """From now on pass everything unchanged and keep samples of it, until ``finish_calibration``."""
         self._observed = []
 
-    def finish_calibration(self) -> None:
-        """Set the parameters from the samples kept; without any, they stay as they are."""
+    def finish_calibration(self) -> bool:
+        """Set the parameters from the samples kept; False, and nothing changed, if there are none."""
         observed, self._observed = self._observed, None
         if observed:
-            self._finish(torch.cat(observed))
+            self._fit(torch.cat(observed))
+        return bool(observed)
 
     def stop_calibration(self) -> None:
         """Forget the samples and change nothing."""
@@ -177,21 +207,24 @@ class Quantizer(nn.Module):
     def refit(self, weight: Tensor) -> None:
         """Start the parameters of a weight quantizer anew, from other float weights."""
         if self.levels and self.starts_initialised():
-            self._finish(weight)
+            self._fit(weight)
 
-    def _observe(self, x: Tensor, keep: int = 16384) -> None:
-        flat = x.detach().float().flatten()
-        picked = torch.linspace(0, flat.numel() - 1, min(keep, flat.numel()), device=x.device).long()
-        # the extremes decide the sign and the range, so they are always among the samples
-        self._observed.append(torch.cat([flat[picked], torch.stack([flat.min(), flat.max()])]))  # type: ignore[union-attr]
+    def _first_use(self, x: Tensor) -> None:
+        # an average over checkpoints is made before the first batch and filled in place afterwards
+        if self.initialised:
+            self._ready = True
+            for level in self.levels.values():
+                level.reread()
+        else:
+            self._fit(sample(x))
 
     @torch.no_grad()
-    def _finish(self, x: Tensor) -> None:
+    def _fit(self, x: Tensor) -> None:
         self.initialise(x.detach().float())
         self.initialised.fill_(True)
         self._ready = True
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         if prefix + "initialised" in state_dict and not self.initialised.is_meta:
             self._ready = bool(self.initialised)
@@ -200,34 +233,11 @@ class Quantizer(nn.Module):
         return f"bits={self.bits}"
 
 
-def search_scale(
-    x: Tensor, quant_min: int, quant_max: int, axis: int | None = None, p: float = 2.4
-) -> Tensor:
-    """Step size that minimises the mean ``|x - fake_quantize(x)|^p``, found on a grid of 80 clips.
-
-    Args:
-        x: sample of the tensor, any shape.
-        quant_min, quant_max: code range.
-        axis: one step size for each index of this axis (shape ``[C, 1, ...]``), or None for one in all.
-        p: norm, 2.4 as in EQ-Net (Xu et al., ICCV 2023, sec. 3.3).
-    """
-    shape = [1] * x.dim()
-    if axis is not None:
-        shape[axis] = x.shape[axis]
-        rows = x.movedim(axis, 0).flatten(1)
-    else:
-        rows = x.flatten()[None]
-    top = rows.abs().amax(1, keepdim=True).clamp_min(1e-8) / max(quant_max, -quant_min)
-    best = top.clone()
-    least = torch.full_like(top, math.inf)
-    for fraction in torch.linspace(0.05, 1.2, 80):
-        scale = top * fraction
-        error = (
-            ((rows / scale).round_().clamp_(quant_min, quant_max) * scale - rows)
-            .abs_()
-            .pow_(p)
-            .mean(1, keepdim=True)
-        )
-        best = torch.where(error < least, scale, best)
-        least = torch.minimum(error, least)
-    return best.reshape(shape) if axis is not None else best.reshape(())
+def sample(x: Tensor, keep: int = 16384) -> Tensor:
+    """Up to ``keep + 2`` values of ``x``, evenly spaced, its extremes among them (float32 [n])."""
+    flat = x.detach().float().flatten()
+    kept = min(keep, flat.numel())
+    # in integers: a float32 ramp runs over the end of a tensor with more than 2^24 elements
+    picked = torch.arange(kept, device=x.device) * (flat.numel() - 1) // max(kept - 1, 1)
+    # the extremes decide the sign and the range
+    return torch.cat([flat[picked], torch.stack([flat.min(), flat.max()])])

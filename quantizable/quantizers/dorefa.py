@@ -22,7 +22,7 @@ def tanh_unit(w: Tensor) -> Tensor:
 
 
 class DoReFaWeight(Quantizer):
-    """``w_q = 2 round(u n) / n - 1`` with ``u = tanh_unit(w)``, ``n = 2^k - 1``; at 1 bit ``sign(w) mean|w|``.
+    """``w_q = 2 round(u n) / n - 1``, ``u = tanh_unit(w)``, ``n = 2^k - 1``; at 1 bit ``sign(w) mean|w|``.
 
     Codes are ``0 .. n`` and the zero point is ``n / 2``: there is no zero level.
 
@@ -103,7 +103,9 @@ class DoReFaActivation(Quantizer):
     def clipped(self, x: Tensor, level: Level) -> Tensor:
         top = self.clip_at(level)
         bottom = top * torch.clamp(torch.as_tensor(level.bounds()[0]), -1, 0)  # 0, or -top if signed
-        return torch.minimum(torch.maximum(x.float(), bottom), top)
+        x = x.float()
+        # not clamp: at the ends its gradient would be shared out between x and top
+        return torch.where(x >= top, top, torch.where(x < bottom, bottom, x))
 
     def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
         level = self.level(bits)

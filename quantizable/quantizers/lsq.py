@@ -11,13 +11,8 @@ import torch
 from torch import Tensor
 
 from quantizable.functional import SMALLEST_SCALE, QParams, fake_quantize
-from quantizable.quantizers.base import Level, Quantizer, search_scale
-
-
-def paper_scale(x: Tensor, quant_max: int, axis: int | None = None) -> Tensor:
-    """LSQ's first step size, ``2 mean|x| / sqrt(quant_max)`` (sec. 2.1); per index of ``axis`` if given."""
-    dims = [d for d in range(x.dim()) if d != axis]
-    return 2 * x.abs().mean(dims, keepdim=axis is not None) / quant_max**0.5
+from quantizable.quantizers.base import Level, Quantizer
+from quantizable.quantizers.step_size import channel_shape, check_init, paper_scale, search_scale
 
 
 class _LSQ(Quantizer):
@@ -26,15 +21,15 @@ class _LSQ(Quantizer):
     axis: int | None = None
 
     def __init__(self, bits: Iterable[int], init: str = "search") -> None:
-        if init not in ("search", "paper"):
-            raise ValueError(f'init {init!r} is unknown; choose "search" or "paper"')
-        self.init = init
+        self.init = check_init(init)
         super().__init__(bits)
 
     def first_scale(self, x: Tensor, level: Level) -> Tensor:
         if self.init == "paper":
-            return paper_scale(x, level.quant_max, self.axis).clamp_min(SMALLEST_SCALE)
-        return search_scale(x, level.quant_min, level.quant_max, self.axis)
+            scale = paper_scale(x, level.quant_max, self.axis)
+        else:
+            scale = search_scale(x, level.quant_min, level.quant_max, self.axis)
+        return scale.clamp_min(SMALLEST_SCALE)
 
     def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
         level = self.level(bits)
@@ -59,16 +54,16 @@ class LSQWeight(_LSQ):
         weight: the float weight; the step sizes start from it.
         bits: bit-widths, 2 to 16.
         axis: axis of the output channels for one ``s`` per channel (our extension), None for one in all.
-        init: ``"search"`` (p-norm search, see ``search_scale``) or ``"paper"`` (``paper_scale``).
+        init: ``"search"`` (p-norm search, see ``step_size.search_scale``) or ``"paper"`` (``paper_scale``).
     """
 
     def __init__(
         self, weight: Tensor, bits: Iterable[int], axis: int | None = None, init: str = "search"
     ) -> None:
         self.axis = axis
-        self.scale_shape = [] if axis is None else [n if d == axis else 1 for d, n in enumerate(weight.shape)]
+        self.scale_shape = channel_shape(weight, axis)
         super().__init__(bits, init)
-        self._finish(weight)
+        self.refit(weight)
 
     def make_level(self, bits: int) -> Level:
         return Level(bits, signed=True, scale=torch.ones(self.scale_shape))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from quantizable.functional import SMALLEST_SCALE, QParams, fake_quantize
-from quantizable.quantizers.base import Level, search_scale
+from quantizable.quantizers.base import Level
 from quantizable.quantizers.lsq import LSQActivation
+from quantizable.quantizers.step_size import search_scale
 
 
 class LSQPlusActivation(LSQActivation):

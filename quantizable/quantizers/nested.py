@@ -8,12 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantizable.bits import int_range
 from quantizable.functional import SMALLEST_SCALE, QParams, scale_gradient, straight_through
 from quantizable.quantizers.base import Level, Quantizer
-from quantizable.quantizers.lsq import paper_scale
+from quantizable.quantizers.step_size import (
+    NORM,
+    best_multiple,
+    channel_shape,
+    check_init,
+    paper_scale,
+    rows_of,
+)
 
 
 class NestedWeight(Quantizer):
@@ -30,39 +37,36 @@ class NestedWeight(Quantizer):
             at the highest width.
     """
 
+    scale: Tensor
+
     def __init__(
         self, weight: Tensor, bits: Iterable[int], axis: int | None = None, init: str = "search"
     ) -> None:
-        if init not in ("search", "paper"):
-            raise ValueError(f'init {init!r} is unknown; choose "search" or "paper"')
         super().__init__(bits)
-        self.axis, self.init = axis, init
+        self.axis, self.init = axis, check_init(init)
         self.highest = max(map(int, self.levels), default=0)
-        shape = [] if axis is None else [n if d == axis else 1 for d, n in enumerate(weight.shape)]
-        self.scale = torch.nn.Parameter(torch.ones(shape))
-        if self.highest:
-            self._finish(weight)
+        scale = nn.Parameter(torch.ones(channel_shape(weight, axis))) if self.highest else None
+        self.register_parameter("scale", scale)
+        self.refit(weight)
 
     def initialise(self, x: Tensor) -> None:
-        top = paper_scale(x, int_range(self.highest, signed=True)[1], self.axis).clamp_min(SMALLEST_SCALE)
+        scale = paper_scale(x, int_range(self.highest, signed=True)[1], self.axis).clamp_min(SMALLEST_SCALE)
         if self.init == "search":
-            top = self._search(x, top)
-        self.scale.copy_(top)
+            scale = self._search(x, scale)
+        self.scale.copy_(scale)
 
     def _search(self, x: Tensor, around: Tensor) -> Tensor:
         """The multiple of ``around`` with the least error, summed over widths."""
-        best, least = around.clone(), torch.full_like(around, torch.inf)
-        for factor in torch.logspace(-1, 1, 80):
-            scale = around * factor
-            error = sum(
-                (
-                    (self._rounded(x, scale, level)[1] * scale * self._shift(level) - x).abs() ** 2.4
-                ).sum_to_size(around.shape)
-                for level in self.levels.values()
-            )
-            best = torch.where(error < least, scale, best)
-            least = torch.minimum(error, least)
-        return best
+        rows = rows_of(x, self.axis)
+
+        def error(scale: Tensor) -> Tensor:
+            total = torch.zeros_like(scale)
+            for level in self.levels.values():
+                quantized = self._rounded(rows, scale, level)[1] * (scale * self._shift(level))
+                total += (quantized - rows).abs().pow(NORM).mean(1, keepdim=True)
+            return total
+
+        return best_multiple(error, around.reshape(-1, 1), 0.1, 10).reshape(around.shape)
 
     def _shift(self, level: Level) -> float | Tensor:
         """``2^(h-l)``, from the level's range, so that a compiled graph does not depend on its bits."""

@@ -18,7 +18,7 @@ ROUNDINGS = ("original", "modified", "centered")
 
 
 class SATWeight(DoReFaWeight):
-    """``w_q = c v``, ``v`` from ``u = tanh_unit(w)`` by one of three roundings, ``std(w_q) = 1 / sqrt(fan_out)``.
+    """``w_q = c v`` with ``std(w_q) = 1 / sqrt(fan_out)``; ``v`` from ``u = tanh_unit(w)`` by a rounding.
 
     ==========  =============================  ==============================================
     original    ``v = 2 round(u n)/n - 1``     ``n = 2^k - 1``; codes of different k do not nest

@@ -1,0 +1,54 @@
+"""What Lightning's own callbacks do not do: show the modes of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
+
+from quantizable.results import by_mode
+
+
+class WandbModes(Callback):
+    """On W&B: after each validation, accuracy against bits as a line series over epochs, and at the end a
+    table.
+
+    The per-mode scalars (``val/top1/4``) are logged by the module; this adds what compares the modes at a
+    glance.
+    """
+
+    def __init__(self) -> None:
+        self.curves: list[tuple[int, dict[str, float]]] = []
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or not isinstance(trainer.logger, WandbLogger):
+            return
+        import wandb
+
+        modes = by_mode(trainer.callback_metrics, "val")
+        if not modes or not trainer.is_global_zero:
+            return
+        self.curves = [*self.curves, (trainer.current_epoch, {m: 100 * v["top1"] for m, v in modes.items()})][
+            -20:
+        ]
+        names = list(modes)
+        chart = wandb.plot.line_series(
+            xs=list(range(len(names))),
+            ys=[[curve.get(name, float("nan")) for name in names] for _, curve in self.curves],
+            keys=[f"epoch {epoch}" for epoch, _ in self.curves],
+            title="top-1 against bits: " + ", ".join(f"{i} = {name}" for i, name in enumerate(names)),
+            xname="mode",
+        )
+        trainer.logger.experiment.log({"val/top1_against_bits": chart})
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not isinstance(trainer.logger, WandbLogger) or not trainer.is_global_zero:
+            return
+        import wandb
+
+        modes = by_mode(trainer.callback_metrics, "test")
+        columns = ["mode", "top1", "top5", "loss", "disagreement"]
+        rows: list[list[Any]] = [[mode, *(values[c] for c in columns[1:])] for mode, values in modes.items()]
+        trainer.logger.experiment.log({"test/modes": wandb.Table(columns, rows)})

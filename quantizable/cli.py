@@ -1,0 +1,47 @@
+"""The command ``quantizable``: every room adds its own subcommand. Training is ``python train.py``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import quantizable
+
+ROOMS = (
+    "quantizable.evaluate",
+    "quantizable.compare",
+    "quantizable.dashboard",
+    "quantizable.deploy.command_export",
+    "quantizable.deploy.command_cost",
+    "quantizable.deploy.command_predict",
+    "quantizable.verify.command",
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser with all subcommands."""
+    top = argparse.ArgumentParser(prog="quantizable", description=quantizable.__doc__.splitlines()[0])
+    top.add_argument("--version", action="version", version=quantizable.__version__)
+    subparsers = top.add_subparsers(metavar="COMMAND", required=True)
+    for room in ROOMS:
+        import_module(room).add_parser(subparsers)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 if it went well, 2 and one line on standard error if the input was bad."""
+    args = parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"quantizable: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("quantizable: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

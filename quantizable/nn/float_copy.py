@@ -1,0 +1,31 @@
+"""The way back: a plain float network from one whose layers and norms were swapped."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+from quantizable.bits import BitMode
+from quantizable.nn.attention import QuantAttention
+from quantizable.nn.layers import QuantLayer, to_float
+from quantizable.nn.norms import PerModeNorm
+
+
+def float_copy(model: nn.Module, mode: BitMode) -> nn.Module:
+    """A copy of ``model`` with the original layer classes and keys.
+
+    Args:
+        model: a network with quantized layers; it is left as it is.
+        mode: whose copies of the norms to keep.
+    """
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        if isinstance(module, QuantLayer):
+            to_float(module)
+        elif isinstance(module, QuantAttention):
+            QuantAttention.restore(module)
+        for name, child in list(module.named_children()):
+            if isinstance(child, PerModeNorm):
+                setattr(module, name, child.norms[mode.name])
+    return model

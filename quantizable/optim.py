@@ -1,0 +1,132 @@
+"""Optimizer and learning-rate schedule, with the parameter groups that quantizable training needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from timm.optim import create_optimizer_v2, get_optimizer_info
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    SequentialLR,
+)
+
+from quantizable.quantizers import Quantizer
+
+
+@dataclass
+class OptimizerConfig:
+    """Settings of :func:`configure`.
+
+    Attributes:
+        name: any of timm's optimizers (``sgd`` is with Nesterov momentum, ``adamw``, ...).
+        lr: learning rate, > 0.
+        weight_decay: of weights; norms, biases and quantizers' parameters have none.
+        momentum: of SGD, in [0, 1).
+        quantizer_lr: factor on the learning rate of the quantizers' parameters, > 0.
+        schedule: ``cosine`` to 0, ``multistep`` (/10 at the milestones) or ``constant``.
+        milestones: fractions of the run, for ``multistep``.
+        warmup: fraction of the run with a linearly growing rate, in [0, 1).
+        options: further arguments of the optimizer.
+    """
+
+    name: str = "sgd"
+    lr: float = 0.05
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    quantizer_lr: float = 1.0
+    schedule: Literal["cosine", "multistep", "constant"] = "cosine"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    warmup: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what in ("lr", "weight_decay", "momentum", "quantizer_lr", "warmup"):
+            if not isinstance(getattr(self, what), int | float):
+                raise ValueError(f"{what}={getattr(self, what)!r} is not a number")
+        for what, ok, allowed in (
+            ("name", is_optimizer(self.name), "an optimizer of timm, as sgd or adamw"),
+            ("lr", self.lr > 0, "greater than 0"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("quantizer_lr", self.quantizer_lr > 0, "greater than 0"),
+            ("warmup", 0 <= self.warmup < 1, "in [0, 1)"),
+            (
+                "schedule",
+                self.schedule in ("cosine", "multistep", "constant"),
+                "cosine, multistep or constant",
+            ),
+        ):
+            if not ok:
+                raise ValueError(f"{what}={getattr(self, what)!r} is not allowed; it must be {allowed}")
+
+
+def is_optimizer(name: str) -> bool:
+    """True if timm has an optimizer of that name."""
+    try:
+        get_optimizer_info(name.lower().removeprefix("lookahead_"))
+    except ValueError:
+        return False
+    return True
+
+
+def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Weights with decay; norms and biases, and the quantizers' parameters, without."""
+    of_quantizers = {id(p) for m in network.modules() if isinstance(m, Quantizer) for p in m.parameters()}
+    weights, norms, quantizers = [], [], []
+    for parameter in network.parameters():
+        if not parameter.requires_grad:
+            continue
+        if id(parameter) in of_quantizers:
+            quantizers.append(parameter)
+        else:
+            (weights if parameter.ndim > 1 else norms).append(parameter)
+    groups = [
+        {"name": "weights", "params": weights, "weight_decay": config.weight_decay},
+        {"name": "norms", "params": norms, "weight_decay": 0.0},
+        {
+            "name": "quantizers",
+            "params": quantizers,
+            "weight_decay": 0.0,
+            "lr": config.lr * config.quantizer_lr,
+        },
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def configure(config: OptimizerConfig, groups: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+    """Optimizer and schedule in Lightning's form; the schedule counts optimizer steps, ``steps`` in all."""
+    optimizer = create_optimizer_v2(
+        groups,
+        opt=config.name,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        **config.options,
+    )
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": schedule(config, optimizer, steps), "interval": "step"},
+    }
+
+
+def schedule(config: OptimizerConfig, optimizer: Optimizer, steps: int) -> LRScheduler:
+    """The learning rate over ``steps`` optimizer steps."""
+    warm = round(config.warmup * steps)
+    rest = max(1, steps - warm)
+    main: LRScheduler
+    if config.schedule == "cosine":
+        main = CosineAnnealingLR(optimizer, rest)
+    elif config.schedule == "multistep":
+        main = MultiStepLR(optimizer, [round(m * steps) - warm for m in config.milestones])
+    else:
+        main = ConstantLR(optimizer, factor=1.0)
+    if not warm:
+        return main
+    return SequentialLR(optimizer, [LinearLR(optimizer, 1e-3, total_iters=warm), main], milestones=[warm])

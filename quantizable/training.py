@@ -1,0 +1,259 @@
+"""The main job: from a composed configuration to a trained network, its table and its picture."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import wandb
+from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+    TQDMProgressBar,
+    WeightAveraging,
+)
+from pytorch_lightning.loggers import WandbLogger
+
+import quantizable
+from quantizable.bits import parse_modes
+from quantizable.callbacks import WandbModes
+from quantizable.checkpoint import check_same_network
+from quantizable.classifier import QuantizableClassifier
+from quantizable.data import ImageDataModule
+from quantizable.precision import fastest_execution
+from quantizable.results import by_mode, plot_modes, print_table, write_json
+from quantizable.runs import AtomicCheckpointIO, command, commit, run_folder, write_config
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DictConfig) -> dict[str, Any]:
+    """Train as ``conf/train.yaml`` says, test the best checkpoint once, leave table and picture.
+
+    Returns:
+        what ``results.json`` holds: per mode the test metrics, the run's folder, seconds, versions.
+
+    Raises:
+        ValueError, OSError: a setting that cannot work, before any training.
+    """
+    cfg = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(cfg, dict)
+    check(cfg)
+    quiet()
+    folder, resume = run_folder(cfg)
+    pl.seed_everything(cfg["seed"], workers=True, verbose=False)
+    datamodule: ImageDataModule = instantiate(config.data)
+    if rank_zero_only.rank == 0:
+        datamodule.prepare_data()  # a missing data set is found before a network is built
+    module = make_module(cfg, instantiate(config.scheme), datamodule)
+    if resume is not None:
+        check_same_network(module, resume)
+    trainer = make_trainer(cfg, config, folder, module)
+    if rank_zero_only.rank == 0:
+        write_config(config, folder)
+        modes, weights = cfg["bits"]["modes"], sum(p.numel() for p in module.parameters())
+        log.info("%s, %.2f M parameters, modes %s: %s", cfg["model"]["name"], weights / 1e6, modes, folder)
+    started = time.time()
+    try:
+        trainer.fit(module, datamodule, ckpt_path=resume, weights_only=True)
+        return finish(cfg, trainer, module, datamodule, folder, time.time() - started)
+    finally:
+        if isinstance(trainer.logger, WandbLogger):
+            wandb.finish(quiet=True)  # or the next run of a sweep would log into this one
+
+
+def check(cfg: dict[str, Any]) -> None:
+    """``ValueError`` for numbers that nothing else would refuse before training."""
+    parse_modes(cfg["bits"]["modes"])
+    epochs, ema = cfg["schedule"]["epochs"], cfg["train"]["ema"]
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"schedule.epochs is {epochs!r}; it must be an integer of at least 1")
+    if ema is not None and not (isinstance(ema, float) and 0 < ema < 1):
+        raise ValueError(f"train.ema is {ema!r}; it is a decay between 0 and 1, or null for no average")
+
+
+def quiet() -> None:
+    """Keep Lightning's advice out of the log, which is the same at every start; its errors stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for message in (
+        "Experiment logs directory",
+        "Checkpoint directory",
+        "The number of training batches",
+        "It is recommended to use",
+        ".*does not have many workers",
+        ".*treespec, LeafSpec",
+        "You're using the WeightAveraging callback",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -> QuantizableClassifier:
+    """The network in its Lightning module."""
+    model, bits = cfg["model"], cfg["bits"]
+    stem = model["cifar_stem"]
+    if stem == "auto":
+        stem = datamodule.image_size <= 64
+    return QuantizableClassifier(
+        model["name"],
+        datamodule.num_classes,
+        bits["modes"],
+        cfg["quantizer"]["name"],
+        scheme,
+        weights=model["weights"],
+        reset_head=model["reset_head"],
+        model_options={
+            "in_chans": datamodule.in_chans,
+            "pretrained": model["pretrained"],
+            "cifar_stem": stem,
+            **model["options"],
+        },
+        quantize_options={
+            "first_last": bits["first_last"],
+            "norms": bits["norms"],
+            "exclude": bits["exclude"],
+            "overrides": bits["overrides"],
+            "per_channel": cfg["quantizer"]["per_channel"],
+            "attention": cfg["quantizer"]["attention"],
+        },
+        optimizer=cfg["schedule"]["optimizer"],
+        label_smoothing=cfg["train"]["label_smoothing"],
+        accumulate=cfg["train"]["accumulate"],
+        clip_norm=cfg["train"]["clip_norm"],
+        noise_sigma=cfg["train"]["noise_sigma"],
+        seed=cfg["seed"],
+    )
+
+
+def make_trainer(
+    cfg: dict[str, Any], config: DictConfig, folder: Path, module: QuantizableClassifier
+) -> pl.Trainer:
+    """Lightning's Trainer: it keeps checkpoints, averages, resumes, distributes and shows progress."""
+    options = dict(cfg["trainer"])
+    execution = fastest_execution(options["accelerator"])
+    channels_last, compiled = options.pop("channels_last"), options.pop("compile")
+    if options["precision"] == "auto":
+        options["precision"] = execution.precision
+        log.info("%s", execution.reason)
+    if channels_last:
+        module.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if compiled:
+        log.info("compiling: the first step takes about a minute, more for deep networks")
+        module.network.model.compile()
+    if options["deterministic"]:
+        options["deterministic"] = "warn"
+    if options["sync_batchnorm"] and not torch.cuda.is_available():
+        log.info("batch norms are not synchronised: torch can do that on GPUs alone")
+        options["sync_batchnorm"] = False
+    logger = instantiate(config.logger, **_logger_folder(config.logger, folder))
+    if isinstance(logger, WandbLogger):
+        logger.log_hyperparams(cfg)
+    validated = cfg["data"].get("val_size", 1) != 0 and options["limit_val_batches"] != 0
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            folder,
+            filename="best",
+            monitor="val/top1/mean" if validated else None,
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+        ),
+        LearningRateMonitor("step"),
+        RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=50),
+        WandbModes(),
+    ]
+    if cfg["train"]["ema"] is not None:
+        callbacks.append(EMAWeightAveraging(decay=cfg["train"]["ema"]))
+    try:
+        return pl.Trainer(
+            max_epochs=cfg["schedule"]["epochs"],
+            logger=logger,
+            callbacks=callbacks,
+            default_root_dir=folder,
+            plugins=[AtomicCheckpointIO()],
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the loaders share the images out themselves
+            **options,
+        )
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error}") from error
+
+
+def _logger_folder(logger: DictConfig, folder: Path) -> dict[str, Any]:
+    if logger._target_.endswith("WandbLogger"):
+        offline = (
+            not (os.environ.get("WANDB_API_KEY") or _has_wandb_login()) and "WANDB_MODE" not in os.environ
+        )
+        if offline:
+            log.info("no W&B login: logging offline; later: wandb sync %s/wandb/offline-run-*", folder)
+        return {"save_dir": str(folder), "name": folder.name, "offline": offline}
+    return {"save_dir": str(folder), "name": "", "version": ""}
+
+
+def _has_wandb_login() -> bool:
+    import netrc
+
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def finish(
+    cfg: dict[str, Any],
+    trainer: pl.Trainer,
+    module: QuantizableClassifier,
+    datamodule: ImageDataModule,
+    folder: Path,
+    seconds: float,
+) -> dict[str, Any]:
+    """Test the best checkpoint once; write ``results.json`` and ``modes.png``; print the table."""
+    # an average of weights has its say in training alone: best.ckpt holds the averaged weights already
+    trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+    best = trainer.strategy.broadcast(folder / "best.ckpt")
+    stage = "test" if cfg["test"] else "val"
+    evaluate: Any = trainer.test if cfg["test"] else trainer.validate
+    metrics = evaluate(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
+    modes = by_mode(metrics, stage)
+    results = {
+        "modes": modes,
+        "set": stage,
+        "epochs": cfg["schedule"]["epochs"],
+        "seed": cfg["seed"],
+        "train_seconds": round(seconds, 1),
+        "checkpoint": str(best),
+        "command": command(),
+        "config": cfg,
+        "versions": {
+            "quantizable": quantizable.__version__,
+            "torch": str(torch.__version__),
+            "commit": commit(),
+        },
+    }
+    if trainer.is_global_zero:
+        write_json(folder / "results.json", results)
+        plot_modes(
+            folder / "modes.png",
+            {"": modes},
+            f"{cfg['model']['name']}, {type(datamodule).__name__}, {stage} set",
+        )
+        print_table(
+            modes, f"{folder.name}: {stage} set, best of {cfg['schedule']['epochs']} epochs, {seconds:.0f} s"
+        )
+        print(f"kept in {folder}: best.ckpt, last.ckpt, config.yaml, results.json, modes.png")
+    return results
