@@ -31,7 +31,7 @@ from pytorch_lightning.loggers import WandbLogger
 import quantizable
 from quantizable.bits import parse_modes
 from quantizable.callbacks import WandbModes
-from quantizable.checkpoint import check_same_network
+from quantizable.checkpoint import check_same_network, load_network
 from quantizable.classifier import QuantizableClassifier
 from quantizable.data import ImageDataModule
 from quantizable.precision import fastest_execution
@@ -62,6 +62,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     module = make_module(cfg, instantiate(config.scheme), datamodule)
     if resume is not None:
         check_same_network(module, resume)
+    elif cfg["start"] is not None:
+        load_network(module.network, cfg["start"])
     trainer = make_trainer(cfg, config, folder, module)
     if rank_zero_only.rank == 0:
         write_config(config, folder)
