@@ -73,7 +73,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         return finish(cfg, trainer, module, datamodule, folder, time.time() - started)
     finally:
         if isinstance(trainer.logger, WandbLogger):
-            wandb.finish(quiet=True)  # or the next run of a sweep would log into this one
+            wandb.finish()  # or the next run of a sweep would log into this one
 
 
 def check(cfg: dict[str, Any]) -> None:

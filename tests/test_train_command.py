@@ -74,14 +74,14 @@ def test_without_tensorboard_its_logger_says_so(command: Command, monkeypatch: p
 
 
 def test_a_sweep_keeps_every_run(command: Command, tmp_path: Path) -> None:
-    assert command(*TINY, "schedule.epochs=1", "-m", "seed=0,1", "output=kept") == 0
+    assert command("-m", *TINY, "schedule.epochs=1", "seed=0,1", "output=kept") == 0
     runs = sorted((tmp_path / "kept").glob("*/results.json"))
     assert [json.loads(path.read_text())["seed"] for path in runs] == [0, 1]
     assert [path.parent.name for path in runs] == ["fake_tiny_cnn", "fake_tiny_cnn-2"]
 
 
 def test_one_bad_run_does_not_take_the_sweep_with_it(command: Command, tmp_path: Path) -> None:
-    said = command(*TINY, "schedule.epochs=1", "-m", "schedule.optimizer.lr=-1,0.1", "output=kept")
+    said = command("-m", *TINY, "schedule.epochs=1", "schedule.optimizer.lr=-1,0.1", "output=kept")
     assert said.startswith("error: lr=-1")
     assert len([*(tmp_path / "kept").glob("*/results.json")]) == 1
 
