@@ -164,14 +164,7 @@ def make_trainer(
         logger.log_hyperparams(cfg)
     validated = cfg["data"].get("val_size", 1) != 0 and options["limit_val_batches"] != 0
     callbacks: list[Callback] = [
-        ModelCheckpoint(
-            folder,
-            filename="best",
-            monitor="val/top1/mean" if validated else None,
-            mode="max",
-            save_last=True,
-            enable_version_counter=False,
-        ),
+        *checkpoints(folder, validated),
         LearningRateMonitor("step"),
         RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=50),
         WandbModes(),
@@ -192,6 +185,21 @@ def make_trainer(
         )
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error
+
+
+def checkpoints(folder: Path, validated: bool) -> list[Callback]:
+    """Keep ``best.ckpt`` and, of every epoch, ``last.ckpt``.
+
+    Lightning's ``save_last`` skips the epochs that are not the best so far, from which a run must be
+    able to resume; so that each has a callback of its own. Without validation the last is the best.
+    """
+    kept: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
+    if not validated:
+        return [ModelCheckpoint(filename="best", save_last=True, **kept)]
+    return [
+        ModelCheckpoint(filename="best", monitor="val/top1/mean", mode="max", **kept),
+        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **kept),
+    ]
 
 
 def _logger_folder(logger: DictConfig, folder: Path) -> dict[str, Any]:
@@ -227,6 +235,8 @@ def finish(
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
     best = trainer.strategy.broadcast(folder / "best.ckpt")
     stage = "test" if cfg["test"] else "val"
+    if isinstance(trainer.logger, WandbLogger):
+        trainer.logger.after_save_checkpoint(trainer.checkpoint_callback)  # the artifact is the best one
     evaluate: Any = trainer.test if cfg["test"] else trainer.validate
     metrics = evaluate(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
     modes = by_mode(metrics, stage)
