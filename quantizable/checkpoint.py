@@ -27,7 +27,7 @@ def describe(module: QuantizableClassifier) -> dict[str, Any]:
         for key in ("class_names", "in_chans", "image_size", "mean", "std")
         if datamodule
     }
-    names = {kind: name for name, kind in DATAMODULES.items()}
+    names: dict[Any, str] = {kind: name for name, kind in DATAMODULES.items()}
     data["data"] = names.get(type(datamodule))  # None for a data module of the user's own
     return {
         "format": FORMAT,
@@ -113,5 +113,6 @@ def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableN
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()[:200]  # of a deep network it lists hundreds of keys
         raise ValueError(f"{path} does not fit {about['model']}: {reason}") from error
-    network.info = {**about["data"], "num_classes": about["num_classes"]}
+    info: Any = {**about["data"], "num_classes": about["num_classes"]}
+    network.info = info
     return network.eval()

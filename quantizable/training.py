@@ -15,7 +15,6 @@ import torch
 import wandb
 from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import (
     Callback,
@@ -36,7 +35,7 @@ from quantizable.classifier import QuantizableClassifier
 from quantizable.data import ImageDataModule
 from quantizable.precision import fastest_execution
 from quantizable.results import by_mode, plot_modes, print_table, write_json
-from quantizable.runs import AtomicCheckpointIO, command, commit, run_folder, write_config
+from quantizable.runs import AtomicCheckpointIO, command, commit, is_first_process, run_folder, write_config
 
 log = logging.getLogger(__name__)
 
@@ -50,20 +49,19 @@ def train(config: DictConfig) -> dict[str, Any]:
     Raises:
         ValueError, OSError: a setting that cannot work, before any training.
     """
-    cfg = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(cfg, dict)
+    cfg: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     check(cfg)
     quiet()
     folder, resume = run_folder(cfg)
     pl.seed_everything(cfg["seed"], workers=True, verbose=False)
     datamodule: ImageDataModule = instantiate(config.data)
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         datamodule.prepare_data()  # a missing data set is found before a network is built
     module = make_module(cfg, instantiate(config.scheme), datamodule)
     if resume is not None:
         check_same_network(module, resume)
     trainer = make_trainer(cfg, config, folder, module)
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         write_config(config, folder)
         modes, weights = cfg["bits"]["modes"], sum(p.numel() for p in module.parameters())
         log.info("%s, %.2f M parameters, modes %s: %s", cfg["model"]["name"], weights / 1e6, modes, folder)
@@ -236,7 +234,8 @@ def finish(
     best = trainer.strategy.broadcast(folder / "best.ckpt")
     stage = "test" if cfg["test"] else "val"
     if isinstance(trainer.logger, WandbLogger):
-        trainer.logger.after_save_checkpoint(trainer.checkpoint_callback)  # the artifact is the best one
+        kept: Any = trainer.checkpoint_callback
+        trainer.logger.after_save_checkpoint(kept)  # the artifact is the best one
     evaluate: Any = trainer.test if cfg["test"] else trainer.validate
     metrics = evaluate(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
     modes = by_mode(metrics, stage)
