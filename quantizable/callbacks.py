@@ -49,6 +49,6 @@ class WandbModes(Callback):
         import wandb
 
         modes = by_mode(trainer.callback_metrics, "test")
-        columns = ["mode", "top1", "top5", "loss", "disagreement"]
+        columns: list[Any] = ["mode", "top1", "top5", "loss", "disagreement"]
         rows: list[list[Any]] = [[mode, *(values[c] for c in columns[1:])] for mode, values in modes.items()]
         trainer.logger.experiment.log({"test/modes": wandb.Table(columns, rows)})
