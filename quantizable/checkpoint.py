@@ -121,18 +121,7 @@ def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableN
         model_options={**about["model_options"], "pretrained": False} if model is None else None,
         quantize_options=options,
     )
-<<<<<<< HEAD
     load_network(network, path)
-    network.info = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}
-=======
-    prefix = "network."
-    state = {k.removeprefix(prefix): v for k, v in contents["state_dict"].items() if k.startswith(prefix)}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()[:200]  # of a deep network it lists hundreds of keys
-        raise ValueError(f"{path} does not fit {about['model']}: {reason}") from error
-    info: Any = {**about["data"], "num_classes": about["num_classes"]}
+    info: Any = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}
     network.info = info
->>>>>>> job
     return network.eval()
