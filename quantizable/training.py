@@ -33,6 +33,7 @@ from quantizable.checkpoint import read_checkpoint
 from quantizable.data import ImageDataModule
 from quantizable.classifier import QuantizableClassifier
 from quantizable.precision import fastest_execution
+from quantizable.recompute import recompute_activations
 from quantizable.results import by_mode, plot_modes, print_table, write_json
 
 log = logging.getLogger(__name__)
@@ -179,6 +180,8 @@ def make_trainer(
         module.network.model.compile()
     if options["deterministic"]:
         options["deterministic"] = "warn"
+    if cfg["train"]["recompute_activations"]:
+        recompute_activations(module.network)
     logger = instantiate(config.logger, **_logger_folder(config.logger, folder))
     if isinstance(logger, WandbLogger):
         logger.experiment.config.update(cfg, allow_val_change=True)
