@@ -13,6 +13,10 @@ ROOMS = (
     "quantizable.evaluate",
     "quantizable.compare",
     "quantizable.dashboard",
+    "quantizable.deploy.command_export",
+    "quantizable.deploy.command_cost",
+    "quantizable.deploy.command_predict",
+    "quantizable.verify.command",
 )
 
 

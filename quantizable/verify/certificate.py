@@ -63,9 +63,7 @@ class Certificate:
     def box(self) -> Box:
         """The input box (batch of 1)."""
         shape = (1, *self.input_shape)
-        low, high = (
-            torch.tensor(x, dtype=torch.float64).reshape(shape) for x in (self.low, self.high)
-        )
+        low, high = (torch.tensor(x, dtype=torch.float64).reshape(shape) for x in (self.low, self.high))
         return Box(low, high, self.integer)
 
     def save(self, path: str | Path) -> None:

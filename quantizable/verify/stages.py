@@ -95,9 +95,7 @@ class Conv2d:
         return self.weight
 
     def multiply(self, x: Tensor) -> Tensor:
-        return F.conv2d(
-            x, self.weight, None, self.stride, self.padding, self.dilation, self.groups
-        )
+        return F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def adjoint(self, y: Tensor, in_shape: torch.Size) -> Tensor:
         return torch.nn.grad.conv2d_input(
@@ -217,8 +215,7 @@ class Activation:
         """
         assert first.step == 0
         low, high = (
-            float(self(torch.tensor(limit, dtype=torch.float64)))
-            for limit in (first.low, first.high)
+            float(self(torch.tensor(limit, dtype=torch.float64))) for limit in (first.low, first.high)
         )
         return replace(self, low=low, high=high)
 
