@@ -34,6 +34,7 @@ from quantizable.checkpoint import check_same_network, load_network
 from quantizable.classifier import QuantizableClassifier
 from quantizable.data import ImageDataModule
 from quantizable.precision import fastest_execution
+from quantizable.recompute import recompute_activations
 from quantizable.results import by_mode, plot_modes, print_table, write_json
 from quantizable.runs import AtomicCheckpointIO, command, commit, is_first_process, run_folder, write_config
 
@@ -156,6 +157,8 @@ def make_trainer(
         module.network.model.compile()
     if options["deterministic"]:
         options["deterministic"] = "warn"
+    if cfg["train"]["recompute_activations"]:
+        recompute_activations(module.network)
     if options["sync_batchnorm"] and not torch.cuda.is_available():
         log.info("batch norms are not synchronised: torch can do that on GPUs alone")
         options["sync_batchnorm"] = False
