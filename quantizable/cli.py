@@ -16,6 +16,7 @@ ROOMS = (
     "quantizable.deploy.command_export",
     "quantizable.deploy.command_cost",
     "quantizable.deploy.command_predict",
+    "quantizable.verify.command",
 )
 
 

@@ -17,6 +17,7 @@ from quantizable.deploy.nodes import SIGNED_OFFSET
 from quantizable.deploy.reference import Codes, integer_network
 from quantizable.deploy.requirements import require
 from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.nn import QuantLayer
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def fake_quant_codes(network: QuantizableNetwork, bits: Assignment, images: Tens
     hooks = [
         layer.input_quantizer.register_forward_pre_hook(note(name))
         for name, layer in network.layers().items()
-        if hasattr(layer, "input_quantizer")
+        if isinstance(layer, QuantLayer)
     ]
     try:
         with network.at_bits(bits):
