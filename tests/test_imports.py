@@ -16,10 +16,11 @@ ROOMS = [  # from the ground up; a room may import from those before it and from
     {"fitting"},
     {"network"},
     {"convert"},
-    {"objectives", "samplers", "schemes", "models", "weights"},
-    {"module", "classifier", "data", "callbacks", "checkpoint", "checkpoints"},
+    {"objectives", "samplers", "schemes", "models", "weights", "stem", "cifar_resnet", "optim", "build"},
+    {"results", "precision", "recompute"},
+    {"module", "classifier", "data", "callbacks", "checkpoint", "runs"},
     {"deploy", "assess", "verify", "search"},
-    {"plots", "cli", "report", "app", "train", "evaluate", "dashboard"},
+    {"training", "evaluate", "dashboard", "compare", "cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 TOP = len(ROOMS)
