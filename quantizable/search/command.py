@@ -18,6 +18,7 @@ from quantizable.network import QuantizableNetwork
 from quantizable.results import write_json
 from quantizable.search.certification import Certification, average_certified_radius, certified_accuracy
 from quantizable.search.costs import COSTS, Cost, bops_cost, bytes_cost, latency_cost
+from quantizable.search.evolution import check_installed
 from quantizable.search.front import print_outcomes, write_front
 from quantizable.search.incremental import Incremental
 from quantizable.search.methods import METHODS
@@ -38,8 +39,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     bits.add_argument("--methods", default=",".join(METHODS), help="separated by commas (default: all)")
     bits.add_argument("--objective", default="accuracy", help=f"one of {', '.join(OBJECTIVES)}")
     bits.add_argument("--cost", default="bops", help=f"what is limited: one of {', '.join(COSTS)}")
-    bits.add_argument("--budget", default="4bit", help="as uniform bits (4bit, 3.5bit) or in the cost's unit")
-    bits.add_argument("--latency-table", type=Path, help="JSON {layer: {mode: milliseconds}}, for --cost latency")
+    bits.add_argument("--budget", default="4bit", help="as uniform bits or in the cost's unit: 3bit,4bit,60000")
+    bits.add_argument(
+        "--latency-table", type=Path, help="JSON {layer: {mode: milliseconds}}, for --cost latency"
+    )
     bits.add_argument("--evaluations", type=int, default=100, help="candidates that each method may evaluate")
     bits.add_argument("--robust-images", type=int, default=20, help="images to certify, for --objective acr")
     bits.add_argument("--samples", type=int, default=100, help="noisy images each, for --objective acr")
@@ -48,13 +51,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     one = _part(parts, "sensitivity", "one layer at a time in each mode", run_sensitivity, images=500)
     _norms(one)
     certify = _part(parts, "certify", "certified radii of modes or of an assignment", run_certify, images=100)
-    certify.add_argument("--bits", help="modes, separated by commas, or an assignment file (default: all modes)")
+    certify.add_argument(
+        "--bits", help="modes, separated by commas, or an assignment file (default: all modes)"
+    )
     certify.add_argument("--from", dest="first", help="certify incrementally from this mode")
     certify.add_argument("--samples", type=int, default=100, help="noisy images per image, with --from")
     _smoothing(certify, n=100_000)
 
 
-def _part(parts: argparse._SubParsersAction, name: str, text: str, run, images: int) -> argparse.ArgumentParser:
+def _part(
+    parts: argparse._SubParsersAction, name: str, text: str, run, images: int
+) -> argparse.ArgumentParser:
     parser = parts.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="for example checkpoints/<run>/best.ckpt")
     parser.add_argument("data", nargs="*", metavar="data=NAME data.KEY=VALUE", help="as for evaluate")
@@ -114,39 +121,51 @@ class Setting:
 
 
 def run_bits(args: argparse.Namespace) -> int:
-    """Search, print and write the front, the picture, and the best assignment of each method."""
+    """Search, print and write the front, the picture, and the best assignment of each method and budget."""
     check_objective(args.objective)
-    methods = [name for name in args.methods.split(",") if name]
-    if unknown := [name for name in methods if name not in METHODS] or not methods:
-        raise ValueError(f"method {unknown if methods else args.methods!r} is unknown; choose from {', '.join(METHODS)}")
+    methods = check_methods(args.methods)
+    if args.evaluations < 1:
+        raise ValueError(f"--evaluations is {args.evaluations}; at least 1 is needed")
     setting = Setting(args, test=False)
     network = setting.network
     space = Space.of(network)
     image = torch.zeros(1, setting.data.in_chans, setting.data.image_size, setting.data.image_size)
     cost = make_cost(args.cost, network, image, args.latency_table)
-    budget = parse_budget(args.budget, space, cost)
+    budgets = {text: parse_budget(text, space, cost) for text in args.budget.split(",")}
     incremental = None
     if args.objective == "acr":
         incremental = Incremental(setting.smoothing(args), args.samples)
+    if args.norm_batches < 1 and (lacking := set(space.modes) - set(network.modes)):
+        names = ", ".join(mode.name for mode in sorted(lacking))
+        raise ValueError(f"modes {names} have no norms of their own yet: give --norm-batches 1 or more")
     images, labels = setting.images()
     inputs = setting.training_inputs(args.norm_batches)
-    new = add_modes(network, space.modes)
-    if new and not inputs:
-        raise ValueError(f"modes {', '.join(m.name for m in new)} need norms: give --norm-batches 1 or more")
+    add_modes(network, space.modes)
     scorer = Scorer(network, images, labels, setting.output, inputs, incremental, args.robust_images)
     outcomes = []
-    for name in methods:
-        problem = Problem(space, cost, budget, scorer, args.objective, args.evaluations, args.seed)
-        outcome = solve(name, METHODS[name], problem)
-        outcomes.append(outcome)
-        if outcome.best is not None:
-            about = {"method": name, "cost": cost.name, "of": outcome.best.cost, **outcome.best.score}
-            assignment = Assignment(space.assignment(outcome.best.genome), args.norm_batches, about)
-            write_assignment(setting.output / f"{name}.yaml", network, assignment)
-        write_front(setting.output, outcomes, cost, args.objective)
+    for text, budget in budgets.items():
+        for name in methods:
+            problem = Problem(space, cost, budget, scorer, args.objective, args.evaluations, args.seed)
+            outcome = solve(name, METHODS[name], problem)
+            outcomes.append(outcome)
+            if outcome.best is not None:
+                about = {"method": name, "cost": cost.name, "of": outcome.best.cost, **outcome.best.score}
+                assignment = Assignment(space.assignment(outcome.best.genome), args.norm_batches, about)
+                write_assignment(setting.output / f"{name}-{text}.yaml", network, assignment)
+            write_front(setting.output, outcomes, cost, args.objective)
     print_outcomes(outcomes, cost, args.objective)
-    print(f"kept in {setting.output}: front.csv, front.png, {', '.join(f'{m}.yaml' for m in methods)}")
+    print(f"kept in {setting.output}: front.csv, front.png and the best assignments, METHOD-BUDGET.yaml")
     return 0
+
+
+def check_methods(text: str) -> list[str]:
+    """The method names in a comma-separated list; ``ValueError`` for an unknown one."""
+    methods = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise ValueError(f"method {', '.join(unknown)!r} is unknown; choose from {', '.join(METHODS)}")
+    if "evolution" in methods:
+        check_installed()
+    return methods
 
 
 def make_cost(name: str, network: QuantizableNetwork, image: Tensor, table: Path | None) -> Cost:
@@ -189,17 +208,18 @@ def run_certify(args: argparse.Namespace) -> int:
         named[Path(args.bits).stem] = read_assignment(args.bits, network)
     else:
         modes = network.modes if not args.bits else [network.check_mode(m) for m in args.bits.split(",")]
-        layers = network.layers().items()
-        named = {m.name: Assignment({name: layer.resolve(m) for name, layer in layers}) for m in modes}
+        named = {mode.name: Assignment({"*": mode}) for mode in modes}
     images, labels = setting.images()
     about = {"network": fingerprint(network), "images": len(images), "data": type(setting.data).__name__}
     if incremental is not None and first_mode is not None:
-        first = Certification(setting.output, f"certified-{first_mode.name}", smoothing, about | {"bits": first_mode.name})
+        first = Certification(
+            setting.output, f"certified-{first_mode.name}", smoothing, about | {"bits": first_mode.name}
+        )
         with network.at_bits(first_mode):
             first.run(network, images, labels)
     summary = {}
     for name, assignment in named.items():
-        assignment.apply(network, setting.training_loader() if assignment.norm_batches else ())
+        assignment.apply(network, setting.training_inputs(assignment.norm_batches))
         own = about | {"bits": {k: str(v) for k, v in assignment.bits.items()}}
         kind = "certified" if incremental is None else f"from-{args.first}"
         if incremental is not None:
@@ -210,7 +230,9 @@ def run_certify(args: argparse.Namespace) -> int:
         else:
             known = first.results
             results = run.fill(
-                lambda x, i: incremental.certify(network, x, i, known[i].certificate, first.votes(i)), images, labels
+                lambda x, i: incremental.certify(network, x, i, known[i].certificate, first.votes(i)),
+                images,
+                labels,
             )
         summary[name] = {
             "acr": average_certified_radius(results),
@@ -220,7 +242,10 @@ def run_certify(args: argparse.Namespace) -> int:
             "failure_probability": smoothing.alpha if incremental is None else incremental.failure,
         }
     _print_certified(summary, smoothing)
-    write_json(setting.output / "certified.json", {"sigma": smoothing.sigma, "n": smoothing.n, "images": len(images), "bits": summary})
+    write_json(
+        setting.output / "certified.json",
+        {"sigma": smoothing.sigma, "n": smoothing.n, "images": len(images), "bits": summary},
+    )
     return 0
 
 
@@ -229,5 +254,7 @@ def _print_certified(summary: dict, smoothing: Smoothing) -> None:
     table = Table(*columns, title=f"certified accuracy, sigma {smoothing.sigma:g}, n {smoothing.n}")
     for name, row in summary.items():
         shares = [f"{100 * share:.1f}" for share in row["certified_accuracy"].values()]
-        table.add_row(name, f"{row['acr']:.4f}", *shares, f"{row['samples_per_image']:.0f}", f"{row['seconds']:.1f}")
+        table.add_row(
+            name, f"{row['acr']:.4f}", *shares, f"{row['samples_per_image']:.0f}", f"{row['seconds']:.1f}"
+        )
     Console().print(table)

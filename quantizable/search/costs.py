@@ -52,7 +52,9 @@ def macs(network: QuantizableNetwork, image: torch.Tensor) -> dict[str, int]:
     with counter:  # not in inference mode: the counter follows modules through autograd hooks
         network.model(image)
     root = type(network.model).__name__
-    flops = {name.removeprefix(f"{root}."): sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    flops = {
+        name.removeprefix(f"{root}."): sum(ops.values()) for name, ops in counter.get_flop_counts().items()
+    }
     names = list(network.layers())
     inside = {name: [n for n in names if n.startswith(f"{name}.")] for name in names}
     return {n: (flops.get(n, 0) - sum(flops.get(i, 0) for i in inside[n])) // 2 for n in names}
@@ -72,7 +74,9 @@ def bops_cost(network: QuantizableNetwork, image: torch.Tensor) -> Cost:
 
 def bytes_cost(network: QuantizableNetwork) -> Cost:
     """Bytes of packed weights of the quantized layers; what every assignment shares (norms, biases) is left out."""
-    sizes = {n: m.float_weight().numel() if isinstance(m, QuantLayer) else 0 for n, m in network.layers().items()}
+    sizes = {
+        n: m.float_weight().numel() if isinstance(m, QuantLayer) else 0 for n, m in network.layers().items()
+    }
     return Cost("bytes", "bytes of weights", lambda name, mode: sizes[name] * mode.weight / 8)
 
 

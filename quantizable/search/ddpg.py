@@ -14,7 +14,9 @@ from torch import Tensor, nn
 HIDDEN, BATCH, TAU, GAMMA = 300, 64, 0.01, 1.0
 ACTOR_RATE, CRITIC_RATE = 1e-4, 1e-3
 
-Transition = tuple[Tensor, float, float, Tensor, bool]  # state, action, reward, next state, whether it is the last
+Transition = tuple[
+    Tensor, float, float, Tensor, bool
+]  # state, action, reward, next state, whether it is the last
 
 
 def _network(inputs: int) -> nn.Sequential:
@@ -64,8 +66,14 @@ class Agent:
     def learn(self) -> None:
         """One step of the critic towards the Bellman target, one of the actor up the critic, targets follow."""
         drawn = self.generator.sample(list(self.memory), min(BATCH, len(self.memory)))
-        state, following = torch.stack([t[0] for t in drawn]), torch.stack([t[3] for t in drawn])  # [B, states]
-        action, reward = torch.tensor([[t[1]] for t in drawn]), torch.tensor([[t[2]] for t in drawn])  # [B, 1]
+        state, following = (
+            torch.stack([t[0] for t in drawn]),
+            torch.stack([t[3] for t in drawn]),
+        )  # [B, states]
+        action, reward = (
+            torch.tensor([[t[1]] for t in drawn]),
+            torch.tensor([[t[2]] for t in drawn]),
+        )  # [B, 1]
         going_on = torch.tensor([[float(not t[4])] for t in drawn])
         with torch.no_grad():
             later = self.critic_target(torch.cat([following, self.actor_target(following)], 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -12,21 +13,25 @@ from quantizable.search.space import Genome
 POPULATION = 20
 
 
+def check_installed() -> None:
+    """``ImportError``, with what to install, if pymoo is missing."""
+    if find_spec("pymoo") is None:
+        raise ImportError("evolutionary search needs pymoo: pip install 'quantizable[search]'")
+
+
 def evolution(problem: Problem) -> None:
     """Evolve the front of high score and low cost; every candidate is brought within the budget first.
 
     Raises:
         ImportError: pymoo is not installed.
     """
-    try:
-        from pymoo.algorithms.moo.nsga2 import NSGA2
-        from pymoo.core.problem import ElementwiseProblem
-        from pymoo.core.repair import Repair
-        from pymoo.operators.crossover.ux import UniformCrossover
-        from pymoo.operators.mutation.pm import PolynomialMutation
-        from pymoo.optimize import minimize
-    except ImportError as error:
-        raise ImportError("evolutionary search needs pymoo: pip install 'quantizable[search]'") from error
+    check_installed()
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.problem import ElementwiseProblem
+    from pymoo.core.repair import Repair
+    from pymoo.operators.crossover.ux import UniformCrossover
+    from pymoo.operators.mutation.pm import PolynomialMutation
+    from pymoo.optimize import minimize
 
     generator = np.random.default_rng(problem.seed)
     highest = np.array(problem.space.highest)
@@ -43,7 +48,7 @@ def evolution(problem: Problem) -> None:
             return np.array([within_budget(x) for x in X], float)
 
     class Bits(ElementwiseProblem):
-        """Minimise (-score, KL of equals, cost)."""
+        """Minimise (-score, cost)."""
 
         def __init__(self) -> None:
             super().__init__(n_var=len(highest), n_obj=2, xl=0, xu=highest)

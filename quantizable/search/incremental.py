@@ -50,7 +50,9 @@ class Incremental:
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha_zeta < 1 or not 0.5 < self.gamma <= 1:
-            raise ValueError(f"alpha_zeta is {self.alpha_zeta} (in (0, 1)) and gamma {self.gamma} (in (0.5, 1])")
+            raise ValueError(
+                f"alpha_zeta is {self.alpha_zeta} (in (0, 1)) and gamma {self.gamma} (in (0.5, 1])"
+            )
         if self.failure >= 1:
             raise ValueError(f"alpha + alpha_zeta is {self.failure}; together they must stay below 1")
         if self.samples > self.smoothing.n:

@@ -59,14 +59,16 @@ class Problem:
     def __post_init__(self) -> None:
         check_objective(self.objective)
         if self.objective == "acr" and self.scorer.incremental is None:
-            raise ValueError("the objective acr needs certification: give the scorer incremental=Incremental(...)")
+            raise ValueError(
+                "the objective acr needs certification: give the scorer incremental=Incremental(...)"
+            )
         if self.evaluations < 1:
             raise ValueError(f"evaluations is {self.evaluations}; at least 1 is needed")
         self.space.check_budget(self.cost, self.budget)
 
     def cost_of(self, genome: Genome) -> float:
         """Its cost."""
-        return self.cost.total(self.space.assignment(genome))
+        return self.cost.total(self.space.layer_modes(genome))
 
     def evaluate(self, genome: Genome) -> Trial:
         """Cost and score of a candidate, within the budget or not; ``OutOfEvaluations`` at the end."""

@@ -52,7 +52,9 @@ def layer_states(network: QuantizableNetwork, space: Space, image: Tensor) -> Te
         base += [float(shape[1] * groups) if len(shape) > 1 else 0.0, float(shape[0]) if shape else 0.0]
         base += [float(stride[0]), float(shape[-1]) if len(shape) > 2 else 1.0, float(math.prod(shape))]
         base += [float(sizes.get(name, 0))]
-        rows += [[*base, float(2 * index + is_activation), 0.0, float(is_activation)] for is_activation in (0, 1)]
+        rows += [
+            [*base, float(2 * index + is_activation), 0.0, float(is_activation)] for is_activation in (0, 1)
+        ]
     states = torch.tensor(rows)
     low, high = states.min(0).values, states.max(0).values
     return (states - low) / (high - low).clamp(min=1e-12)

@@ -117,7 +117,9 @@ class Scorer:
     def _measure(self) -> dict[str, float]:
         logits = self._logits()
         answer = logits.argmax(1)
-        kl = F.kl_div(logits.log_softmax(1), self.reference.log_softmax(1), reduction="batchmean", log_target=True)
+        kl = F.kl_div(
+            logits.log_softmax(1), self.reference.log_softmax(1), reduction="batchmean", log_target=True
+        )
         score = {
             "accuracy": (answer == self.labels).double().mean().item(),
             "agreement": (answer == self.reference.argmax(1)).double().mean().item(),

@@ -54,7 +54,9 @@ def sqnr(x: Tensor, quantizer: Quantizer, bits: int) -> float:
 
 
 @torch.inference_mode()
-def noise_ratios(network: QuantizableNetwork, space: Space, images: Tensor) -> dict[tuple[str, BitMode], tuple[float, float]]:
+def noise_ratios(
+    network: QuantizableNetwork, space: Space, images: Tensor
+) -> dict[tuple[str, BitMode], tuple[float, float]]:
     """SQNR (dB) of (weight, input) by layer and mode; inputs are those of the network in its highest mode.
 
     Layers without a weight or input of their own to quantize (attention products) are left out.
@@ -100,7 +102,9 @@ def sensitivity(scorer: Scorer, space: Space, modes: Sequence[BitMode]) -> list[
         for mode in modes:
             score = scorer({**rest, name: mode})
             noise = ratios.get((name, mode), nothing)
-            rows.append(Sensitivity(name, mode.name, score["accuracy"], score["agreement"], score["kl"], *noise))
+            rows.append(
+                Sensitivity(name, mode.name, score["accuracy"], score["agreement"], score["kl"], *noise)
+            )
     return rows
 
 

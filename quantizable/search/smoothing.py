@@ -87,7 +87,9 @@ class Smoothing:
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
-            raise ValueError(f"sigma is {self.sigma}; it is the noise's standard deviation, above 0, such as 0.25")
+            raise ValueError(
+                f"sigma is {self.sigma}; it is the noise's standard deviation, above 0, such as 0.25"
+            )
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha is {self.alpha}; it is a probability between 0 and 1, such as 0.001")
         if self.n0 < 1 or self.batch < 1:
@@ -118,7 +120,9 @@ class Smoothing:
             stream: ``SELECTION`` or ``ESTIMATION``.
             count: how many copies.
         """
-        pieces = [classify(x + noise.to(x)).argmax(1).cpu() for noise in self.noise(image, stream, count, x.shape)]
+        pieces = [
+            classify(x + noise.to(x)).argmax(1).cpu() for noise in self.noise(image, stream, count, x.shape)
+        ]
         return torch.cat(pieces)
 
     def select(self, classify: Classifier, x: Tensor, image: int) -> tuple[int, float]:

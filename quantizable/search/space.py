@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 from quantizable.bits import FLOAT_BITS, BitMode
@@ -24,12 +24,15 @@ class Space:
         layers: free layers, in the order in which the network registers them.
         fixed: the modes of the layers that cannot be chosen (first and last).
         weights, activations: widths to choose from, from the lowest to the highest.
+        norms: norms that come after a fixed layer, each with the free layer whose mode it shares, so that a
+            uniform assignment is the same as the network's mode.
     """
 
     layers: tuple[str, ...]
     fixed: Mapping[str, BitMode]
     weights: tuple[int, ...]
     activations: tuple[int, ...]
+    norms: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, network: QuantizableNetwork) -> Space:
@@ -51,8 +54,10 @@ class Space:
         weights = tuple(sorted({mode.weight for mode in quantized} - {FLOAT_BITS})) or (FLOAT_BITS,)
         activations = tuple(sorted({mode.activation for mode in quantized} - {FLOAT_BITS})) or (FLOAT_BITS,)
         if not free or len(weights) * len(activations) < 2:
-            raise ValueError("there is nothing to choose: a search needs a free layer and at least two widths")
-        return cls(free, fixed, weights, activations)
+            raise ValueError(
+                "there is nothing to choose: a search needs a free layer and at least two widths"
+            )
+        return cls(free, fixed, weights, activations, _norms_of_fixed(network, free))
 
     @property
     def modes(self) -> list[BitMode]:
@@ -79,14 +84,19 @@ class Space:
         return (self.weights.index(mode.weight), self.activations.index(mode.activation)) * len(self.layers)
 
     def assignment(self, genome: Genome) -> dict[str, BitMode]:
-        """The mode of every layer, fixed ones included, as ``set_bits`` takes it."""
+        """The mode of every layer, and of norms that follow a fixed one, as ``set_bits`` takes it."""
+        modes = self.layer_modes(genome)
+        return modes | {norm: modes[layer] for norm, layer in self.norms.items()}
+
+    def layer_modes(self, genome: Genome) -> dict[str, BitMode]:
+        """The mode of every layer, fixed ones included."""
         pairs = zip(genome[::2], genome[1::2], strict=True)
         free = (BitMode(self.weights[w], self.activations[a]) for w, a in pairs)
         return {**self.fixed, **dict(zip(self.layers, free, strict=True))}
 
     def check_budget(self, cost: Cost, budget: float) -> None:
         """``ValueError``, with the smallest possible cost, if no assignment stays within the budget."""
-        smallest = cost.total(self.assignment(self.lowest))
+        smallest = cost.total(self.layer_modes(self.lowest))
         if budget < smallest:
             raise ValueError(
                 f"the budget of {budget:g} {cost.unit} is too small: the smallest assignment needs {smallest:g}"
@@ -95,16 +105,29 @@ class Space:
     def lowered(self, genome: Genome, cost: Cost, budget: float, order: Iterable[int]) -> Genome:
         """Lower decisions, one step each in the given order, round by round, until the budget holds."""
         lowered, order = list(genome), list(order)
-        while cost.total(self.assignment(tuple(lowered))) > budget:
+        while cost.total(self.layer_modes(tuple(lowered))) > budget:
             before = list(lowered)
             for decision in order:
                 if lowered[decision] > 0:
                     lowered[decision] -= 1
-                    if cost.total(self.assignment(tuple(lowered))) <= budget:
+                    if cost.total(self.layer_modes(tuple(lowered))) <= budget:
                         return tuple(lowered)
             if lowered == before:
                 raise ValueError(f"the decisions {order} cannot be lowered to {budget:g} {cost.unit}")
         return tuple(lowered)
+
+
+def _norms_of_fixed(network: QuantizableNetwork, free: tuple[str, ...]) -> dict[str, str]:
+    """Norms that no free layer comes before since the last fixed one, with the free layer that comes next."""
+    layers, norms = network.layers(), network.norms()
+    order = [name for name, _ in network.model.named_modules() if name in layers or name in norms]
+    shared = {}
+    for i, name in enumerate(order):
+        before = next((n for n in reversed(order[:i]) if n in layers), None)
+        if name in norms and before not in free:
+            after = (n for n in [*order[i:], *reversed(order[:i])] if n in free)
+            shared[name] = next(after)
+    return shared
 
 
 def parse_budget(text: str, space: Space, cost: Cost) -> float:
@@ -116,7 +139,9 @@ def parse_budget(text: str, space: Space, cost: Cost) -> float:
     try:
         if text.endswith("bit"):
             if not cost.known:
-                raise ValueError(f"{cost.name} is known for measured modes only; give a number of {cost.unit}")
+                raise ValueError(
+                    f"{cost.name} is known for measured modes only; give a number of {cost.unit}"
+                )
             bits = float(text.removesuffix("bit"))
             if not 1 <= bits <= 16:
                 raise ValueError(f"{bits:g} bits is out of range; give 1 to 16")
