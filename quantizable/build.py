@@ -26,7 +26,7 @@ def build_network(
 ) -> QuantizableNetwork:
     """Create the float network, load its weights, make it quantizable.
 
-    Args: as of :class:`quantizable.module.QuantizableClassifier`.
+    Args: as of :class:`quantizable.classifier.QuantizableClassifier`.
 
     Raises:
         ValueError, FileNotFoundError: as ``create_model``, ``load_float_weights`` and ``quantize`` do; illegal bits

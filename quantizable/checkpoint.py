@@ -13,7 +13,7 @@ from quantizable.data import DATAMODULES
 from quantizable.network import QuantizableNetwork
 
 if TYPE_CHECKING:
-    from quantizable.module import QuantizableClassifier
+    from quantizable.classifier import QuantizableClassifier
 
 FORMAT = 1
 

@@ -31,7 +31,7 @@ from quantizable.bits import parse_modes
 from quantizable.callbacks import WandbModes
 from quantizable.checkpoint import read_checkpoint
 from quantizable.data import ImageDataModule
-from quantizable.module import QuantizableClassifier
+from quantizable.classifier import QuantizableClassifier
 from quantizable.precision import fastest_execution
 from quantizable.results import by_mode, plot_modes, print_table, write_json
 
