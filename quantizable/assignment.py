@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Assignment:
+class SavedAssignment:
     """Bits per layer, and what the layers' norms need to fit them.
 
     Attributes:
@@ -73,7 +73,7 @@ def _distance(one: BitMode, other: BitMode) -> tuple[int, int]:
     return abs(one.weight - other.weight), abs(one.activation - other.activation)
 
 
-def write_assignment(path: Path, network: QuantizableNetwork, assignment: Assignment) -> None:
+def write_assignment(path: Path, network: QuantizableNetwork, assignment: SavedAssignment) -> None:
     """Write the file, with the fingerprint of its network."""
     contents = {
         "format": FORMAT,
@@ -87,7 +87,7 @@ def write_assignment(path: Path, network: QuantizableNetwork, assignment: Assign
     os.replace(part, path)
 
 
-def read_assignment(path: str | Path, network: QuantizableNetwork) -> Assignment:
+def read_assignment(path: str | Path, network: QuantizableNetwork) -> SavedAssignment:
     """The assignment in a file of :func:`write_assignment`.
 
     Raises:
@@ -107,7 +107,9 @@ def read_assignment(path: str | Path, network: QuantizableNetwork) -> Assignment
         raise ValueError(f"{path} has format {contents.get('format')}; this version reads format {FORMAT}")
     if contents.get("network") != (own := fingerprint(network)):
         raise ValueError(
-            f"{path} was made for another network (fingerprint {contents.get('network')}, this one has {own}); "
+            f"{path} was made for another network (fingerprint {contents.get('network')}, here {own}); "
             "use the checkpoint that it was searched on, or search anew"
         )
-    return Assignment(contents["bits"], int(contents.get("norm_batches", 0)), contents.get("about") or {})
+    return SavedAssignment(
+        contents["bits"], int(contents.get("norm_batches", 0)), contents.get("about") or {}
+    )

@@ -12,6 +12,7 @@ import quantizable
 ROOMS = (
     "quantizable.evaluate",
     "quantizable.compare",
+    "quantizable.search.command",
     "quantizable.dashboard",
 )
 

@@ -18,8 +18,9 @@ ROOMS = [  # from the ground up; a room may import from those before it and from
     {"convert"},
     {"objectives", "samplers", "schemes", "models", "weights"},
     {"module", "classifier", "data", "callbacks", "checkpoint", "checkpoints"},
+    {"assignment", "results", "evaluate"},
     {"deploy", "assess", "verify", "search"},
-    {"plots", "cli", "report", "app", "train", "evaluate", "dashboard"},
+    {"plots", "cli", "report", "app", "train", "dashboard"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 TOP = len(ROOMS)

@@ -37,7 +37,7 @@ def average_certified_radius(results: Sequence[Certified]) -> float:
 
 
 def certified_accuracy(results: Sequence[Certified], radius: float) -> float:
-    """The share of images that are right and certified at ``radius`` or more; at 0: right and not abstained."""
+    """The share of images that are right and certified at ``radius`` or more; at 0: right, not abstained."""
     right = [r for r in results if r.certificate.predicted == r.label]
     return sum(r.certificate.radius >= radius for r in right) / len(results)
 

@@ -1,8 +1,9 @@
-"""``quantizable search bits|sensitivity|certify CHECKPOINT``: bits per layer, and certificates of any assignment."""
+"""``quantizable search bits|sensitivity|certify CHECKPOINT``: bits per layer, certified robustness."""
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from quantizable.assignment import Assignment, add_modes, fingerprint, read_assignment, write_assignment
+from quantizable.assignment import SavedAssignment, add_modes, fingerprint, read_assignment, write_assignment
 from quantizable.checkpoint import load
 from quantizable.evaluate import check_fit, make_datamodule
 from quantizable.network import QuantizableNetwork
@@ -39,7 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     bits.add_argument("--methods", default=",".join(METHODS), help="separated by commas (default: all)")
     bits.add_argument("--objective", default="accuracy", help=f"one of {', '.join(OBJECTIVES)}")
     bits.add_argument("--cost", default="bops", help=f"what is limited: one of {', '.join(COSTS)}")
-    bits.add_argument("--budget", default="4bit", help="as uniform bits or in the cost's unit: 3bit,4bit,60000")
+    bits.add_argument(
+        "--budget", default="4bit", help="as uniform bits or in the cost's unit: 3bit,4bit,60000"
+    )
     bits.add_argument(
         "--latency-table", type=Path, help="JSON {layer: {mode: milliseconds}}, for --cost latency"
     )
@@ -150,7 +153,7 @@ def run_bits(args: argparse.Namespace) -> int:
             outcomes.append(outcome)
             if outcome.best is not None:
                 about = {"method": name, "cost": cost.name, "of": outcome.best.cost, **outcome.best.score}
-                assignment = Assignment(space.assignment(outcome.best.genome), args.norm_batches, about)
+                assignment = SavedAssignment(space.assignment(outcome.best.genome), args.norm_batches, about)
                 write_assignment(setting.output / f"{name}-{text}.yaml", network, assignment)
             write_front(setting.output, outcomes, cost, args.objective)
     print_outcomes(outcomes, cost, args.objective)
@@ -203,37 +206,31 @@ def run_certify(args: argparse.Namespace) -> int:
     network, smoothing = setting.network, setting.smoothing(args)
     incremental = None if args.first is None else Incremental(smoothing, args.samples)
     first_mode = None if args.first is None else network.check_mode(args.first)
-    named: dict[str, Assignment] = {}
+    named: dict[str, SavedAssignment] = {}
     if args.bits and args.bits.endswith((".yaml", ".yml")):
         named[Path(args.bits).stem] = read_assignment(args.bits, network)
     else:
         modes = network.modes if not args.bits else [network.check_mode(m) for m in args.bits.split(",")]
-        named = {mode.name: Assignment({"*": mode}) for mode in modes}
+        named = {mode.name: SavedAssignment({"*": mode}) for mode in modes}
     images, labels = setting.images()
     about = {"network": fingerprint(network), "images": len(images), "data": type(setting.data).__name__}
-    if incremental is not None and first_mode is not None:
-        first = Certification(
-            setting.output, f"certified-{first_mode.name}", smoothing, about | {"bits": first_mode.name}
-        )
+    first = None
+    if first_mode is not None:
+        own = about | {"bits": {"*": first_mode.name}}
+        first = Certification(setting.output, f"certified-{first_mode.name}", smoothing, own)
         with network.at_bits(first_mode):
             first.run(network, images, labels)
     summary = {}
     for name, assignment in named.items():
         assignment.apply(network, setting.training_inputs(assignment.norm_batches))
         own = about | {"bits": {k: str(v) for k, v in assignment.bits.items()}}
-        kind = "certified" if incremental is None else f"from-{args.first}"
-        if incremental is not None:
-            own |= {"from": args.first, "samples": args.samples}
-        run = Certification(setting.output, f"{kind}-{name}", smoothing, own)
-        if incremental is None:
+        if incremental is None or first is None:
+            run = Certification(setting.output, f"certified-{name}", smoothing, own)
             results = run.run(network, images, labels)
         else:
-            known = first.results
-            results = run.fill(
-                lambda x, i: incremental.certify(network, x, i, known[i].certificate, first.votes(i)),
-                images,
-                labels,
-            )
+            own |= {"from": args.first, "samples": args.samples}
+            run = Certification(setting.output, f"from-{args.first}-{name}", smoothing, own)
+            results = run.fill(partial(incremental.certify_like, network, first), images, labels)
         summary[name] = {
             "acr": average_certified_radius(results),
             "certified_accuracy": {str(r): certified_accuracy(results, r) for r in RADII},

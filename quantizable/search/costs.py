@@ -1,4 +1,4 @@
-"""What an assignment costs: bit operations, bytes of weights, or measured milliseconds, each a sum over layers."""
+"""What an assignment costs: bit operations, bytes of weights, or measured milliseconds."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def bops_cost(network: QuantizableNetwork, image: torch.Tensor) -> Cost:
 
 
 def bytes_cost(network: QuantizableNetwork) -> Cost:
-    """Bytes of packed weights of the quantized layers; what every assignment shares (norms, biases) is left out."""
+    """Bytes of the quantized layers' packed weights; norms and biases, always the same, are left out."""
     sizes = {
         n: m.float_weight().numel() if isinstance(m, QuantLayer) else 0 for n, m in network.layers().items()
     }

@@ -51,7 +51,7 @@ class Agent:
 
     @torch.no_grad()
     def action(self, state: Tensor, spread: float) -> float:
-        """The actor's action for a state ``[states]``, with normal noise of that spread cut off at 0 and 1."""
+        """The actor's action for a state ``[states]``, with normal noise of that spread, cut at 0 and 1."""
         mean = float(self.actor(state))
         if spread < 1e-6:
             return mean
@@ -64,7 +64,7 @@ class Agent:
         self.memory.append(transition)
 
     def learn(self) -> None:
-        """One step of the critic towards the Bellman target, one of the actor up the critic, targets follow."""
+        """One step of the critic to the Bellman target, one of the actor up the critic; targets follow."""
         drawn = self.generator.sample(list(self.memory), min(BATCH, len(self.memory)))
         state, following = (
             torch.stack([t[0] for t in drawn]),

@@ -46,10 +46,9 @@ def write_front(folder: Path, outcomes: Sequence[Outcome], cost: Cost, objective
     writer.writerow(["method", cost.name, *keys, "on_front", "genome"])
     for name in names:
         best = {t.genome for t in fronts[name]}
-        for t in dict.fromkeys((t.genome, t.cost) for t in trials[name]):
-            score = next(x.score for x in trials[name] if x.genome == t[0])
-            genome = "".join(map(str, t[0]))
-            writer.writerow([name, t[1], *(score.get(key, "") for key in keys), int(t[0] in best), genome])
+        for genome, t in {t.genome: t for t in trials[name]}.items():
+            digits = "".join(map(str, genome))
+            writer.writerow([name, t.cost, *(t.score.get(k, "") for k in keys), int(genome in best), digits])
     (folder / "front.csv.part").write_text(text.getvalue())
     os.replace(folder / "front.csv.part", folder / "front.csv")
 

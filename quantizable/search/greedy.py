@@ -12,7 +12,7 @@ from quantizable.search.space import Genome
 
 
 def damage(problem: Problem) -> list[np.ndarray]:
-    """How much each decision alone hurts, ``[decisions][widths]``: the KL divergence (nats) from the highest mode.
+    """How much each decision alone hurts, ``[decisions][widths]``: KL divergence (nats) from the highest mode.
 
     All other decisions stay at their highest width. The KL divergence and not the objective, because one
     decision changes the answer for so few images that accuracy cannot rank them.
@@ -64,7 +64,7 @@ def lowered_by_damage(
 
 
 def greedy(problem: Problem) -> None:
-    """The greedy assignment, then, for the evaluations that are left, swaps: raise one decision, lower others."""
+    """The greedy assignment, then swaps (raise one decision, lower others) for the evaluations left."""
     rows = damage(problem)
     best = lowered_by_damage(problem, problem.space.highest, rows)
     assert best is not None  # the budget was checked to hold the smallest assignment

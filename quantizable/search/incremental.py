@@ -1,12 +1,13 @@
 """Incremental certification: from a certified mode to another one on the same noise, with few samples.
 
-Ugare et al., "Incremental Randomized Smoothing Certification", ICLR 2024 (IRS). Two bit modes of one network
-give the same answer for most noisy images. How often they differ, zeta, is bounded from a few of the samples on
-which the first mode was certified; the probability of the top class then is at least ``p_lower - zeta``.
+Ugare et al., "Incremental Randomized Smoothing Certification", ICLR 2024 (IRS). Two bit modes of one
+network give the same answer for most noisy images. How often they differ, zeta, is bounded from a few of the
+samples on which the first mode was certified; the probability of the top class then is at least
+``p_lower - zeta``.
 
-IRS chooses between that and certifying anew by ``p_lower``, which is computed from the very samples that its
-bounds use. Here the choice looks at the selection samples alone. They are independent of the estimation samples,
-so that for each image, whichever way it takes, the certificate is wrong with probability at most
+IRS chooses between that and certifying anew by ``p_lower``, which is computed from the very samples that
+its bounds use. Here the choice looks at the selection samples alone. They are independent of the estimation
+samples, so that for each image, whichever way it takes, the certificate is wrong with probability at most
 ``alpha + alpha_zeta``.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from quantizable.search.certification import Certification
 from quantizable.search.smoothing import (
     ABSTAIN,
     ESTIMATION,
@@ -63,6 +65,10 @@ class Incremental:
     def failure(self) -> float:
         """The largest probability that the certificate of an image is wrong."""
         return self.smoothing.alpha + self.alpha_zeta
+
+    def certify_like(self, classify: Classifier, run: Certification, x: Tensor, image: int) -> Certificate:
+        """:meth:`certify` for image number ``image`` of the first mode's run."""
+        return self.certify(classify, x, image, run.results[image].certificate, run.votes(image))
 
     def certify(
         self, classify: Classifier, x: Tensor, image: int, first: Certificate, votes: Tensor

@@ -1,4 +1,4 @@
-"""Results kept as they come: one JSON object a line, so that a killed run loses at most the line it was writing."""
+"""Results kept as they come, one JSON object a line: a killed run loses at most the line it was writing."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ class Problem:
         seed: of methods that draw at random.
 
     Raises:
-        ValueError: an unknown objective, no evaluations, a budget below the smallest assignment, or ACR without
-            certification.
+        ValueError: an unknown objective, no evaluations, a budget below the smallest assignment, or ACR
+            without certification.
     """
 
     space: Space

@@ -1,7 +1,7 @@
 """Reinforcement learning: an agent walks through the layers and chooses widths, as in HAQ and ARQ.
 
-Wang et al., "HAQ", CVPR 2019; ARQ, 2024. An episode is one candidate: one action per decision, then, if it is too
-expensive, bits are lowered from the last layer backwards; the reward comes at the end.
+Wang et al., "HAQ", CVPR 2019; ARQ, 2024. An episode is one candidate: one action per decision, then, if it is
+too expensive, bits are lowered from the last layer backwards; the reward comes at the end.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def check_objective(objective: str) -> str:
 
 @contextmanager
 def fitted_norms(network: QuantizableNetwork, inputs: Sequence[Tensor]) -> Iterator[None]:
-    """Norms fitted to the current assignment on ``inputs`` for the length of a ``with`` block; none: as they are."""
+    """Norms fitted to the current assignment on ``inputs`` (none: as they are) within a ``with`` block."""
     kept = [(buffer, buffer.clone()) for norm in active_batch_norms(network) for buffer in norm.buffers()]
     try:
         if inputs:
@@ -50,14 +50,14 @@ def fitted_norms(network: QuantizableNetwork, inputs: Sequence[Tensor]) -> Itera
 
 
 class Scorer:
-    """Scores of assignments of one network: accuracy, agreement with the highest mode, KL divergence from it, ACR.
+    """Scores of assignments of one network: accuracy, agreement with the highest mode, KL from it, ACR.
 
     Args:
         network: in evaluation mode.
         images: ``[N, C, H, W]``, normalised, to measure accuracy, agreement and KL on.
         labels: ``[N]``.
         folder: where the scores are kept.
-        norm_inputs: batches of training images to fit each candidate's norms with; none: the modes' own norms.
+        norm_inputs: training batches to fit each candidate's norms with; none: the modes' own norms.
         incremental: settings of the certification; None: no ACR.
         robust_images: how many of the images, from the first on, to certify for the ACR.
         batch: images per forward pass.
@@ -102,7 +102,7 @@ class Scorer:
         self.first = self._certify_first(folder, top) if incremental is not None else None
 
     def __call__(self, assignment: Mapping[str, BitMode]) -> dict[str, float]:
-        """``accuracy``, ``agreement``, ``kl`` (nats), ``seconds`` and, with certification, ``acr`` of an assignment."""
+        """``accuracy``, ``agreement``, ``kl`` (nats), ``seconds`` and, with certification, ``acr``."""
         bits = {name: mode.name for name, mode in assignment.items()}
         if _key(bits) not in self.known:
             started = time.perf_counter()
@@ -131,11 +131,11 @@ class Scorer:
 
     def certify(self) -> list[Certified]:
         """Incremental certificates of the images for the assignment that the network is in."""
-        assert self.incremental is not None and self.first is not None
+        assert self.incremental is not None
+        assert self.first is not None
         results = []
         for i in range(self.robust_images):
-            first, votes = self.first.results[i].certificate, self.first.votes(i)
-            certificate = self.incremental.certify(self.network, self.images[i], i, first, votes)
+            certificate = self.incremental.certify_like(self.network, self.first, self.images[i], i)
             results.append(Certified(i, int(self.labels[i]), certificate, 0.0))
         return results
 

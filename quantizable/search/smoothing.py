@@ -97,7 +97,7 @@ class Smoothing:
         check_samples(self.n, self.alpha)
 
     def noise(self, image: int, stream: int, count: int, shape: torch.Size) -> Iterator[Tensor]:
-        """The first ``count`` noise tensors of an image, in pieces ``[b, *shape]``, normalised as the data is."""
+        """The first ``count`` noise tensors of an image, in pieces ``[b, *shape]``, scaled as the data is."""
         scale = self.sigma / torch.tensor(self.std).reshape(-1, 1, 1)
         whole = max(1, self.batch // BLOCK)
         for first in range(0, math.ceil(count / BLOCK), whole):
@@ -144,7 +144,7 @@ class Smoothing:
         return Certificate(predicted, radius(p_lower, self.sigma), p_lower, top, selected, samples)
 
     def predict(self, classify: Classifier, x: Tensor, image: int = 0) -> int:
-        """PREDICT: the class of g, wrong with probability at most ``alpha``; ``ABSTAIN`` if too close to call."""
+        """PREDICT: the class of g, wrong with probability <= ``alpha``; ``ABSTAIN`` if too close to call."""
         counts = self.votes(classify, x, image, ESTIMATION, self.n).bincount(minlength=2)
         (first, second), classes = counts.topk(2)
         p_value = binomtest(int(first), int(first + second), 0.5).pvalue
@@ -156,5 +156,5 @@ def check_samples(n: int, alpha: float) -> None:
     needed = math.floor(math.log(alpha) / math.log(0.5)) + 1
     if n < needed:
         raise ValueError(
-            f"n is {n}: even if all samples agree, alpha={alpha} certifies nothing; at least {needed} are needed"
+            f"n is {n}: even if all samples agree, alpha={alpha:g} certifies nothing; at least {needed} are needed"
         )
