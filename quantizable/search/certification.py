@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.progress import track
 from torch import Tensor
 
@@ -67,7 +68,7 @@ class Certification:
 
         The votes on the estimation samples are kept too: incremental certification compares with them.
         """
-        votes = self._open_votes(len(images), write=True)
+        votes = self._open_votes(len(images))
 
         def certify(x: Tensor, image: int) -> Certificate:
             certificate, votes[image] = self.smoothing.certify(classify, x, image)
@@ -93,11 +94,9 @@ class Certification:
         """The classes (int64 ``[n]``) of an image's estimation samples."""
         if image not in self.results:
             raise ValueError(f"image {image} is not certified yet")
-        import torch
-
         return torch.from_numpy(np.load(self.votes_path, mmap_mode="r")[image].astype(np.int64))
 
-    def _open_votes(self, images: int, write: bool) -> Any:
+    def _open_votes(self, images: int) -> np.memmap:
         shape = (images, self.smoothing.n)
         if self.votes_path.is_file():
             held = np.lib.format.open_memmap(self.votes_path, mode="r+")

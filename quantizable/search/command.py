@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -63,7 +64,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _part(
-    parts: argparse._SubParsersAction, name: str, text: str, run, images: int
+    parts: argparse._SubParsersAction,
+    name: str,
+    text: str,
+    run: Callable[[argparse.Namespace], int],
+    images: int,
 ) -> argparse.ArgumentParser:
     parser = parts.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="for example checkpoints/<run>/best.ckpt")
@@ -105,12 +110,16 @@ class Setting:
         self.data.prepare_data()
         self.data.setup("test" if self.test else "fit")
         loader = self.data.test_dataloader() if self.test else self.data.val_dataloader()
-        batches = list(loader)
-        if not batches:
+        if isinstance(loader, list):
             raise ValueError("the data has no validation images; give data.val_size above 0")
-        images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        chosen = torch.linspace(0, len(images) - 1, min(self.count, len(images))).round().long()
-        return images[chosen], labels[chosen]
+        spread = torch.linspace(0, loader.size - 1, min(self.count, loader.size)).round().long()
+        images, labels, first = [], [], 0
+        for x, y in loader:
+            own = spread[(spread >= first) & (spread < first + len(x))] - first
+            images.append(x[own])
+            labels.append(y[own])
+            first += len(x)
+        return torch.cat(images), torch.cat(labels)
 
     def training_inputs(self, batches: int) -> list[Tensor]:
         """The first training batches of the data module's seed."""

@@ -49,7 +49,7 @@ def macs(network: QuantizableNetwork, image: torch.Tensor) -> dict[str, int]:
     network = copy.deepcopy(network).eval()  # hooks and first-use initialisation stay away from the original
     network.set_bits(network.modes[0])  # float attention is one fused kernel that the counter may not know
     counter = FlopCounterMode(display=False)
-    with counter:  # not in inference mode: the counter follows modules through autograd hooks
+    with torch.enable_grad(), counter:  # the counter follows modules through autograd hooks
         network.model(image)
     root = type(network.model).__name__
     flops = {

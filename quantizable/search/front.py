@@ -34,7 +34,7 @@ def print_outcomes(outcomes: Sequence[Outcome], cost: Cost, objective: str) -> N
 
 
 def write_front(folder: Path, outcomes: Sequence[Outcome], cost: Cost, objective: str) -> None:
-    """``front.csv`` (every trial, and whether it is on its method's front) and ``front.png`` in ``folder``."""
+    """``front.csv`` (every trial, and whether it is on a front) and ``front.png`` in ``folder``."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(o.method for o in outcomes))

@@ -12,7 +12,7 @@ from quantizable.search.space import Genome
 
 
 def damage(problem: Problem) -> list[np.ndarray]:
-    """How much each decision alone hurts, ``[decisions][widths]``: KL divergence (nats) from the highest mode.
+    """How much each decision alone hurts, ``[decisions][widths]``: KL (nats) from the highest mode.
 
     All other decisions stay at their highest width. The KL divergence and not the objective, because one
     decision changes the answer for so few images that accuracy cannot rank them.

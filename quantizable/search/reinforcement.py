@@ -24,8 +24,8 @@ REWARD = 0.1  # per percentage point of the score above or below the highest mod
 def layer_states(network: QuantizableNetwork, space: Space, image: Tensor) -> Tensor:
     """What the agent sees of each decision, ``[decisions, 10]`` in [0, 1]; column 8 (previous action) is 0.
 
-    Columns: depthwise, channels in and out, stride, kernel size, parameters, input size, index of the decision,
-    previous action, 1 for activations and 0 for weights.
+    Columns: depthwise, channels in and out, stride, kernel size, parameters, input size, index of the
+    decision, previous action, 1 for activations and 0 for weights.
     """
     layers = network.layers()
     sizes: dict[str, int] = {}

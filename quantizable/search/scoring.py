@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quantizable.assignment import fingerprint
 from quantizable.bits import BitMode
 from quantizable.fitting import active_batch_norms, fit_norms
 from quantizable.network import QuantizableNetwork
@@ -83,7 +82,7 @@ class Scorer:
         self.norm_inputs, self.incremental = list(norm_inputs), incremental
         self.robust_images = min(robust_images, len(images))
         settings: dict[str, Any] = {
-            "network": fingerprint(network),
+            "network": _digest(list(network.state_dict().values())),  # norms and step sizes too
             "images": _digest([images, labels]),
             "norm_inputs": _digest(self.norm_inputs),
         }

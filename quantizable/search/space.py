@@ -99,7 +99,7 @@ class Space:
         smallest = cost.total(self.layer_modes(self.lowest))
         if budget < smallest:
             raise ValueError(
-                f"the budget of {budget:g} {cost.unit} is too small; the smallest assignment needs {smallest:g}"
+                f"budget {budget:g} {cost.unit} is too small: the smallest assignment needs {smallest:g}"
             )
 
     def lowered(self, genome: Genome, cost: Cost, budget: float, order: Iterable[int]) -> Genome:

@@ -95,7 +95,7 @@ def test_noise_is_normalised_and_depends_on_image_and_stream_but_not_on_the_batc
         ({"sigma": -0.25}, "sigma is -0.25"),
         ({"sigma": float("nan")}, "sigma is nan"),
         ({"alpha": 0.0}, "alpha is 0.0"),
-        ({"n": 9}, "at least 10 are needed"),
+        ({"n": 9}, "needed are at least 10"),
         ({"n0": 0}, "n0 is 0"),
     ],
 )
