@@ -156,5 +156,5 @@ def check_samples(n: int, alpha: float) -> None:
     needed = math.floor(math.log(alpha) / math.log(0.5)) + 1
     if n < needed:
         raise ValueError(
-            f"n is {n}: even if all agree, that proves nothing at alpha={alpha:g}; needed are at least {needed}"
+            f"n is {n}: if all agree, nothing is proved at alpha={alpha:g}; needed are at least {needed}"
         )
