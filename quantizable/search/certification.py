@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -86,7 +87,7 @@ class Certification:
             started = time.perf_counter()
             certificate = certify(images[image], image)
             result = Certified(image, int(labels[image]), certificate, time.perf_counter() - started)
-            self.journal.add({**asdict(result), "certificate": asdict(certificate)})
+            self.journal.add(asdict(result))
             self.results[image] = result
         return [self.results[i] for i in range(len(images))]
 
@@ -105,8 +106,11 @@ class Certification:
             kept = np.array(held)
         else:
             kept = np.zeros((0, self.smoothing.n), np.int16)
-        grown = np.lib.format.open_memmap(self.votes_path, mode="w+", dtype=np.int16, shape=shape)
+        part = self.votes_path.with_name(self.votes_path.name + ".part")
+        grown = np.lib.format.open_memmap(part, mode="w+", dtype=np.int16, shape=shape)
         grown[: len(kept)] = kept
+        grown.flush()
+        os.replace(part, self.votes_path)
         return grown
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -42,12 +43,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     bits.add_argument("--objective", default="accuracy", help=f"one of {', '.join(OBJECTIVES)}")
     bits.add_argument("--cost", default="bops", help=f"what is limited: one of {', '.join(COSTS)}")
     bits.add_argument(
-        "--budget", default="4bit", help="as uniform bits or in the cost's unit: 3bit,4bit,60000"
+        "--budget",
+        default="4bit",
+        help="as uniform bits or in the cost's unit: 3bit,4bit,60000 (default: 4bit)",
     )
     bits.add_argument(
         "--latency-table", type=Path, help="JSON {layer: {mode: milliseconds}}, for --cost latency"
     )
-    bits.add_argument("--evaluations", type=int, default=100, help="candidates that each method may evaluate")
+    bits.add_argument(
+        "--evaluations", type=int, default=100, help="candidates for each method (default: 100)"
+    )
     bits.add_argument("--robust-images", type=int, default=20, help="images to certify, for --objective acr")
     bits.add_argument("--samples", type=int, default=100, help="noisy images each, for --objective acr")
     _norms(bits)
@@ -70,10 +75,15 @@ def _part(
     run: Callable[[argparse.Namespace], int],
     images: int,
 ) -> argparse.ArgumentParser:
-    parser = parts.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = parts.add_parser(name, help=text, description=text)
     parser.add_argument("checkpoint", type=Path, help="for example checkpoints/<run>/best.ckpt")
     parser.add_argument("data", nargs="*", metavar="data=NAME data.KEY=VALUE", help="as for evaluate")
-    parser.add_argument("--images", type=int, default=images, help="how many, evenly spread over the set")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=images,
+        help="how many, evenly spread over the set (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of noise and of methods that draw at random")
     parser.add_argument("--output", type=Path, help="folder (default: search/ beside the checkpoint)")
     parser.set_defaults(run=run)
@@ -81,14 +91,18 @@ def _part(
 
 
 def _smoothing(parser: argparse.ArgumentParser, n: int) -> None:
-    parser.add_argument("--sigma", type=float, default=0.25, help="noise, in pixels of [0, 1]")
-    parser.add_argument("--n", type=int, default=n, help="noisy images per image that bound the probability")
+    parser.add_argument(
+        "--sigma", type=float, default=0.25, help="noise, in pixels of [0, 1] (default: 0.25)"
+    )
+    parser.add_argument(
+        "--n", type=int, default=n, help="noisy images per image that bound the radius (default: %(default)s)"
+    )
     parser.add_argument("--n0", type=int, default=100, help="noisy images per image that pick the class")
     parser.add_argument("--alpha", type=float, default=0.001, help="failure probability of a certificate")
 
 
 def _norms(parser: argparse.ArgumentParser) -> None:
-    text = "training batches to fit a candidate's norms with; 0: the modes' own norms"
+    text = "training batches to fit a candidate's norms with; 0: the modes' own norms (default: 2)"
     parser.add_argument("--norm-batches", type=int, default=2, help=text)
 
 
@@ -109,7 +123,7 @@ class Setting:
         """Evenly spread images ``[N, C, H, W]`` and labels ``[N]`` of the test or the validation set."""
         self.data.prepare_data()
         self.data.setup("test" if self.test else "fit")
-        loader = self.data.test_dataloader() if self.test else self.data.val_dataloader()
+        loader: Any = self.data.test_dataloader() if self.test else self.data.val_dataloader()
         if isinstance(loader, list):
             raise ValueError("the data has no validation images; give data.val_size above 0")
         spread = torch.linspace(0, loader.size - 1, min(self.count, loader.size)).round().long()

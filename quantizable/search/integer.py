@@ -40,8 +40,9 @@ class Program:
 
     def solve(self) -> Genome | None:
         """The best assignment that was not excluded; None if there is none."""
+        # exact, as the next best is asked for; equal costs within the solver's tolerance may swap places
         result = milp(self.objective, integrality=np.ones_like(self.objective), bounds=Bounds(0, 1),
-                      constraints=self.constraints)  # fmt: skip
+                      constraints=self.constraints, options={"mip_rel_gap": 0})  # fmt: skip
         if result.x is None:
             return None
         chosen = result.x.reshape(self.layers, -1).argmax(1)

@@ -45,6 +45,7 @@ class Sensitivity:
     input_sqnr: float
 
 
+@torch.no_grad()
 def sqnr(x: Tensor, quantizer: Quantizer, bits: int) -> float:
     """Signal-to-quantization-noise ratio ``10 log10(|x|^2 / |x - q(x)|^2)``, dB."""
     if bits == FLOAT_BITS:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import quantizable
 from quantizable.checkpoint import FORMAT
 from quantizable.cli import main
 from quantizable.data import Fake
-from quantizable.module import QuantizableClassifier
 
 DATA = ["data=fake", "data.size=64", "data.image_size=8", "data.num_classes=4", "data.batch_size=16"]
 
@@ -19,7 +19,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint as training writes it, of a calibrated network that was not trained."""
     torch.manual_seed(0)
     options = {"in_chans": 3, "pretrained": False}
-    module = QuantizableClassifier("resnet20", 4, bits=[2, 4, 32], model_options=options)
+    module = quantizable.QuantizableClassifier("resnet20", 4, bits=[2, 4, 32], model_options=options)
     data = Fake(size=64, image_size=8, num_classes=4, batch_size=16)
     inputs = [x for x, _ in data.train_dataloader()]
     module.network.calibrate(inputs)
