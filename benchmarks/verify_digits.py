@@ -60,9 +60,7 @@ def architectures() -> dict[str, nn.Module]:
     return {"MLP 64-32-32-10": mlp, "residual conv": conv}
 
 
-def train(
-    model: nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int
-) -> quantizable.QuantizableNetwork:
+def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int) -> quantizable.QuantizableNetwork:
     """Float first, then all modes in each step: the mean of their cross-entropies."""
     fit(model, [model], x, y, epochs, 3e-3)
     network = quantizable.quantize(model.eval(), [*MODES, 32], "lsq", first_last="mode")

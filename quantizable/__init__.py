@@ -22,7 +22,7 @@ def __getattr__(name: str) -> object:
 
         return MultiModeModule
     if name == "load":
-        from quantizable.checkpoint import load
+        from quantizable.deploy.load import load
 
         return load
     raise AttributeError(f"module 'quantizable' has no attribute {name!r}")

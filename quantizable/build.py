@@ -29,8 +29,8 @@ def build_network(
     Args: as of :class:`quantizable.classifier.QuantizableClassifier`.
 
     Raises:
-        ValueError, FileNotFoundError: as ``create_model``, ``load_float_weights`` and ``quantize`` do; illegal bits
-            are refused first.
+        ValueError, FileNotFoundError: as ``create_model``, ``load_float_weights`` and ``quantize`` do;
+            illegal bits are refused first.
     """
     modes = parse_modes(bits)
     if isinstance(model, str):

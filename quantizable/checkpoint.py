@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def describe(module: QuantizableClassifier) -> dict[str, Any]:
         for key in ("class_names", "in_chans", "image_size", "mean", "std")
         if datamodule
     }
-    names = {kind: name for name, kind in DATAMODULES.items()}
+    names: dict[Any, str] = {kind: name for name, kind in DATAMODULES.items()}
     data["data"] = names.get(type(datamodule))  # None for a data module of the user's own
     return {
         "format": FORMAT,
@@ -50,21 +51,47 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is truncated or no checkpoint") from error
         raise ValueError(
-            f"{path} was not loaded: it holds code or objects other than tensors and plain values "
-            f"({str(error).splitlines()[0]}). Use a checkpoint written by this library"
+            f"{path} was not loaded: it holds code or objects other than tensors and plain values. "
+            "Use a checkpoint written by this library"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is truncated or no checkpoint: {str(error).splitlines()[0]}") from error
-    if not isinstance(contents, dict) or "quantizable" not in contents or "state_dict" not in contents:
+    except Exception as error:  # random bytes make the unpickler fail in any way
+        raise ValueError(f"{path} is truncated or no checkpoint") from error
+    about = contents.get("quantizable") if isinstance(contents, dict) else None
+    if not isinstance(about, dict) or "format" not in about or "state_dict" not in contents:
         raise ValueError(
             f"{path} is no checkpoint of a quantizable network; float weights load with load_float_weights"
         )
-    if contents["quantizable"]["format"] > FORMAT:
-        raise ValueError(
-            f"{path} has format {contents['quantizable']['format']}, newer than {FORMAT}: update quantizable"
-        )
+    if about["format"] > FORMAT:
+        raise ValueError(f"{path} has format {about['format']}, newer than {FORMAT}: update quantizable")
     return contents
+
+
+def check_same_network(module: QuantizableClassifier, path: Path) -> None:
+    """``ValueError`` if a run that is to be resumed trains another network than ``module``."""
+    saved, given = read_checkpoint(path)["quantizable"], describe(module)
+    for key in ("model", "num_classes", "model_options", "modes", "quantize"):
+        if saved[key] != given[key]:
+            raise ValueError(
+                f"{path} cannot be resumed: it was trained with {key}={saved[key]}, asked for is {given[key]}"
+            )
+
+
+def load_network(network: QuantizableNetwork, path: str | Path) -> None:
+    """Load the weights, norms and step sizes of all modes from a checkpoint of training, in place.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_checkpoint`; or they do not fit the network.
+    """
+    prefix, contents = "network.", read_checkpoint(path)
+    state = {k.removeprefix(prefix): v for k, v in contents["state_dict"].items() if k.startswith(prefix)}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()[:200]  # of a deep network it lists hundreds of keys
+        raise ValueError(f"{path} does not fit the network: {reason}") from error
 
 
 def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableNetwork:
@@ -74,10 +101,12 @@ def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableN
         path: a checkpoint of training (``checkpoints/<run>/best.ckpt``).
         model: the float network, needed only if training was not given a name but a module.
 
-    Attributes of the result: ``info``, a dictionary with the class names, mean, std and image size of the data.
+    Attributes of the result: ``info``, a dictionary with the class names, mean, std and image size of the
+        data.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_checkpoint`; or the weights do not fit the architecture.
+        FileNotFoundError, ValueError: see :func:`read_checkpoint`; or the weights do not fit the
+            architecture.
     """
     contents = read_checkpoint(path)
     about = contents["quantizable"]
@@ -92,13 +121,7 @@ def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableN
         model_options={**about["model_options"], "pretrained": False} if model is None else None,
         quantize_options=options,
     )
-    prefix = "network."
-    state = {k.removeprefix(prefix): v for k, v in contents["state_dict"].items() if k.startswith(prefix)}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not fit {about['model']}: {str(error).splitlines()[-1].strip()}"
-        ) from error
-    network.info = {**about["data"], "num_classes": about["num_classes"]}
+    load_network(network, path)
+    info: Any = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}
+    network.info = info
     return network.eval()

@@ -19,7 +19,8 @@ from quantizable.schemes import Scheme
 
 
 class QuantizableClassifier(MultiModeModule):
-    """A classifier in every mode: cross-entropy, and per mode top-1, top-5 and disagreement with the highest mode.
+    """A classifier in every mode: cross-entropy, and per mode top-1, top-5 and disagreement with the highest
+    mode.
 
     >>> module = QuantizableClassifier("resnet18", num_classes=100, bits=[2, 4, 8, 32])    # doctest: +SKIP
     >>> Trainer(max_epochs=90).fit(module, datamodule)                                      # doctest: +SKIP
@@ -31,7 +32,8 @@ class QuantizableClassifier(MultiModeModule):
         quantizer: see :func:`quantizable.quantize`.
         weights: a file of float weights to start from, or None.
         reset_head: with ``weights``: keep the new classifier.
-        model_options: further arguments of ``create_model`` (``in_chans``, ``pretrained``, ``cifar_stem``, ...).
+        model_options: further arguments of ``create_model`` (``in_chans``, ``pretrained``, ``cifar_stem``,
+            ...).
         quantize_options: further arguments of ``quantize``.
         optimizer: settings as a dictionary, see :class:`OptimizerConfig`.
         scheme: a name or a :class:`Scheme`.
@@ -57,7 +59,12 @@ class QuantizableClassifier(MultiModeModule):
         network = build_network(
             model, num_classes, bits, quantizer, weights, reset_head, model_options, quantize_options
         )
-        config = optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**(optimizer or {}))
+        try:
+            config = (
+                optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**optimizer or {})
+            )
+        except TypeError as error:  # a key that is no setting
+            raise ValueError(f"optimizer: {error}") from error
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; it must be in [0, 1)")
         super().__init__(network, scheme, config, **training)

@@ -14,6 +14,10 @@ ROOMS = (
     "quantizable.compare",
     "quantizable.search.command",
     "quantizable.dashboard",
+    "quantizable.deploy.command_export",
+    "quantizable.deploy.command_cost",
+    "quantizable.deploy.command_predict",
+    "quantizable.verify.command",
 )
 
 

@@ -230,7 +230,8 @@ def write_page(path: Path, rows: Sequence[Mapping[str, Any]], pictures: Sequence
     )
     page = (
         "<!doctype html><meta charset=utf-8><title>Runs compared</title>"
-        "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}img{max-width:48%}</style>"
+        "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}"
+        "img{max-width:48%}</style>"
         f"<h1>Runs compared</h1><table><tr>{head}</tr>{body}</table>{images}\n"
     )
     part = path.with_name(path.name + ".part")

@@ -21,12 +21,12 @@ from quantizable.schemes import Scheme, get_scheme
 class MultiModeModule(pl.LightningModule):
     """One training step that visits several modes, for any task.
 
-    Modes are visited one after another, each with its own forward and backward pass, so that the memory of a step
-    does not grow with their number; gradients add up and, unless the scheme says otherwise, the optimizer steps
-    once. Processes of a distributed run exchange gradients once per optimizer step.
+    Modes are visited one after another, each with its own forward and backward pass, so that the memory of a
+    step does not grow with their number; gradients add up and, unless the scheme says otherwise, the
+    optimizer steps once. Processes of a distributed run exchange gradients once per optimizer step.
 
-    A subclass gives :meth:`loss`; its outputs are tensors, or ``teaching`` says what of them a lower mode imitates.
-    Layers of the subclass beside the network, a head for example, are trained too and stay float.
+    A subclass gives :meth:`loss`; its outputs are tensors, or ``teaching`` says what of them a lower mode
+    imitates. Layers of the subclass beside the network, a head for example, are trained too and stay float.
 
     Args:
         network: a quantizable network.
@@ -80,11 +80,11 @@ class MultiModeModule(pl.LightningModule):
         return batch[0]
 
     def teaching(self, output: Any) -> Tensor:
-        """What of a mode's output lower modes learn from, and are compared in; the output itself unless overridden."""
+        """What of a mode's output lower modes learn from; the output itself unless overridden."""
         if not isinstance(output, Tensor):
             raise TypeError(
-                f"the network gives a {type(output).__name__}, not a tensor: {type(self).__name__} must define "
-                "teaching(output), the tensor that lower modes learn from"
+                f"the network gives a {type(output).__name__}, not a tensor: {type(self).__name__} must "
+                "define teaching(output), the tensor that lower modes learn from"
             )
         return output
 
@@ -194,7 +194,8 @@ class MultiModeModule(pl.LightningModule):
             bad = ", ".join(name for name, ok in zip(losses, finite.tolist(), strict=True) if not ok)
             raise RuntimeError(
                 f"the loss of mode {bad} is not finite in epoch {self.trainer.current_epoch}, step "
-                f"{self.trainer.global_step}; lower the learning rate or clip gradients (the last checkpoint is intact)"
+                f"{self.trainer.global_step}; lower the learning rate or clip gradients (the last checkpoint "
+                "is intact)"
             )
 
     def _without_sync(self) -> AbstractContextManager[None]:

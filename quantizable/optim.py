@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
@@ -47,7 +47,11 @@ class OptimizerConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for what in ("lr", "weight_decay", "momentum", "quantizer_lr", "warmup"):
+            if not isinstance(getattr(self, what), int | float):
+                raise ValueError(f"{what}={getattr(self, what)!r} is not a number")
         for what, ok, allowed in (
+            ("name", is_optimizer(self.name), "an optimizer of timm, as sgd or adamw"),
             ("lr", self.lr > 0, "greater than 0"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
@@ -63,10 +67,21 @@ class OptimizerConfig:
                 raise ValueError(f"{what}={getattr(self, what)!r} is not allowed; it must be {allowed}")
 
 
+def is_optimizer(name: str) -> bool:
+    """True if timm has an optimizer of that name."""
+    try:
+        get_optimizer_info(name.lower().removeprefix("lookahead_"))
+    except ValueError:
+        return False
+    return True
+
+
 def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Weights with decay; norms and biases, and the quantizers' parameters, without."""
     of_quantizers = {id(p) for m in network.modules() if isinstance(m, Quantizer) for p in m.parameters()}
-    weights, norms, quantizers = [], [], []
+    weights: list[nn.Parameter] = []
+    norms: list[nn.Parameter] = []
+    quantizers: list[nn.Parameter] = []
     for parameter in network.parameters():
         if not parameter.requires_grad:
             continue
@@ -89,9 +104,11 @@ def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[s
 
 def configure(config: OptimizerConfig, groups: list[dict[str, Any]], steps: int) -> dict[str, Any]:
     """Optimizer and schedule in Lightning's form; the schedule counts optimizer steps, ``steps`` in all."""
+    # Nesterov momentum of 0 is refused; "momentum" is timm's name of SGD without Nesterov
+    plain = config.name == "sgd" and config.momentum == 0
     optimizer = create_optimizer_v2(
         groups,
-        opt=config.name,
+        opt="momentum" if plain else config.name,
         lr=config.lr,
         weight_decay=config.weight_decay,
         momentum=config.momentum,

@@ -16,11 +16,12 @@ ROOMS = [  # from the ground up; a room may import from those before it and from
     {"fitting"},
     {"network"},
     {"convert"},
-    {"objectives", "samplers", "schemes", "models", "weights"},
-    {"module", "classifier", "data", "callbacks", "checkpoint", "checkpoints"},
-    {"assignment", "results", "evaluate"},
+    {"objectives", "samplers", "schemes", "models", "weights", "stem", "cifar_resnet", "optim", "build"},
+    {"results", "precision", "recompute", "assignment"},
+    {"module", "classifier", "data", "callbacks", "checkpoint", "runs"},
+    {"evaluate"},
     {"deploy", "assess", "verify", "search"},
-    {"plots", "cli", "report", "app", "train", "dashboard"},
+    {"training", "dashboard", "compare", "cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 TOP = len(ROOMS)

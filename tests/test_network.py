@@ -115,7 +115,7 @@ def test_a_fixed_width_that_is_no_mode_can_be_named() -> None:
 def test_at_bits_restores_also_after_an_error(network: QuantizableNetwork) -> None:
     network.set_bits({"conv2": 2}, default=4)
     before = network.bits
-    with pytest.raises(RuntimeError, match="shape|channels"), network.at_bits(8):
+    with pytest.raises(RuntimeError, match=r"shape|channels"), network.at_bits(8):
         network(torch.zeros(1, 1, 8, 8))
     assert network.bits == before
     with pytest.raises(ValueError, match="no mode 3"), network.at_bits(3):

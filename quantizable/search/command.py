@@ -45,14 +45,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     bits.add_argument(
         "--budget",
         default="4bit",
-        help="as uniform bits or in the cost's unit: 3bit,4bit,60000 (default: 4bit)",
+        help="uniform bits or a number: 3bit,60000 (default: 4bit)",
     )
     bits.add_argument(
         "--latency-table", type=Path, help="JSON {layer: {mode: milliseconds}}, for --cost latency"
     )
-    bits.add_argument(
-        "--evaluations", type=int, default=100, help="candidates for each method (default: 100)"
-    )
+    bits.add_argument("--evaluations", type=int, default=100, help="candidates for each method (100)")
     bits.add_argument("--robust-images", type=int, default=20, help="images to certify, for --objective acr")
     bits.add_argument("--samples", type=int, default=100, help="noisy images each, for --objective acr")
     _norms(bits)
@@ -82,7 +80,7 @@ def _part(
         "--images",
         type=int,
         default=images,
-        help="how many, evenly spread over the set (default: %(default)s)",
+        help="evenly spread over the set (%(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of noise and of methods that draw at random")
     parser.add_argument("--output", type=Path, help="folder (default: search/ beside the checkpoint)")
@@ -91,12 +89,8 @@ def _part(
 
 
 def _smoothing(parser: argparse.ArgumentParser, n: int) -> None:
-    parser.add_argument(
-        "--sigma", type=float, default=0.25, help="noise, in pixels of [0, 1] (default: 0.25)"
-    )
-    parser.add_argument(
-        "--n", type=int, default=n, help="noisy images per image that bound the radius (default: %(default)s)"
-    )
+    parser.add_argument("--sigma", type=float, default=0.25, help="noise, in pixels of [0, 1] (0.25)")
+    parser.add_argument("--n", type=int, default=n, help="noisy images that bound a radius (%(default)s)")
     parser.add_argument("--n0", type=int, default=100, help="noisy images per image that pick the class")
     parser.add_argument("--alpha", type=float, default=0.001, help="failure probability of a certificate")
 
@@ -113,7 +107,7 @@ class Setting:
         if args.images < 1:
             raise ValueError(f"--images is {args.images}; at least 1 is needed")
         self.network: QuantizableNetwork = load(args.checkpoint)
-        self.data = make_datamodule(args.data, self.network.info.get("data"))
+        self.data = make_datamodule(args.data, self.network.info)
         check_fit(self.network, self.data)
         self.output: Path = args.output or args.checkpoint.parent / "search"
         self.output.mkdir(parents=True, exist_ok=True)

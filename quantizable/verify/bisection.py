@@ -94,9 +94,7 @@ def _bounds(first: Graph, second: Graph, parts: Box, output: int) -> Interval:
     return Interval(*(torch.cat([p[s].flatten(1)[:, output] for p in pieces]) for s in (0, 1)))
 
 
-def _counterexample(
-    first: Graph, second: Graph, parts: Box, output: int, eps: float
-) -> Replay | None:
+def _counterexample(first: Graph, second: Graph, parts: Box, output: int, eps: float) -> Replay | None:
     x = parts.center
     difference = (second(x) - first(x)).flatten(1)[:, output]
     worst = int(difference.abs().argmax())

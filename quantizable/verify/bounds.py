@@ -71,9 +71,7 @@ class DifferenceBounds:
         )
 
 
-def difference_bounds(
-    first: Graph, second: Graph, box: Box, method: Method = "combined"
-) -> DifferenceBounds:
+def difference_bounds(first: Graph, second: Graph, box: Box, method: Method = "combined") -> DifferenceBounds:
     """Bound ``second(x) - first(x)`` for every ``x`` of each box.
 
     Args:

@@ -56,9 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--minimum", type=float, default=None, help="smallest legal input")
     parser.add_argument("--maximum", type=float, default=None, help="largest legal input")
     parser.add_argument("--eps", type=float, help="allowed difference of the output, above 0")
-    parser.add_argument(
-        "--robust", action="store_true", help="instead: the class of one mode cannot change"
-    )
+    parser.add_argument("--robust", action="store_true", help="instead: the class of one mode cannot change")
     parser.add_argument("--bounds-only", action="store_true", help="no MILP")
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
     parser.add_argument("--output", type=Path, help="folder for report and certificates")
@@ -69,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     """Exit status 0: all proved (or the certificate confirmed); 1: not; 2: bad input."""
     try:
         return _check(args) if args.check else _verify(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"quantizable verify: {error}", file=sys.stderr)
         return 2
 
@@ -91,7 +89,7 @@ def load_graphs(path: Path, modes: list[str], input_shape: tuple[int, ...]) -> l
             else fixed_point_network(weights, biases, FixedPoint(_bits(mode)))
             for mode in modes
         ]
-    from quantizable import load  # what loads checkpoints needs Lightning
+    from quantizable.checkpoint import load  # what loads checkpoints needs Lightning
     from quantizable.verify.trace import graph_of
 
     network = load(path)
@@ -122,9 +120,7 @@ def _verify(args: argparse.Namespace) -> int:
     for i, x in enumerate(inputs):
         output = int(graphs[0](x[None]).flatten().argmax())
         eps = 0.0 if args.robust else args.eps
-        verdict = _decider(graphs, output, eps, args.time_limit, not args.bounds_only)(
-            box[i : i + 1]
-        )
+        verdict = _decider(graphs, output, eps, args.time_limit, not args.bounds_only)(box[i : i + 1])
         results.append((f"{args.inputs.stem}[{i}] class {output}", verdict))
         if args.output is not None:
             certify(

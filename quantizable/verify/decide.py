@@ -136,9 +136,7 @@ def check_query(graph: Graph, box: Box, output: int, eps: float) -> None:
         raise ValueError(f"eps {eps} is not allowed; the error bound must be above 0")
     outputs = graph.shapes[-1].numel()
     if not 0 <= output < outputs:
-        raise ValueError(
-            f"output {output} does not exist; the network has outputs 0 to {outputs - 1}"
-        )
+        raise ValueError(f"output {output} does not exist; the network has outputs 0 to {outputs - 1}")
     if len(box) != 1:
         raise ValueError(f"a query is about one box, not {len(box)}; pass box[i : i + 1]")
 
@@ -184,7 +182,14 @@ def _by_milp(
     deadline: float,
 ) -> tuple[Status, str, Replay | None]:
     """Relax all rounding first; then integers for the neurons that cheat, more each round."""
-    from quantizable.verify.milp import Neuron, PairProgram  # needs highspy, an optional extra
+    try:
+        from quantizable.verify.milp import Neuron, PairProgram
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the bounds leave this query open and the MILP needs highspy: "
+            "pip install quantizable[verify], or decide by bounds alone (use_milp=False, "
+            "--bounds-only)"
+        ) from error
 
     weights = question.weights(first.shapes[-1].numel())
     pairs = enumerate(((first, bounds.first), (second, bounds.second)))

@@ -23,9 +23,7 @@ def affine_difference(
     """
     change = second.minus(first)
     carried = product_interval(second, difference, fan_in)
-    return carried.plus(product_interval(change, x, fan_in)).plus(
-        Interval(change.offset, change.offset)
-    )
+    return carried.plus(product_interval(change, x, fan_in)).plus(Interval(change.offset, change.offset))
 
 
 def rounding_difference(first: Activation, second: Activation, difference: Interval) -> Interval:

@@ -64,17 +64,13 @@ class FixedPoint:
         return Activation(step=step, low=0.0, high=high, half_even=False, snap=self.snap)
 
 
-def float_network(
-    weights: Sequence[Tensor], biases: Sequence[Tensor], pixel_max: float = 255.0
-) -> Graph:
+def float_network(weights: Sequence[Tensor], biases: Sequence[Tensor], pixel_max: float = 255.0) -> Graph:
     """The float ReLU network on whole-number pixels ``0..pixel_max``."""
     relu = Activation(low=0.0)
     return _network(weights, biases, 1 / pixel_max, relu)
 
 
-def fixed_point_network(
-    weights: Sequence[Tensor], biases: Sequence[Tensor], scheme: FixedPoint
-) -> Graph:
+def fixed_point_network(weights: Sequence[Tensor], biases: Sequence[Tensor], scheme: FixedPoint) -> Graph:
     """The fixed-point counterpart of :func:`float_network`, on the same pixels."""
     assert scheme.weight_fraction is not None
     assert scheme.bias_fraction is not None
@@ -105,9 +101,7 @@ def layers_of(arrays: Mapping[str, np.ndarray], name: str) -> tuple[list[Tensor]
     depth = sum(1 for key in arrays if key.startswith("W"))
     wanted = [f"{kind}{i}" for i in range(depth) for kind in "Wb"]
     if depth == 0 or set(wanted) != set(arrays):
-        raise ValueError(
-            f"{name} holds {sorted(arrays)}; expected W0, b0, W1, b1, ... (weights (out, in))"
-        )
+        raise ValueError(f"{name} holds {sorted(arrays)}; expected W0, b0, W1, b1, ... (weights (out, in))")
     weights = [torch.from_numpy(np.asarray(arrays[f"W{i}"])).double() for i in range(depth)]
     biases = [torch.from_numpy(np.asarray(arrays[f"b{i}"])).double() for i in range(depth)]
     for i, (w, b) in enumerate(zip(weights, biases, strict=True)):

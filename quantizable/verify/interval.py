@@ -47,9 +47,7 @@ class Interval(NamedTuple):
 
     def __and__(self, other: Interval) -> Interval:
         """Intersection: what two sound intervals imply together."""
-        return Interval(
-            torch.maximum(self.low, other.low), torch.minimum(self.high, other.high)
-        )
+        return Interval(torch.maximum(self.low, other.low), torch.minimum(self.high, other.high))
 
     def minus(self, other: Interval) -> Interval:
         """Interval of ``a - b`` for independent ``a``, ``b``, rounded outwards."""

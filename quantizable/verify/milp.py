@@ -10,17 +10,17 @@ column. The difference bounds of undecided neurons are added as cuts.
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import highspy
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from quantizable.verify.bounds import DifferenceBounds
 from quantizable.verify.box import Box
 from quantizable.verify.graph import AFFINE, Graph, apply
 from quantizable.verify.interval import Interval, rounded
+from quantizable.verify.program import Expression, Program, scatter, select
 from quantizable.verify.stages import Activation
 
 # A proof must survive the solver's own tolerances: the violated property is asked for this much
@@ -29,24 +29,6 @@ MARGIN = 1e-5
 FEASIBILITY = 1e-7
 
 Neuron = tuple[int, int, int]  # network (0 or 1), node, flat index
-
-
-@dataclass
-class Expression:
-    """Linear expressions over the program's columns: ``matrix`` (columns, n), ``constant`` (n,)."""
-
-    matrix: Tensor
-    constant: Tensor
-
-    def padded(self, columns: int) -> Tensor:
-        """The matrix with zero rows for columns that were added later."""
-        missing = columns - self.matrix.shape[0]
-        return torch.cat([self.matrix, self.matrix.new_zeros(missing, self.matrix.shape[1])])
-
-
-    def at(self, solution: Tensor) -> Tensor:
-        """Values ``(n,)`` at a solution of the whole program, ``(columns,)``."""
-        return solution[: self.matrix.shape[0]] @ self.matrix + self.constant
 
 
 @dataclass(frozen=True)
@@ -59,39 +41,6 @@ class Relaxed:
     neurons: Tensor
     before: Expression
     error: Expression
-
-
-@dataclass
-class Program:
-    """Columns and rows of the program, collected before they go to HiGHS."""
-
-    low: list[Tensor] = field(default_factory=list)
-    high: list[Tensor] = field(default_factory=list)
-    integer: list[Tensor] = field(default_factory=list)
-    rows: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-
-    @property
-    def columns(self) -> int:
-        return sum(len(part) for part in self.low)
-
-    def add_columns(self, low: Tensor, high: Tensor, integer: bool = False) -> Expression:
-        """New variables, one per entry of ``low``; returns them as expressions."""
-        start, count = self.columns, len(low)
-        self.low.append(low)
-        self.high.append(high)
-        self.integer.append(torch.full((count,), integer))
-        matrix = torch.zeros(start + count, count, dtype=torch.float64)
-        matrix[start:] = torch.eye(count, dtype=torch.float64)
-        return Expression(matrix, torch.zeros(count, dtype=torch.float64))
-
-    def add_rows(self, terms: list[tuple[float | Tensor, Expression]], low: Tensor) -> None:
-        """Constraints ``sum(factor * expression) >= low``, one per entry."""
-        matrix = torch.zeros(self.columns, len(low), dtype=torch.float64)
-        constant = torch.zeros_like(low)
-        for factor, expression in terms:
-            matrix = matrix + expression.padded(self.columns) * factor
-            constant = constant + expression.constant * factor
-        self.rows.append((matrix, low - constant, torch.full_like(low, torch.inf)))
 
 
 class PairProgram:
@@ -181,7 +130,7 @@ class PairProgram:
             "mip_rel_gap": 0.1,
         }.items():
             solver.setOptionValue(option, value)
-        solver.passModel(self._lp(target - MARGIN))
+        solver.passModel(self.program.highs_model(self.objective, target - MARGIN - self.constant))
         solver.run()
         status = solver.getModelStatus()
         if status == highspy.HighsModelStatus.kInfeasible:
@@ -246,30 +195,30 @@ class PairProgram:
         half = torch.full_like(r.low, stage.step / 2)
         relaxed = free & ~whole
         error = self.program.add_columns(-half[relaxed], half[relaxed])
-        self.relaxed.append(Relaxed(*place, stage, relaxed.nonzero()[:, 0], _select(x, relaxed), error))
-        x = _scatter(x, relaxed, error, self.program.columns, add=True)
+        self.relaxed.append(Relaxed(*place, stage, relaxed.nonzero()[:, 0], select(x, relaxed), error))
+        x = scatter(x, relaxed, error, self.program.columns, add=True)
         if whole.any():
             codes = [(side[whole] / stage.step + stage.zero_point).round() for side in r]
             code = self.program.add_columns(codes[0], codes[1], integer=True)
-            before = _select(x, whole)
+            before = select(x, whole)
             after = Expression(code.matrix * stage.step, stage.value(code.constant))
             self.program.add_rows([(1.0, before), (-1.0, after)], -half[whole])
             self.program.add_rows([(-1.0, before), (1.0, after)], -half[whole])
-            x = _scatter(x, whole, after, self.program.columns)
+            x = scatter(x, whole, after, self.program.columns)
         return x
 
     def _maximum(self, x: Expression, r: Interval, limit: Tensor, where: Tensor) -> Expression:
         """``max(x, limit)`` for the neurons of ``where``, which cross it."""
         if not where.any():
             return x
-        v, lim, lo, hi = _select(x, where), limit[where], r.low[where], r.high[where]
+        v, lim, lo, hi = select(x, where), limit[where], r.low[where], r.high[where]
         z = self.program.add_columns(lim, hi)
         active = self.program.add_columns(torch.zeros_like(lim), torch.ones_like(lim), True)
         self.program.add_rows([(1.0, z), (-1.0, v)], torch.zeros_like(lim))
         # z <= v + (limit - low) (1 - active) and z <= limit + (high - limit) active
         self.program.add_rows([(-1.0, z), (1.0, v), (-(lim - lo), active)], -(lim - lo))
         self.program.add_rows([(-1.0, z), (hi - lim, active)], -lim)
-        return _scatter(x, where, z, self.program.columns)
+        return scatter(x, where, z, self.program.columns)
 
     def _minimum(self, x: Expression, r: Interval, limit: Tensor, where: Tensor) -> Expression:
         """``min(x, limit)``, as ``-max(-x, -limit)``."""
@@ -280,50 +229,6 @@ class PairProgram:
     def _difference_cuts(
         self, first: Expression, second: Expression, where: Tensor, bounds: Interval
     ) -> None:
-        a, b = _select(first, where), _select(second, where)
+        a, b = select(first, where), select(second, where)
         self.program.add_rows([(1.0, b), (-1.0, a)], bounds.low)
         self.program.add_rows([(-1.0, b), (1.0, a)], -bounds.high)
-
-    def _lp(self, target: float) -> highspy.HighsLp:
-        """The HiGHS model: maximise the objective, which must be at least ``target``."""
-        columns = self.program.columns
-        blocks = [
-            torch.cat([matrix, matrix.new_zeros(columns - matrix.shape[0], matrix.shape[1])]).T
-            for matrix, _, _ in self.program.rows
-        ]
-        matrix = torch.cat([*blocks, self.objective[None]])
-        low = torch.cat([*(row[1] for row in self.program.rows), torch.tensor([target - self.constant]).double()])
-        high = torch.full_like(low, torch.inf)
-        sparse = csr_matrix(matrix.numpy())
-        lp = highspy.HighsLp()
-        lp.num_col_, lp.num_row_ = columns, len(low)
-        lp.col_cost_ = self.objective.numpy()
-        lp.sense_ = highspy.ObjSense.kMaximize
-        lp.col_lower_ = torch.cat(self.program.low).numpy()
-        lp.col_upper_ = torch.cat(self.program.high).numpy()
-        lp.row_lower_, lp.row_upper_ = low.numpy(), high.numpy()
-        lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        lp.a_matrix_.start_ = sparse.indptr
-        lp.a_matrix_.index_ = sparse.indices
-        lp.a_matrix_.value_ = sparse.data
-        kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
-        lp.integrality_ = [kinds[int(flag)] for flag in torch.cat(self.program.integer)]
-        return lp
-
-
-def _select(x: Expression, where: Tensor) -> Expression:
-    return Expression(x.matrix[:, where], x.constant[where])
-
-
-def _scatter(
-    x: Expression, where: Tensor, new: Expression, columns: int, add: bool = False
-) -> Expression:
-    """``x`` with the entries of ``where`` replaced by (or increased by) ``new``."""
-    matrix, constant = x.padded(columns), x.constant.clone()
-    if add:
-        matrix[:, where] += new.padded(columns)
-        constant[where] += new.constant
-    else:
-        matrix[:, where] = new.padded(columns)
-        constant[where] = new.constant
-    return Expression(matrix, constant)

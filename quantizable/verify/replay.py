@@ -74,9 +74,7 @@ def search(
             break
         # Each child redraws about `rate` of the inputs, at random within the box.
         changed = torch.rand(children, size, generator=generator) < rate / size
-        drawn = low + (high - low) * torch.rand(
-            children, size, generator=generator, dtype=torch.float64
-        )
+        drawn = low + (high - low) * torch.rand(children, size, generator=generator, dtype=torch.float64)
         brood = torch.where(changed, drawn, best.flatten(1)).reshape(-1, *best.shape[1:])
         brood = box.nearest(brood)
         scores = score(brood)

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 
 INFINITY = float("inf")
 
@@ -95,12 +96,10 @@ class Conv2d:
         return self.weight
 
     def multiply(self, x: Tensor) -> Tensor:
-        return F.conv2d(
-            x, self.weight, None, self.stride, self.padding, self.dilation, self.groups
-        )
+        return F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def adjoint(self, y: Tensor, in_shape: torch.Size) -> Tensor:
-        return torch.nn.grad.conv2d_input(
+        return conv2d_input(
             (y.shape[0], *in_shape),
             self.weight,
             y,
@@ -217,8 +216,7 @@ class Activation:
         """
         assert first.step == 0
         low, high = (
-            float(self(torch.tensor(limit, dtype=torch.float64)))
-            for limit in (first.low, first.high)
+            float(self(torch.tensor(limit, dtype=torch.float64))) for limit in (first.low, first.high)
         )
         return replace(self, low=low, high=high)
 

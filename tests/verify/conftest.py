@@ -3,6 +3,7 @@
 import csv
 import gzip
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def random_pair(seed, sizes=(4, 6, 5, 3), bits=4):
     """A random ReLU network on pixels and its fixed-point counterpart."""
     generator = torch.Generator().manual_seed(seed)
     weights, biases = [], []
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in pairwise(sizes):
         shape = (fan_out, fan_in)
         weights.append(torch.randn(shape, generator=generator, dtype=torch.float64) / fan_in**0.5)
         biases.append(torch.randn(fan_out, generator=generator, dtype=torch.float64) / 4)

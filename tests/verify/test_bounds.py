@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import random_pair, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,6 @@ from quantizable.verify import (
 from quantizable.verify import bounds as bounds_module
 from quantizable.verify.interval import Interval
 from quantizable.verify.stages import INFINITY, Activation, Linear
-from conftest import random_pair, sample
 
 
 @pytest.fixture
@@ -67,7 +67,10 @@ def test_worked_example_symbolic(example):
 def test_worked_example_is_tighter_on_the_grid(example):
     network, quantized, box = example
     snapped = chain(
-        [replace(n.stage, snap=True) if isinstance(n.stage, Activation) else n.stage for n in quantized.nodes],
+        [
+            replace(n.stage, snap=True) if isinstance(n.stage, Activation) else n.stage
+            for n in quantized.nodes
+        ],
         [2],
     )
     output = difference_bounds(network, snapped, box, "symbolic").output
@@ -75,7 +78,7 @@ def test_worked_example_is_tighter_on_the_grid(example):
 
 
 def rounded_output(network, quantized, bits):
-    """The published naive widths are of a network whose output is rounded like its hidden layers."""
+    """The published naive widths are of networks whose output is rounded like a hidden layer."""
     grid = replace(FixedPoint(bits).activation, low=-INFINITY, high=INFINITY)
     return network.then(Activation()), quantized.then(grid)
 

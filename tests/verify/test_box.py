@@ -30,7 +30,11 @@ def test_whole_numbers():
     assert box.low.tolist() == [[0.0, 251.0]]
     assert box.high.tolist() == [[4.0, 255.0]]
     assert box.nearest(torch.tensor([[-7.0, 251.6]])).tolist() == [[0.0, 252.0]]
-    assert box.contains(torch.tensor([[2.0, 252.0], [2.5, 252.0], [5.0, 252.0]])).tolist() == [True, False, False]
+    assert box.contains(torch.tensor([[2.0, 252.0], [2.5, 252.0], [5.0, 252.0]])).tolist() == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_negative_radius():

@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import random_pair
 from rich.console import Console
 
 from quantizable.verify import Box, decide
 from quantizable.verify.certificate import Certificate
 from quantizable.verify.command import add_parser
 from quantizable.verify.report import as_image, print_table
-from conftest import random_pair
 
 
 def run(*words):

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
+from conftest import random_pair
 
 from quantizable.verify import Box, Query, decide, decide_all, difference_bounds
 from quantizable.verify.milp import PairProgram
-from conftest import random_pair
 
 pytest.importorskip("highspy", reason="the verify extra is not installed")
 
@@ -17,26 +17,26 @@ def all_inputs(box):
     return torch.tensor(list(itertools.product(*ranges)), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_verdict_equals_enumeration(seed):
     first, second = random_pair(seed, sizes=(3, 5, 4, 2), bits=4)
     box = Box.around(torch.full((1, 3), 120.0), 4, 0, 255, integer=True)
     x = all_inputs(box)
     truth = (second(x) - first(x))[:, 0]
     largest = float(truth.abs().max())
-    above = decide(first, second, box, 0, largest * 1.001 + 1e-4, time_limit=30)
-    below = decide(first, second, box, 0, largest * 0.999, time_limit=30)
+    above = decide(first, second, box, 0, largest * 1.001 + 1e-4, time_limit=3)
+    below = decide(first, second, box, 0, largest * 0.999, time_limit=3)
     assert above.status != "refuted"
     assert below.status != "proved"
     assert above.low <= truth.min() <= truth.max() <= above.high
     # Eps a grid step away is far enough for the program to decide.
-    assert decide(first, second, box, 0, largest + 0.5, time_limit=30).status == "proved"
-    assert decide(first, second, box, 0, largest * 0.7, time_limit=30).status == "refuted"
+    assert decide(first, second, box, 0, largest + 0.5).status == "proved"
+    assert decide(first, second, box, 0, largest * 0.7).status == "refuted"
 
 
 def test_program_encloses_every_input():
     """The relaxed program may not exclude what the networks do: its optimum is at least theirs."""
-    for seed in range(6):
+    for seed in range(3):
         first, second = random_pair(seed, sizes=(3, 4, 3, 2), bits=3)
         box = Box.around(torch.full((1, 3), 100.0), 5, 0, 255, integer=True)
         x = all_inputs(box)

@@ -80,9 +80,7 @@ def test_never_looser_than_the_published_table(state):
 def test_every_pair_of_values_is_inside_and_the_bound_is_reached(state, bottom, top, seed):
     l, u, lq, uq, dl, du = state  # noqa: E741
     first, second = Activation(low=bottom), Activation(low=0.0, high=top)
-    ours = clamp_difference(
-        first, second, as_interval(l, u), as_interval(lq, uq), as_interval(dl, du)
-    )
+    ours = clamp_difference(first, second, as_interval(l, u), as_interval(lq, uq), as_interval(dl, du))
     # All y on a fine grid with, for each, the smallest and the largest possible y_q.
     y = torch.linspace(max(l, lq - du), min(u, uq - dl), 4001, dtype=torch.float64)
     largest = second.clamp((y + du).clamp(max=uq)) - first.clamp(y)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from conftest import sample
 from torch import nn
 
 import quantizable
 from quantizable.verify import Box, mode_difference_bounds
 from quantizable.verify.trace import graph_of
-from conftest import sample
 
 SHAPE = (1, 8, 8)
 
@@ -42,9 +42,7 @@ def convolutional():
 
 
 def make(quantizer="lsq", model=None):
-    network = quantizable.quantize(
-        model or convolutional(), [2, 4, 8, 32], quantizer, first_last="mode"
-    )
+    network = quantizable.quantize(model or convolutional(), [2, 4, 8, 32], quantizer, first_last="mode")
     network.calibrate([torch.rand(64, *SHAPE)])
     return network.eval()
 
@@ -93,7 +91,7 @@ def test_unsupported_layer_is_named_with_what_is_supported():
 
 
 def test_a_mode_the_network_lacks():
-    with pytest.raises(ValueError, match="network has no mode .*3.*; it has"):
+    with pytest.raises(ValueError, match="network has no mode 3; it has"):
         graph_of(make(), SHAPE, 3)
     with pytest.raises(ValueError, match="make it quantizable first"):
         graph_of(convolutional(), SHAPE, 4)
