@@ -51,7 +51,8 @@ def evolution(problem: Problem) -> None:
         """Minimise (-score, cost)."""
 
         def __init__(self) -> None:
-            super().__init__(n_var=len(highest), n_obj=2, xl=0, xu=highest)
+            # half a step of room on both sides: a decision with one width must not have an empty range
+            super().__init__(n_var=len(highest), n_obj=2, xl=-0.49, xu=highest + 0.49)
 
         def _evaluate(self, x: np.ndarray, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
             trial = problem.evaluate(tuple(int(v) for v in x))
