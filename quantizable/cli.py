@@ -12,6 +12,7 @@ import quantizable
 ROOMS = (
     "quantizable.evaluate",
     "quantizable.compare",
+    "quantizable.search.command",
     "quantizable.dashboard",
     "quantizable.deploy.command_export",
     "quantizable.deploy.command_cost",

@@ -17,10 +17,11 @@ ROOMS = [  # from the ground up; a room may import from those before it and from
     {"network"},
     {"convert"},
     {"objectives", "samplers", "schemes", "models", "weights", "stem", "cifar_resnet", "optim", "build"},
-    {"results", "precision", "recompute"},
+    {"results", "precision", "recompute", "assignment"},
     {"module", "classifier", "data", "callbacks", "checkpoint", "runs"},
+    {"evaluate"},
     {"deploy", "assess", "verify", "search"},
-    {"training", "evaluate", "dashboard", "compare", "cli"},
+    {"training", "dashboard", "compare", "cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 TOP = len(ROOMS)
