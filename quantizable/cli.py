@@ -9,7 +9,7 @@ from importlib import import_module
 
 import quantizable
 
-ROOMS = ("quantizable.evaluate", "quantizable.dashboard")
+ROOMS = ("quantizable.evaluate", "quantizable.dashboard", "quantizable.assess.command")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,8 +16,8 @@ ROOMS = [  # from the ground up; a room may import from those before it and from
     {"fitting"},
     {"network"},
     {"convert"},
-    {"objectives", "samplers", "schemes", "models", "weights"},
-    {"module", "data", "callbacks", "checkpoint", "checkpoints"},
+    {"objectives", "samplers", "schemes", "strategies", "models", "weights"},
+    {"module", "data", "callbacks", "checkpoint", "checkpoints", "results"},
     {"deploy", "assess", "verify", "search"},
     {"plots", "cli", "report", "app", "train", "evaluate", "dashboard"},
 ]

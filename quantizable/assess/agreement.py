@@ -133,7 +133,8 @@ def agreement(outputs: Mapping[str, Tensor], labels: Tensor) -> Agreement:
         disagreement=disagreement,
         distance=distance,
         per_class={
-            name: [_rate((top[name] != reference)[labels == label]) for label in classes] for name in names[:-1]
+            name: [_rate((top[name] != reference)[labels == label]) for label in classes]
+            for name in names[:-1]
         },
         flips={name: flips(reference, top[name], labels) for name in names[:-1]},
     )

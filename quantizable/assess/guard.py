@@ -11,10 +11,10 @@ import torch
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
-from quantizable.assess.files import write_text
 from quantizable.assess.indicators import INDICATORS
 from quantizable.bits import BitMode
 from quantizable.network import QuantizableNetwork, plain
+from quantizable.results import write_json
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Guard:
 
     def save(self, path: Path) -> None:
         """Write the guard as JSON: what a deployment needs beside the network."""
-        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+        write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Guard:

@@ -73,7 +73,9 @@ def balanced(disagree: Tensor, seed: int = 0) -> Tensor:
         )
     count = min(len(positive), len(negative))
     source = generator(seed)
-    return torch.cat([rows[torch.randperm(len(rows), generator=source)[:count]] for rows in (positive, negative)])
+    return torch.cat(
+        [rows[torch.randperm(len(rows), generator=source)[:count]] for rows in (positive, negative)]
+    )
 
 
 def indicator_quality(
@@ -110,7 +112,9 @@ def indicator_quality(
 
 
 def _three(scores: Tensor, truth: Tensor) -> Tensor:
-    scores = scores / scores.amax().clamp_min(1)  # torchmetrics takes scores above 1 for logits and would saturate them
+    scores = scores / scores.amax().clamp_min(
+        1
+    )  # torchmetrics takes scores above 1 for logits and would saturate them
     return torch.stack(
         [
             binary_auroc(scores, truth),

@@ -71,9 +71,7 @@ class Pair:
         return self.reference(pixels).softmax(1), self.quantized(pixels).softmax(1)
 
 
-def probabilities(
-    models: Mapping[str, Model], pixels: Tensor, batch_size: int = 256
-) -> dict[str, Tensor]:
+def probabilities(models: Mapping[str, Model], pixels: Tensor, batch_size: int = 256) -> dict[str, Tensor]:
     """Softmax output ``[N, K]`` of each model on pixels ``[N, C, H, W]``."""
     with torch.no_grad():
         parts = [

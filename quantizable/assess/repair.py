@@ -70,7 +70,9 @@ def repair(
     wanted = outputs[top.name]
     hard = (outputs[low.name].argmax(1) != wanted.argmax(1)).nonzero().flatten()
     if len(hard) == 0:
-        raise ValueError(f"mode {low.name} agrees with {top.name} on all {len(train)} training images; use more")
+        raise ValueError(
+            f"mode {low.name} agrees with {top.name} on all {len(train)} training images; use more"
+        )
     before = probabilities(models, test.pixels)
     repaired = deepcopy(network)
     model = mode_models(repaired, [low])[low.name]

@@ -64,7 +64,9 @@ def shifts(
     chosen = list(suite(images.pixels.shape[1]) if names is None else names)
     levels = list(severities)
     for name in chosen:
-        corrupt(images.pixels[:1], name, levels[0])  # an unknown name or a bad severity shows before long work
+        corrupt(
+            images.pixels[:1], name, levels[0]
+        )  # an unknown name or a bad severity shows before long work
     yield measure(models, images, batch_size=batch_size)
     for name in chosen:
         for severity in levels:

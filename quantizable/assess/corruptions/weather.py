@@ -50,7 +50,9 @@ def fog(x: Tensor, severity: int, generator: Generator) -> Tensor:
 def frost(x: Tensor, severity: int, generator: Generator) -> Tensor:
     """Lay ice crystals over the image."""
     keep, amount = ((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[severity - 1]
-    ridges = 1 - (2 * cloud(_shape(x), 1.3, generator) - 1).abs()  # crystals grow along the cloud's middle level
+    ridges = (
+        1 - (2 * cloud(_shape(x), 1.3, generator) - 1).abs()
+    )  # crystals grow along the cloud's middle level
     return keep * x + amount * ridges**2
 
 
@@ -66,7 +68,9 @@ def snow(x: Tensor, severity: int, generator: Generator) -> Tensor:
     n, height, width = _shape(x)
     flakes = zoom(mean + std * torch.randn(n, 1, height, width, generator=generator), scale)
     flakes = flakes.masked_fill(flakes < threshold, 0.0).clamp(0, 1)
-    angles = -math.pi * (0.25 + 0.5 * torch.rand(n, generator=generator))  # falling, 45 degrees to either side
+    angles = -math.pi * (
+        0.25 + 0.5 * torch.rand(n, generator=generator)
+    )  # falling, 45 degrees to either side
     flakes = convolve(flakes, motion_kernels(angles, int(radius), sigma))
     whitened = keep * x + (1 - keep) * torch.maximum(x, 1.5 * _grey(x) + 0.5)
     return whitened + flakes + flakes.flip(-1, -2)

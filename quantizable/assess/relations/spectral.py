@@ -41,7 +41,9 @@ def broken_line_dropout(x: Tensor, p: list[float], generator: Generator) -> Tens
     return _drop(x, p[0], p[1], p[2], p[3], generator)
 
 
-def _drop(x: Tensor, lines: float, bands: float, along: float, saturated: float, generator: Generator) -> Tensor:
+def _drop(
+    x: Tensor, lines: float, bands: float, along: float, saturated: float, generator: Generator
+) -> Tensor:
     _, channels, height, width = x.shape
     columns, hit = _some(width, lines, generator), _some(channels, bands, generator)
     rows = _some(height, along, generator)

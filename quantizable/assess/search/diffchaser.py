@@ -64,7 +64,9 @@ class DiffChaser:
         while len(owner):
             group = people[owner]
             p, q = hunt.ask(group.flatten(0, 1), owner.repeat_interleave(size))
-            scores = [self.score(rows.unflatten(0, (-1, size)), aims[owner]) for rows in (p, q)]  # [A, P] each
+            scores = [
+                self.score(rows.unflatten(0, (-1, size)), aims[owner]) for rows in (p, q)
+            ]  # [A, P] each
             halves = [self._breed(group, score, hunt, owner, generator) for score in scores]
             people[owner] = torch.cat(halves, 1)
             owner = hunt.active()
@@ -83,7 +85,9 @@ class DiffChaser:
     def _breed(self, group: Tensor, score: Tensor, hunt: Hunt, owner: Tensor, generator: Generator) -> Tensor:
         """Half of the next generation ``[A, P/2, C, H, W]``, selected by one model's score."""
         count = self.population // 2
-        parents = [group[torch.arange(len(group))[:, None], self._tournament(score, count, generator)] for _ in "ab"]
+        parents = [
+            group[torch.arange(len(group))[:, None], self._tournament(score, count, generator)] for _ in "ab"
+        ]
         mask = torch.rand(parents[0].shape, generator=generator) < self.crossover
         children = self._mutate(torch.where(mask, parents[1], parents[0]), hunt, owner, generator)
         best = score.argsort(1)[:, : self.elites]

@@ -56,7 +56,9 @@ class DiverGet:
             best = [np.inf] * len(groups)
             barren = [0] * len(groups)
             for _ in range(self.generations):
-                running = [g for g in range(len(groups)) if barren[g] < PATIENCE and self._wanted(hunt, groups[g])]
+                running = [
+                    g for g in range(len(groups)) if barren[g] < PATIENCE and self._wanted(hunt, groups[g])
+                ]
                 if not running:
                     break
                 vectors = [searches[g].ask() for g in running]  # each [P, size] in [0, 1]

@@ -11,7 +11,9 @@ from torch import Tensor
 from quantizable.assess.models import Pair
 from quantizable.assess.search.constraint import Constraint
 
-BACKWARD = 2  # queries that a gradient costs beside the forward pass: a backward pass is about two forward passes
+BACKWARD = (
+    2  # queries that a gradient costs beside the forward pass: a backward pass is about two forward passes
+)
 
 
 class Hunt:
@@ -31,7 +33,9 @@ class Hunt:
         ValueError: no seeds, NaN in them, or a budget below 1.
     """
 
-    def __init__(self, pair: Pair, seeds: Tensor, labels: Tensor, constraint: Constraint, budget: int) -> None:
+    def __init__(
+        self, pair: Pair, seeds: Tensor, labels: Tensor, constraint: Constraint, budget: int
+    ) -> None:
         if budget < 1:
             raise ValueError(f"a budget of {budget} queries finds nothing; give at least 1")
         if len(seeds) == 0:
@@ -72,7 +76,9 @@ class Hunt:
         with torch.enable_grad():
             p, q = self.pair.probabilities(inputs)
             if not (p.requires_grad and q.requires_grad):
-                raise ValueError("this pair has no gradient (an engine or a quantized session); use another searcher")
+                raise ValueError(
+                    "this pair has no gradient (an engine or a quantized session); use another searcher"
+                )
             y = self.target[owner][:, None]
             (slope,) = torch.autograd.grad((p.gather(1, y) - q.gather(1, y)).sum(), inputs)
         beyond = self._charge(owner, 1 + BACKWARD)
@@ -92,7 +98,9 @@ class Hunt:
         order = torch.argsort(owner, stable=True)
         counts = torch.bincount(owner, minlength=len(self.seeds))
         start = (counts.cumsum(0) - counts)[owner[order]]
-        self.number = torch.empty_like(owner)  # of each input, the queries its seed has spent when it is answered
+        self.number = torch.empty_like(
+            owner
+        )  # of each input, the queries its seed has spent when it is answered
         self.number[order] = self.queries[owner[order]] + cost * (torch.arange(len(owner)) - start + 1)
         self.queries = (self.queries + cost * counts).clamp(max=self.budget)
         return self.number > self.budget

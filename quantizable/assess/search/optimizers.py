@@ -53,7 +53,12 @@ class Cma:
     def __init__(self, size: int, seed: int) -> None:
         import cma
 
-        options = {"bounds": [0, 1], "seed": seed + 1, "popsize": 10, "verbose": -9}  # cma reads seed 0 as "any"
+        options = {
+            "bounds": [0, 1],
+            "seed": seed + 1,
+            "popsize": 10,
+            "verbose": -9,
+        }  # cma reads seed 0 as "any"
         self.strategy = cma.CMAEvolutionStrategy(np.full(size, 0.5), 0.3, options)
 
     def ask(self) -> np.ndarray:
