@@ -1,23 +1,34 @@
 """Train one network in every bit mode: ``python train.py model=resnet18 data=cifar100`` (conf/train.yaml)."""
 
+import os
 import sys
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> None:
     from quantizable.training import train
 
-    try:
-        train(config)
-    except (ValueError, OSError, RuntimeError) as error:
-        # what a user can mend is one line; --debug shows where it came from
-        if hydra.core.hydra_config.HydraConfig.get().verbose:
-            raise
-        sys.exit(f"error: {error}")
+    train(config)
+
+
+def one_line(error: BaseException) -> str:
+    """What a user can mend, on one line; behind Hydra's wrapping lies the error that says it."""
+    while isinstance(error, HydraException) and error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":
-    main()
+    full = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
+    try:
+        main()
+    except (ValueError, OSError, RuntimeError, ImportError, HydraException, OmegaConfBaseException) as error:
+        if full:  # HYDRA_FULL_ERROR=1 python train.py ... shows where it came from
+            raise
+        sys.exit(f"error: {one_line(error)}")

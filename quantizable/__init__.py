@@ -13,12 +13,16 @@ from quantizable.quantizers import QUANTIZERS
 
 def __getattr__(name: str) -> object:
     # what needs Lightning is imported when it is asked for, so that the core works without
-    if name in ("QuantizableClassifier", "MultiModeModule"):
-        from quantizable import module
+    if name == "QuantizableClassifier":
+        from quantizable.classifier import QuantizableClassifier
 
-        return getattr(module, name)
+        return QuantizableClassifier
+    if name == "MultiModeModule":
+        from quantizable.module import MultiModeModule
+
+        return MultiModeModule
     if name == "load":
-        from quantizable.checkpoint import load
+        from quantizable.deploy.load import load
 
         return load
     raise AttributeError(f"module 'quantizable' has no attribute {name!r}")

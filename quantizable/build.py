@@ -26,11 +26,11 @@ def build_network(
 ) -> QuantizableNetwork:
     """Create the float network, load its weights, make it quantizable.
 
-    Args: as of :class:`quantizable.module.QuantizableClassifier`.
+    Args: as of :class:`quantizable.classifier.QuantizableClassifier`.
 
     Raises:
-        ValueError, FileNotFoundError: as ``create_model``, ``load_float_weights`` and ``quantize`` do; illegal bits
-            are refused first.
+        ValueError, FileNotFoundError: as ``create_model``, ``load_float_weights`` and ``quantize`` do;
+            illegal bits are refused first.
     """
     modes = parse_modes(bits)
     if isinstance(model, str):

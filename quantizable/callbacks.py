@@ -12,9 +12,11 @@ from quantizable.results import by_mode
 
 
 class WandbModes(Callback):
-    """On W&B: after each validation, accuracy against bits as a line series over epochs, and at the end a table.
+    """On W&B: after each validation, accuracy against bits as a line series over epochs, and at the end a
+    table.
 
-    The per-mode scalars (``val/top1/4``) are logged by the module; this adds what compares the modes at a glance.
+    The per-mode scalars (``val/top1/4``) are logged by the module; this adds what compares the modes at a
+    glance.
     """
 
     def __init__(self) -> None:

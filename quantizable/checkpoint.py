@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from quantizable.data import DATAMODULES
 from quantizable.network import QuantizableNetwork
 
 if TYPE_CHECKING:
-    from quantizable.module import QuantizableClassifier
+    from quantizable.classifier import QuantizableClassifier
 
 FORMAT = 1
 
@@ -50,21 +51,32 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is truncated or no checkpoint") from error
         raise ValueError(
-            f"{path} was not loaded: it holds code or objects other than tensors and plain values "
-            f"({str(error).splitlines()[0]}). Use a checkpoint written by this library"
+            f"{path} was not loaded: it holds code or objects other than tensors and plain values. "
+            "Use a checkpoint written by this library"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is truncated or no checkpoint: {str(error).splitlines()[0]}") from error
-    if not isinstance(contents, dict) or "quantizable" not in contents or "state_dict" not in contents:
+        raise ValueError(f"{path} is truncated or no checkpoint") from error
+    about = contents.get("quantizable") if isinstance(contents, dict) else None
+    if not isinstance(about, dict) or "format" not in about or "state_dict" not in contents:
         raise ValueError(
             f"{path} is no checkpoint of a quantizable network; float weights load with load_float_weights"
         )
-    if contents["quantizable"]["format"] > FORMAT:
-        raise ValueError(
-            f"{path} has format {contents['quantizable']['format']}, newer than {FORMAT}: update quantizable"
-        )
+    if about["format"] > FORMAT:
+        raise ValueError(f"{path} has format {about['format']}, newer than {FORMAT}: update quantizable")
     return contents
+
+
+def check_same_network(module: QuantizableClassifier, path: Path) -> None:
+    """``ValueError`` if a run that is to be resumed trains another network than ``module``."""
+    saved, given = read_checkpoint(path)["quantizable"], describe(module)
+    for key in ("model", "num_classes", "model_options", "modes", "quantize"):
+        if saved[key] != given[key]:
+            raise ValueError(
+                f"{path} cannot be resumed: it was trained with {key}={saved[key]}, asked for is {given[key]}"
+            )
 
 
 def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableNetwork:
@@ -74,10 +86,12 @@ def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableN
         path: a checkpoint of training (``checkpoints/<run>/best.ckpt``).
         model: the float network, needed only if training was not given a name but a module.
 
-    Attributes of the result: ``info``, a dictionary with the class names, mean, std and image size of the data.
+    Attributes of the result: ``info``, a dictionary with the class names, mean, std and image size of the
+        data.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_checkpoint`; or the weights do not fit the architecture.
+        FileNotFoundError, ValueError: see :func:`read_checkpoint`; or the weights do not fit the
+            architecture.
     """
     contents = read_checkpoint(path)
     about = contents["quantizable"]
@@ -97,8 +111,7 @@ def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableN
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not fit {about['model']}: {str(error).splitlines()[-1].strip()}"
-        ) from error
-    network.info = {**about["data"], "num_classes": about["num_classes"]}
+        reason = str(error).splitlines()[-1].strip()[:200]  # of a deep network it lists hundreds of keys
+        raise ValueError(f"{path} does not fit {about['model']}: {reason}") from error
+    network.info = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}
     return network.eval()

@@ -9,7 +9,16 @@ from importlib import import_module
 
 import quantizable
 
-ROOMS = ("quantizable.evaluate", "quantizable.dashboard", "quantizable.assess.command")
+ROOMS = (
+    "quantizable.assess.command",
+    "quantizable.evaluate",
+    "quantizable.compare",
+    "quantizable.dashboard",
+    "quantizable.deploy.command_export",
+    "quantizable.deploy.command_cost",
+    "quantizable.deploy.command_predict",
+    "quantizable.verify.command",
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -34,7 +34,12 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.dry_run, json.loads(made._to_model().model_dump_json()))
         print(f"wrote {args.dry_run}")
         return 0
-    made.save()
+    from wandb.errors import Error
+
+    try:
+        made.save()
+    except Error as error:
+        raise OSError(f"W&B did not take the workspace ({error}); log in with: wandb login") from error
     print(made.url)
     return 0
 

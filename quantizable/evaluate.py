@@ -1,11 +1,12 @@
-"""``quantizable evaluate CHECKPOINT data=cifar10 data.root=DIR --bits 2,4,8,32``: accuracy of any mode of a checkpoint."""
+"""``quantizable evaluate CHECKPOINT data=cifar10 --bits 2,4,8,32``: accuracy of any mode of a checkpoint."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the table; write results.json and modes.png if asked to."""
     network = load(args.checkpoint)
     modes = network.modes if args.bits is None else [network.check_mode(m) for m in parse_modes(args.bits)]
-    datamodule = make_datamodule(args.data, network.info.get("data"))
+    datamodule = make_datamodule(args.data, network.info)
     check_fit(network, datamodule)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -60,8 +61,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def make_datamodule(words: Sequence[str], default: str | None) -> ImageDataModule:
-    """The data module that ``data=NAME data.KEY=VALUE ...`` asks for.
+def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDataModule:
+    """The data module that ``data=NAME data.KEY=VALUE ...`` asks for, else that of training.
+
+    Args:
+        words: from the command line.
+        trained: ``network.info``, for the name and the sizes that are not given.
 
     Raises:
         ValueError: a word of another form, an unknown name or key.
@@ -71,12 +76,16 @@ def make_datamodule(words: Sequence[str], default: str | None) -> ImageDataModul
             raise ValueError(
                 f"{word!r} is not understood; write data=NAME and data.KEY=VALUE, as for train.py"
             )
-    name = next((w.partition("=")[2] for w in words if w.startswith("data=")), default)
+    name = next((w.partition("=")[2] for w in words if w.startswith("data=")), trained.get("data"))
     if name not in DATAMODULES:
         raise ValueError(f"data set {name!r} is unknown; choose data= from {', '.join(DATAMODULES)}")
-    options = OmegaConf.from_dotlist([w.removeprefix("data.") for w in words if w.startswith("data.")])
+    kind = DATAMODULES[name]
+    takes = inspect.signature(kind).parameters
+    sizes = [k for k in ("image_size", "in_chans", "num_classes") if k in takes and trained.get(k)]
+    asked = OmegaConf.from_dotlist([w.removeprefix("data.") for w in words if w.startswith("data.")])
+    options: Any = {key: trained[key] for key in sizes} | dict(asked)
     try:
-        return DATAMODULES[name](**OmegaConf.to_container(options))  # type: ignore[arg-type]
+        return kind(**options)
     except TypeError as error:
         raise ValueError(f"data set {name!r}: {error}") from error
 

@@ -90,10 +90,18 @@ def _codes(x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
 
 
 def _clamp_gradient(
-    grad: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor | None, low: int, high: int
+    grad: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor | None, low: int | Tensor, high: int | Tensor
 ) -> Tensor:
-    """``grad`` where the code of ``x`` is inside the range, else 0: one vectorised pass, no mask in memory."""
-    if scale.dim() or scale.is_cuda:  # reading a scalar off a GPU would make the host wait for it
+    """``grad`` where the code of ``x`` is inside the range, else 0.
+
+    Three ways to the same numbers. Compiled, a comparison costs nothing. In eager CPU code ``where``
+    takes ten times as long as ``hardtanh_backward``, which compares and selects in one vectorised pass;
+    one scale for the whole tensor saves it the division, unless reading it makes the host wait for a GPU.
+    """
+    if isinstance(low, Tensor):
+        codes = _codes(x, scale, zero_point)
+        return torch.where((codes > low) & (codes < high), grad, 0)
+    if scale.dim() or not x.is_cpu or x.dtype == torch.float16:  # float16 may not hold the thresholds
         return hardtanh_backward(grad, _codes(x, scale, zero_point), low, high).to(grad.dtype)
     step, zero = scale.item(), 0.0 if zero_point is None else zero_point.item()
     return hardtanh_backward(grad, x, (low - zero) * step, (high - zero) * step)
@@ -105,9 +113,7 @@ class _FakeQuantize(torch.autograd.Function):
     Both are kept alive anyway (by the layer before, and by the matrix product behind), so that the
     node adds no memory. The gradients follow from them: with dx the gradient that passes the
     clamp, d scale = sum(g*out - dx*x) / scale, which is LSQ's eq. 3 summed over the tensor.
-
-    Its cost is passes over memory, so that it works in place on one buffer, and ``hardtanh_backward``
-    stands for two comparisons and a ``where``, which eager CPU code runs ten times slower.
+    What it costs is passes over memory, therefore the work in place.
     """
 
     @staticmethod
@@ -116,9 +122,9 @@ class _FakeQuantize(torch.autograd.Function):
         x: Tensor,
         scale: Tensor,
         zero_point: Tensor | None,
-        low: int,
-        high: int,
-        grad_scale: float,
+        low: int | Tensor,
+        high: int | Tensor,
+        grad_scale: float | Tensor,
     ) -> Tensor:
         scale = scale.detach().clamp_min(SMALLEST_SCALE)
         codes = _codes(x, scale, zero_point).round_().clamp_(low, high)
@@ -143,27 +149,6 @@ class _FakeQuantize(torch.autograd.Function):
         return grad_x, grad_scale, grad_zero, None, None, None
 
 
-def _composed_fake_quantize(
-    x: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    low: Tensor,
-    high: Tensor,
-    grad_scale: Tensor,
-) -> Tensor:
-    """The same maths from plain operations, for the compiler, which fuses them itself."""
-    scale = scale_gradient(scale, grad_scale).clamp_min(SMALLEST_SCALE)
-    codes = x.float() / scale
-    if zero_point is not None:
-        zero_point = scale_gradient(zero_point, grad_scale)
-        codes = codes + zero_point
-    rounded = torch.round(codes).clamp(low, high)
-    codes = straight_through(torch.where((codes > low) & (codes < high), codes, 0), rounded)
-    if zero_point is not None:
-        codes = codes - zero_point
-    return (codes * scale).to(x.dtype)
-
-
 def fake_quantize(
     x: Tensor,
     scale: Tensor,
@@ -186,6 +171,4 @@ def fake_quantize(
     LSQ eq. 3 (Esser et al. 2020, arXiv:1902.08153); of ``zero_point``, ``-scale`` where clipped
     (LSQ+ eq. 6, Bhalgat et al. 2020, arXiv:2004.09576, with offset = -scale * zero_point).
     """
-    if isinstance(low, Tensor):
-        return _composed_fake_quantize(x, scale, zero_point, low, high, grad_scale)  # type: ignore[arg-type]
     return _FakeQuantize.apply(x, scale, zero_point, low, high, grad_scale)

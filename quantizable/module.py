@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from quantizable.bits import BitMode
 from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.objectives import Consistency, mean_squared_error
 from quantizable.optim import OptimizerConfig, configure, parameter_groups
 from quantizable.schemes import Scheme, get_scheme
 
@@ -23,15 +21,17 @@ from quantizable.schemes import Scheme, get_scheme
 class MultiModeModule(pl.LightningModule):
     """One training step that visits several modes, for any task.
 
-    Modes are visited one after another, each with its own forward and backward pass, so that the memory of a step
-    does not grow with their number; gradients add up and, unless the scheme says otherwise, the optimizer steps
-    once. Processes of a distributed run exchange gradients once per optimizer step.
+    Modes are visited one after another, each with its own forward and backward pass, so that the memory of a
+    step does not grow with their number; gradients add up and, unless the scheme says otherwise, the
+    optimizer steps once. Processes of a distributed run exchange gradients once per optimizer step.
 
-    A subclass gives :meth:`loss`; its outputs are tensors, or ``teaching`` says what of them a lower mode imitates.
+    A subclass gives :meth:`loss`; its outputs are tensors, or ``teaching`` says what of them a lower mode
+    imitates. Layers of the subclass beside the network, a head for example, are trained too and stay float.
 
     Args:
         network: a quantizable network.
-        scheme: a name (``quantizable.schemes.SCHEMES``) or a :class:`Scheme`.
+        scheme: a name (``quantizable.schemes.SCHEMES``, made for logits) or a :class:`Scheme`; by default the
+            quantizable scheme with squared distances between outputs, which mean something for every task.
         optimizer: settings of optimizer and schedule, see :class:`OptimizerConfig`.
         accumulate: batches per optimizer step, at least 1.
         clip_norm: largest norm of the gradient, None for no clipping.
@@ -39,13 +39,13 @@ class MultiModeModule(pl.LightningModule):
         seed: of the sampled modes.
 
     Raises:
-        ValueError: the scheme does not suit the network's modes.
+        ValueError: the scheme does not suit the network's modes, or a number is out of range.
     """
 
     def __init__(
         self,
         network: QuantizableNetwork,
-        scheme: str | Scheme = "quantizable",
+        scheme: str | Scheme | None = None,
         optimizer: OptimizerConfig | None = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
@@ -55,19 +55,19 @@ class MultiModeModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.network = network
-        self.scheme = get_scheme(scheme)
+        self.scheme = get_scheme(scheme or Scheme(objective=Consistency(distance=mean_squared_error)))
         self.scheme.check(network.modes)
-        if accumulate < 1:
+        if not isinstance(accumulate, int) or accumulate < 1:
             raise ValueError(f"accumulate is {accumulate}; it counts batches per optimizer step, at least 1")
+        if accumulate > 1 and self.scheme.step_per_mode:
+            raise ValueError("a scheme with an optimizer step after every mode cannot accumulate batches")
         if noise_sigma < 0:
             raise ValueError(f"noise_sigma is {noise_sigma}; it is a standard deviation, at least 0")
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm is {clip_norm}; it must be greater than 0, or None for no clipping")
         self.optimizer = optimizer or OptimizerConfig()
-        self.accumulate, self.clip_norm, self.noise_sigma, self.seed = (
-            accumulate,
-            clip_norm,
-            noise_sigma,
-            seed,
-        )
+        self.accumulate, self.clip_norm = accumulate, clip_norm
+        self.noise_sigma, self.seed = noise_sigma, seed
 
     # -- the task ----------------------------------------------------------------------------------
 
@@ -80,7 +80,12 @@ class MultiModeModule(pl.LightningModule):
         return batch[0]
 
     def teaching(self, output: Any) -> Tensor:
-        """What of a mode's output lower modes learn from, and are compared in; the output itself unless overridden."""
+        """What of a mode's output lower modes learn from; the output itself unless overridden."""
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"the network gives a {type(output).__name__}, not a tensor: {type(self).__name__} must "
+                "define teaching(output), the tensor that lower modes learn from"
+            )
         return output
 
     # -- switching, as on the network --------------------------------------------------------------
@@ -110,7 +115,9 @@ class MultiModeModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Set the activations' step sizes from training batches, unless a checkpoint brought them."""
-        if not all(bool(q.initialised) for q in self.network.quantizers().values() if len(q.levels)):
+        waiting = [q for q in self.network.quantizers().values() if q.levels and not q.starts_initialised()]
+        # one that is set says that training has begun: its step sizes are learned and must stay
+        if waiting and not any(bool(q.initialised) for q in waiting):
             datamodule = getattr(self.trainer, "datamodule", None)
             if datamodule is not None:
                 loader = datamodule.train_dataloader()
@@ -133,34 +140,35 @@ class MultiModeModule(pl.LightningModule):
         step = self.trainer.current_epoch * 1_000_000 + batch_idx
         x = self._with_noise(self.inputs(batch), step)
         visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, step)
+        done = batch_idx + 1
+        ends = done % self.accumulate == 0 or done == self.trainer.num_training_batches
         teachers: list[Tensor] = []
-        losses: dict[str, Tensor] = {}
-        last_of_step = (
-            batch_idx + 1
-        ) % self.accumulate == 0 or batch_idx + 1 == self.trainer.num_training_batches
+        losses: dict[str, Tensor] = {}  # of the task, as logged
+        totals: dict[str, Tensor] = {}
         for visit in visits:
+            name = visit.name if isinstance(visit, BitMode) else f"mixed{len(losses)}"
             self._enter(visit)
             with self._without_sync():
                 output = self.network(x)
-                task_loss = self.loss(output, batch)
-                loss = self.scheme.objective(self.teaching(output), task_loss, teachers)
+                losses[name] = self.loss(output, batch)
+                teaching = self.teaching(output)
+                loss = self.scheme.objective(teaching, losses[name], teachers)
                 self.manual_backward(loss / self.accumulate)
-            teachers.append(self.teaching(output).detach())
-            losses[visit.name if isinstance(visit, BitMode) else f"mixed{len(losses)}"] = task_loss.detach()
-            if self.scheme.step_per_mode and last_of_step:
-                self._check(losses)
+            teachers.append(teaching.detach())
+            losses[name], totals[name] = losses[name].detach(), loss.detach()
+            if self.scheme.step_per_mode:
+                self._check(totals)
                 self._step(optimizer)
-        self._check(losses)
-        if last_of_step:
+        self._check(totals)
+        if ends:
             if not self.scheme.step_per_mode:
                 self._step(optimizer)
             self._schedule()
         self._enter(self.modes[-1])
         for name, value in losses.items():
             self.log(f"train/loss/{name}", value, on_step=False, on_epoch=True, batch_size=len(x))
-        self.log(
-            "train/loss", sum(losses.values()) / len(losses), on_step=True, on_epoch=True, batch_size=len(x)
-        )
+        mean = torch.stack([*losses.values()]).mean()
+        self.log("train/loss", mean, on_step=True, on_epoch=True, batch_size=len(x))
 
     def _enter(self, visit: BitMode | dict[str, BitMode]) -> None:
         if isinstance(visit, BitMode):
@@ -180,12 +188,14 @@ class MultiModeModule(pl.LightningModule):
         return x + noise * (self.noise_sigma / scale)
 
     def _check(self, losses: dict[str, Tensor]) -> None:
-        names, values = list(losses), torch.stack([value.float() for value in losses.values()])
-        if not torch.isfinite(values).all():
-            bad = [n for n, v in zip(names, values.tolist(), strict=True) if not v - v == 0]
+        """Stop before the optimizer takes a step that would spoil the weights."""
+        finite = torch.stack([*losses.values()]).isfinite()
+        if not finite.all():
+            bad = ", ".join(name for name, ok in zip(losses, finite.tolist(), strict=True) if not ok)
             raise RuntimeError(
-                f"the loss of mode {', '.join(bad)} is not finite in epoch {self.trainer.current_epoch}, step "
-                f"{self.trainer.global_step}; lower the learning rate or clip gradients (the last checkpoint is intact)"
+                f"the loss of mode {bad} is not finite in epoch {self.trainer.current_epoch}, step "
+                f"{self.trainer.global_step}; lower the learning rate or clip gradients (the last checkpoint "
+                "is intact)"
             )
 
     def _without_sync(self) -> AbstractContextManager[None]:
@@ -196,7 +206,7 @@ class MultiModeModule(pl.LightningModule):
 
     def _step(self, optimizer: Any) -> None:
         if self._sums_gradients():
-            average_gradients(self.network.parameters())
+            average_gradients(self.parameters())
         if self.clip_norm is not None:
             self.clip_gradients(optimizer, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm")
         if self.scheme.damp_scales:
@@ -211,10 +221,30 @@ class MultiModeModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer and per-step schedule from :class:`OptimizerConfig`."""
-        batches = int(self.trainer.estimated_stepping_batches)
-        return configure(
-            self.optimizer, parameter_groups(self.network, self.optimizer), -(-batches // self.accumulate)
-        )
+        return configure(self.optimizer, parameter_groups(self, self.optimizer), self._optimizer_steps())
+
+    def _optimizer_steps(self) -> int:
+        """Calls of the schedule in the whole run."""
+        steps = self.trainer.estimated_stepping_batches  # Lightning cannot know what `accumulate` is
+        if steps == float("inf"):
+            raise ValueError("the schedule needs the length of the run: give Trainer max_epochs or max_steps")
+        if steps == self.trainer.max_steps:
+            return int(steps)
+        batches = max(1, int(self.trainer.num_training_batches))
+        return int(steps) // batches * -(-batches // self.accumulate)
+
+    # -- random state: dropout goes on as if a resumed run had never stopped ------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the state of torch's random generators."""
+        checkpoint["random"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue the random generators where a resumed run left them."""
+        if self._trainer is not None and self.trainer.training and "random" in checkpoint:
+            torch.set_rng_state(checkpoint["random"]["cpu"].cpu())
+            for device, state in enumerate(checkpoint["random"]["cuda"][: torch.cuda.device_count()]):
+                torch.cuda.set_rng_state(state.cpu(), device)
 
     # -- evaluation: the same for validation and test -----------------------------------------------
 
@@ -244,111 +274,7 @@ class MultiModeModule(pl.LightningModule):
             )
 
 
-class QuantizableClassifier(MultiModeModule):
-    """A classifier in every mode: cross-entropy, and per mode top-1, top-5 and disagreement with the highest mode.
-
-    >>> module = QuantizableClassifier("resnet18", num_classes=100, bits=[2, 4, 8, 32])    # doctest: +SKIP
-    >>> Trainer(max_epochs=90).fit(module, datamodule)                                      # doctest: +SKIP
-
-    Args:
-        model: a name for :func:`quantizable.models.create_model`, or a float network.
-        num_classes: classes.
-        bits: the modes.
-        quantizer: see :func:`quantizable.quantize`.
-        weights: a file of float weights to start from, or None.
-        reset_head: with ``weights``: keep the new classifier.
-        model_options: further arguments of ``create_model`` (``in_chans``, ``pretrained``, ``cifar_stem``, ...).
-        quantize_options: further arguments of ``quantize``.
-        optimizer: settings as a dictionary, see :class:`OptimizerConfig`.
-        scheme: a name or a :class:`Scheme`.
-        label_smoothing: in [0, 1).
-        **training: ``accumulate``, ``clip_norm``, ``noise_sigma`` and ``seed`` of :class:`MultiModeModule`.
-    """
-
-    def __init__(
-        self,
-        model: str | nn.Module,
-        num_classes: int,
-        bits: Sequence[Any] = (2, 4, 8, 32),
-        quantizer: str = "lsq",
-        scheme: str | Scheme = "quantizable",
-        weights: str | None = None,
-        reset_head: bool = False,
-        model_options: dict[str, Any] | None = None,
-        quantize_options: dict[str, Any] | None = None,
-        optimizer: dict[str, Any] | OptimizerConfig | None = None,
-        label_smoothing: float = 0.0,
-        **training: Any,
-    ) -> None:
-        from quantizable.build import build_network
-
-        network = build_network(
-            model, num_classes, bits, quantizer, weights, reset_head, model_options, quantize_options
-        )
-        config = optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**(optimizer or {}))
-        super().__init__(network, scheme, config, **training)
-        self.num_classes, self.label_smoothing = num_classes, label_smoothing
-        self.architecture = {
-            "model": model if isinstance(model, str) else None,
-            "num_classes": num_classes,
-            "model_options": dict(model_options or {}),
-        }
-        self.metrics = nn.ModuleDict(
-            {f"{stage}_{mode.name}": self._metrics() for stage in ("val", "test") for mode in network.modes}
-        )
-
-    def _metrics(self) -> MetricCollection:
-        top5 = MulticlassAccuracy(self.num_classes, top_k=min(5, self.num_classes), average="micro")
-        top1 = MulticlassAccuracy(self.num_classes, average="micro")
-        metrics: dict[str, Any] = {
-            "loss": MeanMetric(),
-            "top1": top1,
-            "top5": top5,
-            "disagreement": MeanMetric(),
-        }
-        return MetricCollection(metrics, compute_groups=False)
-
-    def loss(self, output: Tensor, batch: Any) -> Tensor:
-        smoothing = self.label_smoothing if self.training else 0.0
-        return F.cross_entropy(output.float(), batch[1], label_smoothing=smoothing)
-
-    def _evaluate(self, batch: Any, stage: str) -> None:
-        target = batch[1]
-        reference: Tensor | None = None
-        for mode, logits in self.outputs_by_mode(batch):
-            logits = logits.float()
-            reference = logits.argmax(1) if reference is None else reference
-            metrics: Any = self.metrics[f"{stage}_{mode.name}"]
-            metrics["loss"].update(F.cross_entropy(logits, target), len(target))
-            metrics["top1"].update(logits, target)
-            metrics["top5"].update(logits, target)
-            metrics["disagreement"].update((logits.argmax(1) != reference).float())
-
-    def _log_metrics(self, stage: str) -> None:
-        top1 = []
-        for mode in self.modes:
-            metrics: Any = self.metrics[f"{stage}_{mode.name}"]
-            values = metrics.compute()
-            metrics.reset()
-            top1.append(values["top1"])
-            self.log_dict({f"{stage}/{name}/{mode.name}": value for name, value in values.items()})
-        self.log(f"{stage}/top1/mean", torch.stack(top1).mean(), prog_bar=True)
-        self.log(f"{stage}/top1/lowest", torch.stack(top1).min(), prog_bar=True)
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what :func:`quantizable.load` needs to build the network again, in plain types."""
-        from quantizable.checkpoint import describe
-
-        checkpoint["quantizable"] = describe(self)
-
-
-def average_gradients(parameters: Iterator[nn.Parameter]) -> None:
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Mean of the gradients over all processes, by one all-reduce of one flat tensor per type."""
     grads = [p.grad for p in parameters if p.grad is not None]
     for dtype in {g.dtype for g in grads}:

@@ -131,7 +131,10 @@ class QuantizableNetwork(nn.Module):
         return assignment
 
     def set_layer_modes(self, modes: Mapping[str, BitMode]) -> None:
-        """Give every layer, by its full name, a mode of its own (fixed layers keep their width); for layer-wise training."""
+        """Give every layer, by its full name, a mode of its own, for layer-wise training.
+
+        Fixed layers keep their width; a norm follows the layer registered before it.
+        """
         assignment: dict[str, BitMode] = {}
         before = self.modes[-1]
         for name in self._switchable:

@@ -1,8 +1,9 @@
 """What each mode is taught: by the labels, by the modes above it, or both.
 
-An objective is called once for each visited mode, from the highest to the lowest, with the task's loss on the mode's
-output and the detached outputs of the modes visited before it (highest first). It knows no labels and no task, so that
-the same schemes train classifiers, regressors and segmenters: only ``distance`` has to fit the output.
+An objective is called once for each visited mode, from the highest to the lowest, with the task's loss on the
+mode's output and the detached outputs of the modes visited before it (highest first). It knows no labels and
+no task, so that the same schemes train classifiers, regressors and segmenters: only ``distance`` has to fit
+the output.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class TaskOnly:
 class Consistency:
     """``alpha * task + beta * distance`` to the highest mode; the highest learns from the task alone.
 
-    The combinational loss of quantizable networks (Du et al., BMVC 2020); their abstract gives no formula, this is ours:
+    The combinational loss of quantizable networks (Du et al., BMVC 2020); their abstract gives no formula,
+    this is ours:
     ``L = CE(z_32, y) + sum_k [alpha CE(z_k, y) + beta T^2 KL(z_32 || z_k)]``.
     """
 
@@ -80,8 +82,8 @@ class Consistency:
 class Recursive:
     """``alpha * task + beta * distance`` to the **next higher** mode.
 
-    ``alpha=0, beta=1`` with soft cross-entropy: Any-Precision DNN (Yu et al., AAAI 2021, sec. 3.3). Halves: the sandwich of
-    EQ-Net (Xu et al., ICCV 2023).
+    ``alpha=0, beta=1`` with soft cross-entropy: Any-Precision DNN (Yu et al., AAAI 2021, sec. 3.3). Halves:
+    the sandwich of EQ-Net (Xu et al., ICCV 2023).
     """
 
     alpha: float = 0.0

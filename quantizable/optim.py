@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
@@ -47,7 +47,11 @@ class OptimizerConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for what in ("lr", "weight_decay", "momentum", "quantizer_lr", "warmup"):
+            if not isinstance(getattr(self, what), int | float):
+                raise ValueError(f"{what}={getattr(self, what)!r} is not a number")
         for what, ok, allowed in (
+            ("name", is_optimizer(self.name), "an optimizer of timm, as sgd or adamw"),
             ("lr", self.lr > 0, "greater than 0"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
@@ -61,6 +65,15 @@ class OptimizerConfig:
         ):
             if not ok:
                 raise ValueError(f"{what}={getattr(self, what)!r} is not allowed; it must be {allowed}")
+
+
+def is_optimizer(name: str) -> bool:
+    """True if timm has an optimizer of that name."""
+    try:
+        get_optimizer_info(name.lower().removeprefix("lookahead_"))
+    except ValueError:
+        return False
+    return True
 
 
 def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:

@@ -38,8 +38,8 @@ def fastest_execution(accelerator: str = "auto", capabilities: Mapping[str, Any]
     """bf16 where the device has units for it, else float32; channels last in both.
 
     Args:
-        accelerator: ``"cpu"``, ``"gpu"`` or ``"cuda"``, or ``"auto"`` (a CUDA GPU if there is one, else the CPU).
-            Any other runs in float32.
+        accelerator: ``"cpu"``, ``"gpu"`` or ``"cuda"``, or ``"auto"`` (a CUDA GPU if there is one, else
+            the CPU). Any other runs in float32.
         capabilities: of the CPU; None asks ``torch.cpu.get_capabilities()``.
     """
     layout = torch.channels_last

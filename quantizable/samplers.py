@@ -1,7 +1,7 @@
 """Which modes a training step visits, and in which order: always from the highest to the lowest.
 
-A sampler is a function of (modes, layer names, seed, step) and keeps no state: a resumed run and every process of a
-distributed one draw the same modes.
+A sampler is a function of (modes, layer names, seed, step) and keeps no state: a resumed run and every
+process of a distributed one draw the same modes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class AllModes:
 
 @dataclass(frozen=True)
 class Sandwich:
-    """The highest mode, ``randoms`` random ones between, the lowest: a cost that does not grow with the modes.
+    """The highest mode, ``randoms`` random ones between, the lowest: a cost that does not grow with the
+    modes.
 
     Yu and Huang, "Universally Slimmable Networks", ICCV 2019 (sandwich rule); for bits EQ-Net, ICCV 2023.
     """
@@ -55,7 +56,7 @@ class Sandwich:
     def check(self, modes: Sequence[BitMode]) -> None:
         if len(modes) < 2:
             raise ValueError(
-                f"the sandwich visits the highest and the lowest mode; give at least 2 modes, not {len(modes)}"
+                f"the sandwich visits the highest and the lowest mode; give at least 2, not {len(modes)}"
             )
 
     def visits(self, modes: Sequence[BitMode], layers: Sequence[str], seed: int, step: int) -> list[Visit]:

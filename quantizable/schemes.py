@@ -18,8 +18,9 @@ class Scheme:
         sampler: the modes of a step.
         objective: the loss of a mode.
         step_per_mode: an optimizer step after every mode instead of one for all.
-        damp_scales: multiply the learning rate of the step sizes by ``1 - mean min(|gradient|, 1)``, which slows them where they
-            swing (after the adaptive learning-rate scaling of Double Rounding, arXiv:2502.01199).
+        damp_scales: multiply the learning rate of the step sizes by ``1 - mean min(|gradient|, 1)``, which
+            slows them where they swing (after the adaptive learning-rate scaling of Double Rounding,
+            arXiv:2502.01199).
         single_mode: the scheme trains one network for one mode.
     """
 

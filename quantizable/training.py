@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import wandb
 from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import (
     Callback,
     EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
-    RichModelSummary,
     RichProgressBar,
     TQDMProgressBar,
+    WeightAveraging,
 )
 from pytorch_lightning.loggers import WandbLogger
 
 import quantizable
 from quantizable.bits import parse_modes
 from quantizable.callbacks import WandbModes
-from quantizable.checkpoint import read_checkpoint
+from quantizable.checkpoint import check_same_network
+from quantizable.classifier import QuantizableClassifier
 from quantizable.data import ImageDataModule
-from quantizable.module import QuantizableClassifier
 from quantizable.precision import fastest_execution
 from quantizable.results import by_mode, plot_modes, print_table, write_json
+from quantizable.runs import AtomicCheckpointIO, command, commit, run_folder, write_config
 
 log = logging.getLogger(__name__)
-RUN_DIR = "QUANTIZABLE_RUN_DIR"  # how the processes of a distributed run agree on one folder
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -48,20 +50,56 @@ def train(config: DictConfig) -> dict[str, Any]:
     Raises:
         ValueError, OSError: a setting that cannot work, before any training.
     """
-    cfg = OmegaConf.to_container(config, resolve=True)
+    cfg = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(cfg, dict)
-    parse_modes(cfg["bits"]["modes"])
+    check(cfg)
+    quiet()
+    folder, resume = run_folder(cfg)
     pl.seed_everything(cfg["seed"], workers=True, verbose=False)
     datamodule: ImageDataModule = instantiate(config.data)
-    datamodule.prepare_data()  # a missing data set is found before a network is built
+    if rank_zero_only.rank == 0:
+        datamodule.prepare_data()  # a missing data set is found before a network is built
     module = make_module(cfg, instantiate(config.scheme), datamodule)
-    folder, resume = run_folder(cfg)
-    write_config(config, folder)
+    if resume is not None:
+        check_same_network(module, resume)
     trainer = make_trainer(cfg, config, folder, module)
+    if rank_zero_only.rank == 0:
+        write_config(config, folder)
+        modes, weights = cfg["bits"]["modes"], sum(p.numel() for p in module.parameters())
+        log.info("%s, %.2f M parameters, modes %s: %s", cfg["model"]["name"], weights / 1e6, modes, folder)
     started = time.time()
-    trainer.fit(module, datamodule, ckpt_path=resume, weights_only=True)
-    seconds = time.time() - started
-    return finish(cfg, trainer, module, datamodule, folder, seconds)
+    try:
+        trainer.fit(module, datamodule, ckpt_path=resume, weights_only=True)
+        return finish(cfg, trainer, module, datamodule, folder, time.time() - started)
+    finally:
+        if isinstance(trainer.logger, WandbLogger):
+            wandb.finish(quiet=True)  # or the next run of a sweep would log into this one
+
+
+def check(cfg: dict[str, Any]) -> None:
+    """``ValueError`` for numbers that nothing else would refuse before training."""
+    parse_modes(cfg["bits"]["modes"])
+    epochs, ema = cfg["schedule"]["epochs"], cfg["train"]["ema"]
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"schedule.epochs is {epochs!r}; it must be an integer of at least 1")
+    if ema is not None and not (isinstance(ema, float) and 0 < ema < 1):
+        raise ValueError(f"train.ema is {ema!r}; it is a decay between 0 and 1, or null for no average")
+
+
+def quiet() -> None:
+    """Keep Lightning's advice out of the log, which is the same at every start; its errors stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for message in (
+        "Experiment logs directory",
+        "Checkpoint directory",
+        "The number of training batches",
+        "It is recommended to use",
+        ".*does not have many workers",
+        ".*treespec, LeafSpec",
+        "You're using the WeightAveraging callback",
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -> QuantizableClassifier:
@@ -101,67 +139,6 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
     )
 
 
-def run_folder(cfg: dict[str, Any]) -> tuple[Path, Path | None]:
-    """The run's folder, made here, and the checkpoint to resume from, if any."""
-    if RUN_DIR in os.environ:
-        folder = Path(os.environ[RUN_DIR])
-        return folder, _resume_from(cfg["resume"], folder)
-    data = str(cfg["data"]["_target_"]).rpartition(".")[2].lower()
-    name = cfg["run"] or f"{data}_{cfg['model']['name'].replace(':', '_').replace('/', '_')}"
-    folder = Path(cfg["output"]) / name
-    resume = _resume_from(cfg["resume"], folder)
-    if resume is None:
-        folder = _free(folder)
-    elif cfg["resume"] != "last":
-        folder = resume.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".part").touch()
-        (folder / ".part").unlink()
-    except OSError as error:
-        raise OSError(
-            f"cannot write to {folder} ({error.strerror}); choose another folder with output=..."
-        ) from error
-    os.environ[RUN_DIR] = str(folder)
-    return folder, resume
-
-
-def _free(folder: Path) -> Path:
-    """The folder, or the first of folder-2, folder-3, ... that holds no run: nothing is overwritten."""
-    number, free = 1, folder
-    while free.exists() and any(free.iterdir()):
-        number += 1
-        free = folder.with_name(f"{folder.name}-{number}")
-    return free
-
-
-def _resume_from(resume: str | None, folder: Path) -> Path | None:
-    if resume is None:
-        return None
-    path = folder / "last.ckpt" if resume == "last" else Path(resume)
-    read_checkpoint(path)
-    return path
-
-
-def write_config(config: DictConfig, folder: Path) -> None:
-    """The resolved configuration and the command, next to what they produced."""
-    header = f"# {' '.join(sys.argv)}\n# quantizable {quantizable.__version__}, torch {torch.__version__}, {_commit()}\n"
-    part = folder / "config.yaml.part"
-    part.write_text(header + OmegaConf.to_yaml(config, resolve=True))
-    os.replace(part, folder / "config.yaml")
-
-
-def _commit() -> str:
-    git = shutil.which("git")
-    here = Path(__file__).parent
-    done = (
-        subprocess.run([git, "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-        if git
-        else None
-    )
-    return f"commit {done.stdout.strip()}" if done and done.returncode == 0 else "no commit"
-
-
 def make_trainer(
     cfg: dict[str, Any], config: DictConfig, folder: Path, module: QuantizableClassifier
 ) -> pl.Trainer:
@@ -179,10 +156,13 @@ def make_trainer(
         module.network.model.compile()
     if options["deterministic"]:
         options["deterministic"] = "warn"
+    if options["sync_batchnorm"] and not torch.cuda.is_available():
+        log.info("batch norms are not synchronised: torch can do that on GPUs alone")
+        options["sync_batchnorm"] = False
     logger = instantiate(config.logger, **_logger_folder(config.logger, folder))
     if isinstance(logger, WandbLogger):
-        logger.experiment.config.update(cfg, allow_val_change=True)
-    validated = cfg["data"].get("val_size", 1) != 0
+        logger.log_hyperparams(cfg)
+    validated = cfg["data"].get("val_size", 1) != 0 and options["limit_val_batches"] != 0
     callbacks: list[Callback] = [
         ModelCheckpoint(
             folder,
@@ -193,21 +173,25 @@ def make_trainer(
             enable_version_counter=False,
         ),
         LearningRateMonitor("step"),
-        RichModelSummary(max_depth=1),
         RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=50),
         WandbModes(),
     ]
     if cfg["train"]["ema"] is not None:
         callbacks.append(EMAWeightAveraging(decay=cfg["train"]["ema"]))
-    return pl.Trainer(
-        max_epochs=cfg["schedule"]["epochs"],
-        logger=logger,
-        callbacks=callbacks,
-        default_root_dir=folder,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # the loaders share the images out themselves
-        **options,
-    )
+    try:
+        return pl.Trainer(
+            max_epochs=cfg["schedule"]["epochs"],
+            logger=logger,
+            callbacks=callbacks,
+            default_root_dir=folder,
+            plugins=[AtomicCheckpointIO()],
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the loaders share the images out themselves
+            **options,
+        )
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error}") from error
 
 
 def _logger_folder(logger: DictConfig, folder: Path) -> dict[str, Any]:
@@ -239,7 +223,9 @@ def finish(
     seconds: float,
 ) -> dict[str, Any]:
     """Test the best checkpoint once; write ``results.json`` and ``modes.png``; print the table."""
-    best = folder / "best.ckpt"
+    # an average of weights has its say in training alone: best.ckpt holds the averaged weights already
+    trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+    best = trainer.strategy.broadcast(folder / "best.ckpt")
     stage = "test" if cfg["test"] else "val"
     evaluate: Any = trainer.test if cfg["test"] else trainer.validate
     metrics = evaluate(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
@@ -251,11 +237,12 @@ def finish(
         "seed": cfg["seed"],
         "train_seconds": round(seconds, 1),
         "checkpoint": str(best),
-        "command": " ".join(sys.argv),
+        "command": command(),
+        "config": cfg,
         "versions": {
             "quantizable": quantizable.__version__,
             "torch": str(torch.__version__),
-            "commit": _commit(),
+            "commit": commit(),
         },
     }
     if trainer.is_global_zero:
@@ -269,5 +256,4 @@ def finish(
             modes, f"{folder.name}: {stage} set, best of {cfg['schedule']['epochs']} epochs, {seconds:.0f} s"
         )
         print(f"kept in {folder}: best.ckpt, last.ckpt, config.yaml, results.json, modes.png")
-    os.environ.pop(RUN_DIR, None)
     return results

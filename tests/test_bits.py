@@ -19,7 +19,7 @@ def test_name_is_read_back(weight: int, activation: int) -> None:
 
 @pytest.mark.parametrize("written", [4, "4", " 4 ", "w4a4", np.int64(4), BitMode(4, 4)])
 def test_spellings_of_one_mode(written: object) -> None:
-    assert BitMode.parse(written) == BitMode(4, 4)  # type: ignore[arg-type]
+    assert BitMode.parse(written) == BitMode(4, 4)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_spellings_of_one_mode(written: object) -> None:
 )
 def test_illegal_modes_say_what_is_allowed(wrong: object) -> None:
     with pytest.raises(ValueError, match="allowed are integers from 2 to 16"):
-        BitMode.parse(wrong)  # type: ignore[arg-type]
+        BitMode.parse(wrong)
 
 
 def test_float_is_32_for_both() -> None:
@@ -38,7 +38,7 @@ def test_float_is_32_for_both() -> None:
 
 @pytest.mark.parametrize("given_", [[32, 2, "w4a8", 4], "32,2,w4a8,4", (mode for mode in (32, 2, "w4a8", 4))])
 def test_modes_come_sorted(given_: object) -> None:
-    assert [m.name for m in parse_modes(given_)] == ["2", "4", "w4a8", "32"]  # type: ignore[arg-type]
+    assert [m.name for m in parse_modes(given_)] == ["2", "4", "w4a8", "32"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_modes_come_sorted(given_: object) -> None:
 )
 def test_illegal_lists(modes: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse_modes(modes)  # type: ignore[arg-type]
+        parse_modes(modes)
 
 
 @given(st.integers(1, 16), st.booleans())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,8 @@ from torch import Tensor
 
 from quantizable.assess.cost import bit_operations
 from quantizable.assess.guard import CascadePoint, Guard, cascade, choose_guard, thresholds_for
-from quantizable.assess.images import Images
 from quantizable.assess.indicators import Quality, indicator_quality
-from quantizable.assess.models import ModeModel, Pair, mode_models
+from quantizable.assess.models import Pair, mode_models
 from quantizable.assess.repair import Repair
 from quantizable.assess.search.compare import Row
 from quantizable.assess.search.hunt import Found
@@ -84,10 +84,8 @@ def study_indicators(study: Study, seed: int = 0) -> None:
     *lows, top = outputs
     for low in lows:
         differ = outputs[low].argmax(1) != outputs[top].argmax(1)
-        found = attempt(
-            study, f"indicators of mode {low}", lambda: indicator_quality(outputs[low], differ, seed)
-        )  # noqa: B023
-        if found:
+        action = partial(indicator_quality, outputs[low], differ, seed)
+        if found := attempt(study, f"indicators of mode {low}", action):
             study.indicators[low] = found
 
 
@@ -138,20 +136,3 @@ def searched(study: Study, pair: Pair, rows: list[tuple[Row, Found]]) -> None:
         study.rows.append(row)
         study.found.append(found)
         study.complete &= row.complete
-
-
-def sample_image(images: Images) -> Tensor:
-    """One image ``[1, C, H, W]``."""
-    return images.pixels[:1]
-
-
-__all__ = [
-    "ModeModel",
-    "Study",
-    "attempt",
-    "pairs_of",
-    "sample_image",
-    "searched",
-    "study_cascade",
-    "study_indicators",
-]

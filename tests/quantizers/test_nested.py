@@ -1,4 +1,4 @@
-"""Nested weights (Double Rounding, Huang et al. 2025): lower modes are shifts of the highest one's integers."""
+"""Nested weights (Double Rounding, Huang et al. 2025): lower modes are shifts of the highest one's codes."""
 
 import pytest
 import torch

@@ -1,0 +1,106 @@
+"""Predictions and codes of exported modes against fake quantization, on the CIFAR-10 test set.
+
+    python benchmarks/deploy_agreement.py CHECKPOINT --data FOLDER --bits 8,4,2 --output agreement.json
+
+Counts the images on which an engine's prediction differs, and the codes that differ layer by layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import quantizable
+from quantizable.deploy import Session, save_qz
+from quantizable.deploy.steps import engine_codes, fake_quant_codes, reference_codes, step_differences
+from quantizable.network import QuantizableNetwork
+
+
+def cifar10_test(folder: Path, mean: list[float], std: list[float]) -> tuple[Tensor, Tensor]:
+    """The 10 000 test images, normalized, ``[10000, 3, 32, 32]``, and their labels."""
+    with (folder / "cifar-10-batches-py" / "test_batch").open("rb") as file:
+        batch = pickle.load(file, encoding="bytes")
+    pixels = torch.tensor(batch[b"data"]).reshape(-1, 3, 32, 32) / 255
+    images = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    return images, torch.tensor(batch[b"labels"])
+
+
+@torch.inference_mode()
+def fake_quant_logits(network: QuantizableNetwork, bits: str, images: Tensor) -> np.ndarray:
+    with network.at_bits(bits):
+        return torch.cat([network(part) for part in images.split(250)]).numpy()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds cifar-10-batches-py")
+    parser.add_argument("--bits", default="8,4,2")
+    parser.add_argument("--images", type=int, default=10000)
+    parser.add_argument("--code-images", type=int, default=100, help="images whose codes are compared")
+    parser.add_argument("--output", type=Path, help="JSON file")
+    args = parser.parse_args()
+    network = quantizable.load(args.checkpoint).float().eval()
+    images, labels = cifar10_test(args.data, network.info["mean"], network.info["std"])
+    images, labels = images[: args.images], labels[: args.images].numpy()
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        save_qz(network, Path(folder) / "model.qz")
+        for bits in args.bits.split(","):
+            expected = fake_quant_logits(network, bits, images)
+            accuracy = 100 * float((expected.argmax(1) == labels).mean())
+            print(f"\nmode {bits}: fake quant {accuracy:.2f} %")
+            codes = fake_quant_codes(network, bits, images[: args.code_images])
+            for engine in ("onnxruntime", "openvino"):
+                session = Session(Path(folder) / "model.qz", engine, bits, batch=250)
+                got = session(images)
+                differs = np.flatnonzero(got.argmax(1) != expected.argmax(1))
+                steps = step_differences(
+                    codes, engine_codes(network, bits, images[: args.code_images], engine)
+                )
+                row = {
+                    "bits": bits, "engine": engine, "fake_quant_top1": accuracy,
+                    "top1": 100 * float((got.argmax(1) == labels).mean()), "images": len(images),
+                    "disagreements": len(differs), "margins_of_those": margins(expected[differs]),
+                    "largest_step": max(s.largest for s in steps),
+                    "codes_that_differ": float(np.mean([s.differing for s in steps])),
+                    "layers": [vars(s) for s in steps],
+                }  # fmt: skip
+                results.append(row)
+                print(
+                    f"  {engine:12} {row['top1']:.2f} %, {len(differs)} of {len(images)} differ; codes: "
+                    f"{100 * row['codes_that_differ']:.4f} % differ, by {row['largest_step']} at most",
+                    flush=True,
+                )  # fmt: skip
+            for fixed_point in (False, True):
+                steps = step_differences(
+                    codes, reference_codes(network, bits, images[: args.code_images], fixed_point)
+                )
+                worst = max(steps, key=lambda s: s.differing)
+                name = "reference, fixed point" if fixed_point else "reference"
+                print(
+                    f"  {name}: at most {100 * worst.differing:.4f} % of a layer's codes, by {worst.largest}"
+                )
+                results.append({"bits": bits, "engine": name, "layers": [vars(s) for s in steps]})
+    if args.output:
+        args.output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def margins(logits: np.ndarray) -> list[float]:
+    """Distance between the two largest logits of each row: how close a prediction was."""
+    if not len(logits):
+        return []
+    ordered = np.sort(logits, axis=1)
+    return [round(float(m), 4) for m in ordered[:, -1] - ordered[:, -2]]
+
+
+if __name__ == "__main__":
+    main()

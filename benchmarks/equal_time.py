@@ -1,0 +1,68 @@
+"""Accuracy of sampled modes against all modes, after equal epochs and after equal wall time.
+
+    python benchmarks/equal_time.py --data data --weights resnet20-12fca82f.th --epochs 6
+
+Seven modes of a CIFAR-10 ResNet-20 from the float checkpoint. All modes cost 7 passes a step, the sandwich
+and random-k 3, so that these also run for 7/3 of the epochs. Each run is a ``train.py`` run in a folder of
+its own: what is finished is not run again, what was cut off is resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from steps import command_line, save, table
+
+MODES = [2, 3, 4, 5, 6, 8, 32]
+SAMPLED_PASSES = 3
+ROOT = Path(__file__).parent.parent
+
+
+def run(args: argparse.Namespace, scheme: str, epochs: int) -> dict[str, Any]:
+    """The results of one run, trained unless they are there."""
+    name = f"equal_time_{scheme}_{epochs}"
+    folder = Path(args.output) / name
+    if not (folder / "results.json").exists():
+        command = [
+            sys.executable, str(ROOT / "train.py"), "experiment=cifar10_resnet20", f"data.root={args.data}",
+            f"model.weights={args.weights}", f"bits.modes={MODES}".replace(" ", ""), f"scheme={scheme}",
+            f"schedule.epochs={epochs}", f"seed={args.seed}", f"output={args.output}", f"run={name}",
+        ]  # fmt: skip
+        if (folder / "last.ckpt").exists():
+            command.append("resume=last")
+        subprocess.run(command, check=True)
+    return json.loads((folder / "results.json").read_text())
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--data", required=True, help="folder with CIFAR-10")
+    parser.add_argument("--weights", required=True, help="float ResNet-20 checkpoint")
+    parser.add_argument("--epochs", type=int, default=6, help="of the run with all modes")
+    parser.add_argument("--output", default="checkpoints")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    longer = round(args.epochs * len(MODES) / SAMPLED_PASSES)
+    rows: list[dict[str, Any]] = []
+    for scheme, epochs in (
+        ("quantizable", args.epochs),
+        ("sandwich", args.epochs),
+        ("random_k", args.epochs),
+        ("sandwich", longer),
+        ("random_k", longer),
+    ):
+        results = run(args, scheme, epochs)
+        top1 = {f"{mode} bit": 100 * values["top1"] for mode, values in results["modes"].items()}
+        row = {"scheme": scheme, "epochs": epochs, "minutes": results["train_seconds"] / 60}
+        rows.append(row | {"mean top-1, %": sum(top1.values()) / len(top1)} | top1)
+        save("equal_time", "cpu", rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Latency of the exported modes beside float and the engines' own int8, all taking turns in one run.
+
+    python benchmarks/inference.py --output inference.json
+
+Networks have random weights, which does not change the time. Prints, per network and batch size, the median
+milliseconds of a batch and how many times faster than torch fp32 that is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nncf
+import numpy as np
+import onnxruntime
+import openvino
+import timm
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+import quantizable
+from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
+from quantizable.deploy.export import onnx_model
+from quantizable.deploy.latency import interleaved
+
+Run = Callable[[], object]
+
+
+class Calibration(CalibrationDataReader):
+    """The batches that ONNX Runtime's own quantization looks at."""
+
+    def __init__(self, batches: list[np.ndarray]) -> None:
+        self.batches = iter(batches)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {"image": batch}
+
+
+def runs(name: str, batch: int, size: int, bits: list[int], threads: int, folder: Path) -> dict[str, Run]:
+    """Everything to time for one network and batch size."""
+    torch.manual_seed(0)
+    images = torch.randn(batch, 3, size, size)
+    array = images.numpy()
+    network = quantizable.quantize(timm.create_model(name), [*bits, 32]).eval()
+    network.calibrate([images[:4]], batches=1)
+    models = {
+        mode: onnx_model(network, mode, input_size=(3, size, size)).SerializeToString()
+        for mode in [*bits, 32]
+    }
+    shape = tuple(array.shape)
+    found: dict[str, Run] = {}
+    plain = network.to_float().eval()
+
+    def in_torch(dtype: torch.dtype) -> None:
+        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            plain(images)
+
+    found["torch fp32"] = partial(in_torch, torch.float32)
+    found["torch bf16"] = partial(in_torch, torch.bfloat16)
+    found["onnxruntime fp32"] = partial(compile_onnxruntime(models[32], threads, shape), array)
+    found["onnxruntime own int8"] = partial(
+        compile_onnxruntime(onnxruntime_int8(models[32], array, folder), threads, shape), array
+    )
+    found["openvino fp32"] = partial(compile_openvino(models[32], threads, shape), array)
+    found["openvino bf16"] = partial(compile_openvino(models[32], threads, shape, precision="bf16"), array)
+    found["openvino own int8"] = openvino_int8(models[32], array, threads)
+    for mode in bits:
+        found[f"onnxruntime ours {mode}"] = partial(compile_onnxruntime(models[mode], threads, shape), array)
+        found[f"openvino ours {mode}"] = partial(compile_openvino(models[mode], threads, shape), array)
+    return found
+
+
+def onnxruntime_int8(model: bytes, array: np.ndarray, folder: Path) -> bytes:
+    """ONNX Runtime's static quantization of the float network."""
+    (folder / "float.onnx").write_bytes(model)
+    quantize_static(
+        str(folder / "float.onnx"), str(folder / "int8.onnx"), Calibration([array]),
+        quant_format=QuantFormat.QDQ, per_channel=True,
+    )  # fmt: skip
+    return (folder / "int8.onnx").read_bytes()
+
+
+def openvino_int8(model: bytes, array: np.ndarray, threads: int) -> Run:
+    """NNCF's post-training quantization of the float network."""
+    core = openvino.Core()
+    graph = core.read_model(model)
+    graph.reshape(list(array.shape))
+    graph = nncf.quantize(graph, nncf.Dataset([array]), subset_size=1)
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = core.compile_model(graph, "CPU", options).create_infer_request()
+    return lambda: request.infer({0: array})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default="resnet18,resnet50,mobilenetv2_100")
+    parser.add_argument("--batches", default="1,16")
+    parser.add_argument("--bits", default="8,4,2")
+    parser.add_argument("--size", type=int, default=224, help="pixels (default: 224)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--output", type=Path, help="JSON file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    results: list[dict[str, Any]] = []
+    for name in args.networks.split(","):
+        for batch in map(int, args.batches.split(",")):
+            with tempfile.TemporaryDirectory() as folder:
+                bits = [int(b) for b in args.bits.split(",")]
+                timed = runs(name, batch, args.size, bits, args.threads, Path(folder))
+                medians = interleaved(timed, args.repeats)
+            print(f"\n{name}, batch {batch}, {args.size} px: ms, times faster than torch fp32")
+            for run, ms in medians.items():
+                print(f"  {run:22} {ms:9.1f} {medians['torch fp32'] / ms:7.2f}", flush=True)
+            results.append({"network": name, "batch": batch, "size": args.size, "ms": medians})
+    if args.output:
+        versions = {
+            "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "openvino": openvino.__version__,
+        }
+        about = {"processor": processor(), "threads": args.threads, "repeats": args.repeats, **versions}
+        args.output.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+
+
+def processor() -> str:
+    """Name of the processor and which of the integer instruction sets it has."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    name = next(
+        (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), ""
+    )
+    return f"{name} ({', '.join(f for f in ('avx2', 'avx512_vnni', 'avx_vnni', 'amx_int8') if f in text)})"
+
+
+if __name__ == "__main__":
+    main()

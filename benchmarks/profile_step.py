@@ -1,0 +1,90 @@
+"""Where the time of a training step goes.
+
+    python benchmarks/profile_step.py --network resnet20
+    python benchmarks/profile_step.py --network resnet18 --dtype bf16 --modes 4
+
+Eager only: a compiled graph fuses the parts that are told apart here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from steps import (
+    CASES,
+    Setting,
+    command_line,
+    make_network,
+    multi_mode_step,
+    quantizable_network,
+    save,
+    table,
+)
+from steps import bare_step as make_bare_step
+from torch.profiler import ProfilerActivity, profile
+
+from quantizable.schemes import SCHEMES
+
+# total time of these, children included; no entry is a child of another
+PARTS = {
+    "matrix products": (
+        "aten::conv2d", "aten::convolution_backward", "aten::linear", "aten::addmm", "AddmmBackward0",
+        "MmBackward0", "aten::scaled_dot_product_attention",
+        "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
+    ),
+    "norms": (
+        "aten::batch_norm", "aten::native_batch_norm_backward", "aten::layer_norm",
+        "aten::native_layer_norm_backward",
+    ),
+    "activation functions": (
+        "aten::relu", "aten::relu_", "aten::threshold_backward", "aten::relu6", "aten::hardtanh",
+        "aten::hardtanh_", "HardtanhBackward0", "aten::gelu", "aten::gelu_backward",
+    ),
+    "fake quantization": ("_FakeQuantize", "_FakeQuantizeBackward"),
+    "optimizer": ("Optimizer.step#SGD.step", "Optimizer.zero_grad#SGD.zero_grad"),
+}  # fmt: skip
+
+
+def milliseconds(step: Any) -> dict[str, float]:
+    """Processor time of one step by part; ``rest`` is the sum of everything else."""
+    step()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        step()
+    events = profiler.key_averages()
+    whole = sum(event.self_cpu_time_total for event in events) / 1e3
+    parts = {
+        part: sum(event.cpu_time_total for event in events if event.key in names) / 1e3
+        for part, names in PARTS.items()
+    }
+    return parts | {"rest": whole - sum(parts.values()), "whole step": whole}
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--network", default="resnet20", choices=list(CASES))
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bf16"])
+    parser.add_argument("--layout", default="channels_last", choices=["nchw", "channels_last"])
+    parser.add_argument("--modes", nargs="+", default=["2", "8"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    setting, case = Setting("cpu", args.dtype, args.layout), CASES[args.network]
+    bare = milliseconds(make_bare_step(make_network(case, setting), setting, case, len(args.modes)))
+    network = quantizable_network(case, setting, args.modes)
+    ours = milliseconds(multi_mode_step(network, setting, case, SCHEMES["quantizable"]))
+    rows = [
+        {
+            "part": part,
+            "bare, ms": bare[part],
+            "ours, ms": ours[part],
+            "added, % of bare": 100 * (ours[part] - bare[part]) / bare["whole step"],
+        }
+        for part in ours
+    ]
+    save(f"profile_{args.network}", "cpu", rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

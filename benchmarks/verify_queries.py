@@ -1,0 +1,102 @@
+"""The published QEBVerif queries: how many are decided, how fast, and whether any disagrees.
+
+    python benchmarks/verify_queries.py --data ../shared/data --networks p1 p2 --time-limit 60
+
+Resumable: rows already in the CSV are kept and not run again. Each query runs on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from quantizable.verify import Box, FixedPoint, Query, decide_all
+from quantizable.verify.fixed_point import fixed_point_network, float_network, load_npz
+
+NETWORKS = {"p1": "p1_784_100_10.npz", "p2": "p2_784_100_100_10.npz"}
+KEY = ("net", "weight_bits", "error_bound", "mnist_test_index")
+RESULT = ("published", "verdict", "method", "low", "high", "seconds", "time_limit")
+
+
+def mnist_test_images(data: Path) -> torch.Tensor:
+    """Pixels 0..255, ``(10000, 784)``, float64."""
+    raw = gzip.decompress((data / "mnist" / "t10k-images-idx3-ubyte.gz").read_bytes())
+    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 784).copy()).double()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, (*KEY, *RESULT))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(part, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with qebverif/ and mnist/")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--bits", nargs="+", type=int, default=[10, 8, 6, 4])
+    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/verify_queries.csv"))
+    args = parser.parse_args()
+
+    images = mnist_test_images(args.data)
+    published = read_rows(args.data / "qebverif" / "published_verdicts.csv")
+    done = read_rows(args.output)
+    known = {tuple(row[k] for k in KEY) for row in done}
+    queries: list[Query] = []
+    listed: dict[str, dict[str, str]] = {}
+    for net in args.networks:
+        weights, biases = load_npz(args.data / "qebverif" / NETWORKS[net])
+        network = float_network(weights, biases)
+        for bits in args.bits:
+            fixed = fixed_point_network(weights, biases, FixedPoint(bits))
+            for row in published:
+                key = tuple(row[k] for k in KEY)
+                if (row["net"], row["weight_bits"]) != (net, str(bits)) or key in known:
+                    continue
+                image = images[[int(row["mnist_test_index"])]]
+                box = Box.around(image, 3, 0, 255, integer=True)
+                output = int(network(image).argmax())
+                eps = float(row["error_bound"])
+                name = " ".join(key)
+                queries.append(Query(name, network, fixed, box, output, eps, args.time_limit))
+                listed[name] = row
+    for query, verdict in decide_all(queries, args.processes):
+        row = listed[query.name]
+        done.append(
+            {
+                **{k: row[k] for k in KEY},
+                "published": row["verdict"],
+                "verdict": verdict.status,
+                "method": verdict.method,
+                "low": f"{verdict.low:.6f}",
+                "high": f"{verdict.high:.6f}",
+                "seconds": f"{verdict.seconds:.3f}",
+                "time_limit": f"{args.time_limit:g}",
+            }
+        )
+        write_rows(args.output, done)
+        print(
+            query.name, row["verdict"], verdict.status, verdict.method, f"{verdict.seconds:.1f} s", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

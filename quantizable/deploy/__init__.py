@@ -1,0 +1,14 @@
+"""Real integers: one file for every mode, run on real engines.
+
+>>> from quantizable import deploy                                   # doctest: +SKIP
+>>> deploy.save_qz(network, "model.qz")                              # doctest: +SKIP
+>>> deploy.export_onnx(network, "model_4.onnx", bits=4)              # doctest: +SKIP
+>>> session = deploy.Session("model.qz", engine="openvino")          # doctest: +SKIP
+"""
+
+from quantizable.deploy.artefact import save_qz
+from quantizable.deploy.export import export_onnx
+from quantizable.deploy.load import load_qz
+from quantizable.deploy.session import Session
+
+__all__ = ["Session", "export_onnx", "load_qz", "save_qz"]

@@ -1,0 +1,150 @@
+"""``quantizable cost CHECKPOINT``: what each mode costs, by layer, and its latency on each engine."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from quantizable.bits import FLOAT_BITS, parse_modes
+from quantizable.deploy.artefact import save_qz
+from quantizable.deploy.cost import as_rows, layer_costs, mode_costs
+from quantizable.deploy.files import written_whole
+from quantizable.deploy.latency import interleaved
+from quantizable.deploy.load import load
+from quantizable.deploy.preprocessing import input_size_of
+from quantizable.deploy.session import ENGINES, Session
+from quantizable.network import QuantizableNetwork
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "cost", help="MACs, bit operations, bytes, memory and latency of each mode"
+    )
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of training, or a .qz file")
+    parser.add_argument("--bits", help="modes, separated by commas; default: all")
+    parser.add_argument(
+        "--engines", default="", help=f"also measure latency, on {', '.join(ENGINES)} (commas)"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="of one inference (default: 2)")
+    parser.add_argument("--layers", action="store_true", help="print a row per layer, too")
+    parser.add_argument(
+        "--results", type=Path, help="results.json with accuracies; default: beside the checkpoint"
+    )
+    parser.add_argument("--output", type=Path, help="folder for cost.csv, layers.csv and cost.png")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table; write CSV and plot if asked to."""
+    engines = [name for name in args.engines.split(",") if name]
+    if unknown := [name for name in engines if name not in ENGINES]:
+        raise ValueError(f"engine {', '.join(unknown)} is unknown; choose from {', '.join(ENGINES)}")
+    network = load(args.checkpoint)
+    modes = network.modes if args.bits is None else [network.check_mode(m) for m in parse_modes(args.bits)]
+    layers = layer_costs(network, input_size_of(network), modes)
+    rows = as_rows(mode_costs(network, layers))
+    latencies = measure(network, [m.name for m in modes if m.weight != FLOAT_BITS], engines, args.threads)
+    accuracies = read_accuracies(
+        args.results or args.checkpoint.with_name("results.json"), args.results is not None
+    )
+    for row in rows:
+        row |= {f"{engine}_ms": latencies.get(f"{engine} {row['mode']}") for engine in engines}
+        row["top1"] = accuracies.get(row["mode"])
+    print_rows("per mode", rows)
+    if args.layers:
+        print_rows("per layer", as_rows(layers))
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_csv(args.output / "cost.csv", rows)
+        write_csv(args.output / "layers.csv", as_rows(layers))
+        plot(args.output / "cost.png", rows, engines)
+    return 0
+
+
+def measure(
+    network: QuantizableNetwork, modes: list[str], engines: list[str], threads: int
+) -> dict[str, float]:
+    """Median milliseconds for one image, by ``"engine mode"``; integer modes only."""
+    if not engines or not modes:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        save_qz(network, Path(folder) / "model.qz", modes)
+        runs = {}
+        for engine in engines:
+            for mode in modes:
+                session = Session(Path(folder) / "model.qz", engine, mode, threads, batch=1)
+                runs[f"{engine} {mode}"] = partial(session, np.zeros((1, *session.input_size), np.float32))
+        return interleaved(runs)
+
+
+def read_accuracies(path: Path, must_exist: bool) -> dict[str, float]:
+    """Top-1 accuracy (0 to 1) by mode, from the results of training or of ``quantizable evaluate``."""
+    if not path.is_file():
+        if must_exist:
+            raise FileNotFoundError(f"there is no file {path}")
+        return {}
+    try:
+        modes: Mapping[str, Any] = json.loads(path.read_text())["modes"]
+        return {mode: values["top1"] for mode, values in modes.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no results.json of this library") from error
+
+
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table, one row per mode or layer."""
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return (
+        f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+    )
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows as CSV with a header."""
+    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def plot(path: Path, rows: Sequence[Mapping[str, Any]], engines: Sequence[str]) -> None:
+    """Accuracy against bit operations, bytes and latency; without accuracies, the costs against the mode."""
+    from matplotlib.figure import Figure
+
+    columns = {"bops": "bit operations", "weight_bytes": "bytes of weights"}
+    columns |= {f"{engine}_ms": f"{engine}, ms" for engine in engines}
+    figure = Figure(figsize=(4 * len(columns), 3.5), layout="constrained")
+    known = all(row["top1"] is not None for row in rows)
+    for axes, (key, label) in zip(
+        figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True
+    ):
+        shown = [row for row in rows if row[key] is not None]
+        heights = [100 * row["top1"] if known else i for i, row in enumerate(shown)]
+        axes.plot([row[key] for row in shown], heights, "o-")
+        for row, height in zip(shown, heights, strict=True):
+            axes.annotate(row["mode"], (row[key], height), (4, 4), textcoords="offset points")
+        axes.set_xlabel(label)
+        if not key.endswith("_ms"):
+            axes.set_xscale("log")
+        axes.set_ylabel("top-1 accuracy, %" if known else "mode")
+        axes.grid(alpha=0.3)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=130)

@@ -1,0 +1,93 @@
+"""``quantizable export CHECKPOINT --bits 2,4,8 --format onnx,qz,openvino``: integer files for engines."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from quantizable.bits import FLOAT_BITS, BitMode, parse_modes
+from quantizable.deploy.artefact import save_qz
+from quantizable.deploy.export import STYLES, WEIGHT_STORAGE, export_onnx
+from quantizable.deploy.files import check_target
+from quantizable.deploy.load import load
+from quantizable.deploy.openvino_format import export_openvino
+from quantizable.deploy.requirements import require
+from quantizable.network import QuantizableNetwork
+
+FORMATS = ("qz", "onnx", "openvino")
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser("export", help="write integer files: .qz (every mode), ONNX, OpenVINO")
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of training, or a .qz file")
+    parser.add_argument("--bits", help="modes, separated by commas; default: all that are integer")
+    parser.add_argument(
+        "--format", default="qz", help=f"separated by commas: {', '.join(FORMATS)} (default: qz)"
+    )
+    parser.add_argument("--output", type=Path, help="folder to write to; default: that of the checkpoint")
+    parser.add_argument("--style", choices=STYLES, default="qdq", help="ONNX operators (default: qdq)")
+    parser.add_argument(
+        "--weights", choices=WEIGHT_STORAGE, default="int8", help="ONNX storage of weights of 4 bits and less"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the files and print their sizes; everything asked for is checked before the first is written."""
+    formats = args.format.split(",")
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise ValueError(f"format {', '.join(unknown)} is unknown; choose from {', '.join(FORMATS)}")
+    for name in formats:
+        if name != "qz":
+            require("onnxscript", f"format {name!r}")
+        if name == "openvino":
+            require("openvino", f"format {name!r}")
+    network = load(args.checkpoint)
+    modes = chosen_modes(network, args.bits)
+    folder = args.output or args.checkpoint.parent
+    stem = args.checkpoint.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    check_target(folder / f"{stem}.qz")
+    written = []
+    reports: dict[str, dict[str, str]] = {}
+    if "qz" in formats:
+        written.append(folder / f"{stem}.qz")
+        save_qz(network, written[-1], modes)
+    for mode in modes:
+        if "onnx" in formats:
+            written.append(folder / f"{stem}_{mode}.onnx")
+            reports[mode.name] = export_onnx(
+                network, written[-1], mode, style=args.style, weight_storage=args.weights
+            )
+        if "openvino" in formats:
+            written.append(folder / f"{stem}_{mode}.xml")
+            reports[mode.name] = export_openvino(network, written[-1], mode)
+    show(written, reports)
+    return 0
+
+
+def chosen_modes(network: QuantizableNetwork, bits: str | None) -> list[BitMode]:
+    """The modes named, or all whose weights are integers."""
+    if bits is not None:
+        return [network.check_mode(mode) for mode in parse_modes(bits)]
+    return [mode for mode in network.modes if mode.weight != FLOAT_BITS]
+
+
+def show(written: list[Path], reports: dict[str, dict[str, str]]) -> None:
+    """Print a table of the files, and for each mode how many layers run on integers and which do not."""
+    console = Console()
+    table = Table("file", "bytes")
+    for path in written:
+        size = sum(p.stat().st_size for p in (path, path.with_suffix(".bin")) if p.exists())
+        table.add_row(str(path), f"{size:,}")
+    console.print(table)
+    for mode, layers in reports.items():
+        integer = sum(how.startswith("integer") for how in layers.values())
+        console.print(f"mode {mode}: {integer} layers on integers")
+        for how, count in Counter(how for how in layers.values() if not how.startswith("integer")).items():
+            console.print(f"  {count} x {how}")

@@ -1,0 +1,60 @@
+"""ONNX files compiled by the engines: each function gives back a callable from images to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from quantizable.deploy.export import INPUT
+from quantizable.deploy.requirements import require
+
+Runner = Callable[[np.ndarray], np.ndarray]
+
+
+def compile_onnxruntime(model: bytes, threads: int | None, shape: tuple[int, ...] | None) -> Runner:
+    """ONNX Runtime's CPU provider.
+
+    Args:
+        model: an ONNX file's bytes.
+        threads: of one inference; None: as many as cores.
+        shape: not needed, as ONNX Runtime serves any batch size equally well.
+    """
+    onnxruntime = require("onnxruntime", "engine 'onnxruntime'")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {INPUT: images})[0]
+
+
+def compile_openvino(
+    model: bytes, threads: int | None, shape: tuple[int, ...] | None, precision: str = "f32"
+) -> Runner:
+    """OpenVINO's CPU device.
+
+    Args:
+        model: an ONNX file's bytes.
+        threads: of one inference; None: as many as cores.
+        shape: fixed ``[N, C, H, W]``, which it runs faster than a free batch size.
+        precision: of what is not integer: ``"f32"``, or ``"bf16"`` at the cost of exactness.
+    """
+    openvino = require("openvino", "engine 'openvino'")
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    core = openvino.Core()
+    network = core.read_model(model)
+    if shape is not None:
+        network.reshape(list(shape))
+    compiled = core.compile_model(network, "CPU", options)
+    request = compiled.create_infer_request()
+    return lambda images: np.array(request.infer({0: images})[0])
+
+
+COMPILERS: dict[str, Callable[..., Runner]] = {
+    "onnxruntime": compile_onnxruntime,
+    "openvino": compile_openvino,
+}

@@ -1,0 +1,151 @@
+"""One mode of a network as an ONNX file (or OpenVINO's own format) that engines run on integers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantizable.deploy.files import check_target, written_whole
+from quantizable.deploy.lowering import Lowered, lower
+from quantizable.deploy.nodes import LAYER_KEY, OPSET
+from quantizable.deploy.preprocessing import input_size_of, preprocessing
+from quantizable.deploy.report import layer_report
+from quantizable.deploy.requirements import require
+from quantizable.network import Assignment, QuantizableNetwork
+
+STYLES = ("qdq", "qonnx")
+WEIGHT_STORAGE = ("int8", "int4")
+INPUT, OUTPUT = "image", "logits"
+METADATA = "quantizable"  # key of the file's metadata: JSON with mode, preprocessing and layer report
+
+
+def export_onnx(
+    network: QuantizableNetwork,
+    path: str | Path,
+    bits: Assignment,
+    *,
+    input_size: tuple[int, int, int] | None = None,
+    style: str = "qdq",
+    weight_storage: str = "int8",
+) -> dict[str, str]:
+    """Write one mode as ONNX and return how each layer runs (``{"layer1.0.conv1": "integer w4a4", ...}``).
+
+    Args:
+        network: calibrated or trained.
+        path: the file to write.
+        bits: a mode of the network (``4``, ``"w4a8"``; 32: float), or a mapping as ``set_bits`` takes it.
+        input_size: channels, height, width; by default the network's own.
+        style: ``"qdq"`` (QuantizeLinear, Clip, DequantizeLinear: ONNX Runtime, OpenVINO, TensorRT) or
+            ``"qonnx"`` (``Quant`` nodes of any width: FPGA compilers).
+        weight_storage: ``"int8"``, or ``"int4"`` to store weights of 4 bits and less in half the bytes.
+
+    Raises:
+        ValueError: an unknown option, a mode that the network lacks or of more than 8 bits, no calibration.
+        OSError: the target cannot be written.
+        ImportError: onnx or onnxscript is missing.
+    """
+    path = check_target(path)
+    model = onnx_model(network, bits, input_size=input_size, style=style, weight_storage=weight_storage)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+    return json.loads({p.key: p.value for p in model.metadata_props}[METADATA])["layers"]
+
+
+def onnx_model(
+    network: QuantizableNetwork,
+    bits: Assignment,
+    *,
+    input_size: tuple[int, int, int] | None = None,
+    style: str = "qdq",
+    weight_storage: str = "int8",
+) -> Any:
+    """The ``onnx.ModelProto`` that :func:`export_onnx` writes."""
+    for what, value, allowed in (
+        ("style", style, STYLES),
+        ("weight_storage", weight_storage, WEIGHT_STORAGE),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{what} {value!r} is unknown; choose from {', '.join(allowed)}")
+    onnx = require("onnx", "ONNX export")
+    require("onnxscript", "ONNX export")
+    example = torch.zeros(2, *(input_size or input_size_of(network)))
+    lowered = lower(network, bits, example, share_remainders=style == "qdq")
+    _check_widths(lowered)
+    for weight in lowered.weights.values():
+        weight.style = style
+        if style == "qdq" and weight_storage == "int8":
+            weight.use_headroom()
+    for given in lowered.inputs.values():
+        given.style = style
+    model = _to_onnx(lowered, example)
+    if weight_storage == "int4":
+        _store_int4(onnx, model)
+    with network.at_bits(bits):
+        about = {"bits": network.bits, "layers": layer_report(lowered), "info": preprocessing(network)}
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
+    return model
+
+
+def _check_widths(lowered: Lowered) -> None:
+    wide = [n.layer for n in lowered.inputs.values() if not n.fits_uint8]
+    wide += [n.layer for n in lowered.weights.values() if n.bits > 8]
+    if wide:
+        raise ValueError(
+            f"ONNX files hold codes of up to 8 bits; {wide[0]!r} has more (choose a mode of 8 bits or less)"
+        )
+
+
+def _to_onnx(lowered: Lowered, example: Tensor) -> Any:
+    with _quiet():
+        program = torch.onnx.export(
+            lowered.model, (example,), dynamo=True, opset_version=OPSET, verbose=False,
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), input_names=[INPUT], output_names=[OUTPUT],
+        )  # fmt: skip
+    assert program is not None
+    return program.model_proto
+
+
+def _store_int4(onnx: Any, model: Any) -> None:
+    """Weights of 4 bits and less as INT4 tensors, two to a byte."""
+    held = {i.name: i for i in model.graph.initializer}
+    for node in model.graph.node:
+        tensor = held.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if tensor is None:
+            continue
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == "int8" and values.min() >= -8 and values.max() <= 7:
+            packed = onnx.helper.make_tensor(
+                tensor.name, onnx.TensorProto.INT4, values.shape, values.flatten()
+            )
+            tensor.CopyFrom(packed)
+    for value in model.graph.value_info:
+        if value.name in held:
+            value.type.tensor_type.elem_type = held[value.name].data_type
+
+
+def node_layer(node: Any) -> str | None:
+    """Which layer an ONNX node belongs to, if it came from a quantizer."""
+    return next((p.value for p in node.metadata_props if p.key == LAYER_KEY), None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's progress messages; its errors come through as exceptions."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

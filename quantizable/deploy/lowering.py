@@ -1,0 +1,102 @@
+"""A network at one bit mode as deployment sees it: integers in place of quantizers, norms folded away.
+
+The copy keeps the float network's modules and forward passes; only its quantizers are replaced by nodes.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from quantizable.deploy.fold import fold_norms
+from quantizable.deploy.integers import integer_input, integer_weight, is_quantized
+from quantizable.deploy.nodes import InputNode, WeightNode
+from quantizable.deploy.remainder import RemainderShare, share_remainder
+from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.nn import PerModeNorm, QuantAttention, QuantLayer
+
+
+@dataclass
+class Lowered:
+    """A network at one mode, ready to be exported or to run as integers.
+
+    Attributes:
+        model: a plain module in evaluation mode; its quantizers are nodes.
+        inputs: the nodes of the quantized inputs, by layer name.
+        weights: the nodes of the quantized weights, by layer name.
+        folded: names of the norms that went into the layer before them.
+        shares: by layer name, what a real zero point of its input adds to its output.
+    """
+
+    model: nn.Module
+    inputs: dict[str, InputNode] = field(default_factory=dict)
+    weights: dict[str, WeightNode] = field(default_factory=dict)
+    folded: list[str] = field(default_factory=list)
+    shares: dict[str, RemainderShare] = field(default_factory=dict)
+
+
+def lower(
+    network: QuantizableNetwork, bits: Assignment, example: Tensor, share_remainders: bool = True
+) -> Lowered:
+    """The network at one mode, with integers for quantizers and norms folded where a layer feeds one.
+
+    Args:
+        network: calibrated or trained; it is left as it is.
+        bits: a mode, or a mapping from layer patterns to modes, as ``set_bits`` takes it.
+        example: one batch of inputs, ``[N, C, H, W]``, for tracing.
+        share_remainders: move what a real zero point (LSQ+) adds behind the layers, for integer kernels.
+
+    Raises:
+        ValueError: the network lacks the mode, or its activations were never calibrated.
+    """
+    with network.at_bits(bits):
+        check_calibrated(network)
+        lowered = Lowered(copy.deepcopy(network.model).cpu().eval().requires_grad_(False))
+    model = lowered.model
+    for name, module in list(model.named_modules()):
+        if isinstance(module, PerModeNorm):
+            model.set_submodule(name, module.active)
+        elif isinstance(module, QuantLayer):
+            _lower_layer(lowered, name, module)
+        elif isinstance(module, QuantAttention):
+            _lower_attention(lowered, name, module)
+    lowered.folded = fold_norms(model, (example,), lowered.weights)
+    for name, weight in lowered.weights.items():
+        if share_remainders and name in lowered.inputs:
+            share = share_remainder(model.get_submodule(name), lowered.inputs[name], weight)
+            if share is not None:
+                lowered.shares[name] = share
+    return lowered
+
+
+def check_calibrated(network: QuantizableNetwork) -> None:
+    """Refuse a network whose active quantizers never saw data."""
+    blank = [name for name, q in network.quantizers().items() if is_quantized(q) and not q.initialised]
+    if blank:
+        raise ValueError(
+            f"{len(blank)} quantizers have no step size yet ({blank[0]}, ...); train the network or call "
+            "calibrate(loader) first"
+        )
+
+
+def _lower_layer(lowered: Lowered, name: str, layer: QuantLayer) -> None:
+    weight, given = layer.weight_quantizer, layer.input_quantizer
+    if is_quantized(weight):
+        with torch.no_grad():
+            integers = integer_weight(weight, layer.float_weight(), weight.bits)
+        axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
+        lowered.weights[name] = layer.weight_quantizer = WeightNode(integers, axis, name)  # type: ignore[assignment]
+    if is_quantized(given):
+        lowered.inputs[name] = layer.input_quantizer = InputNode(integer_input(given, given.bits), name)  # type: ignore[assignment]
+
+
+def _lower_attention(lowered: Lowered, name: str, block: QuantAttention) -> None:
+    for operand, quantizer in list(block.operands.items()):
+        if is_quantized(quantizer):  # type: ignore[arg-type]
+            key = f"{name}.{operand}"
+            node = InputNode(integer_input(quantizer, quantizer.bits), key)  # type: ignore[arg-type]
+            lowered.inputs[key] = block.operands[operand] = node

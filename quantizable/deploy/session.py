@@ -1,0 +1,182 @@
+"""Run a deployed file on an engine, in any of its modes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantizable.bits import BitMode, ModeLike
+from quantizable.deploy.engines import COMPILERS, Runner
+from quantizable.deploy.export import METADATA, onnx_model
+from quantizable.deploy.load import load_qz
+from quantizable.deploy.preprocessing import input_size_of, preprocessing
+from quantizable.deploy.requirements import require
+from quantizable.network import QuantizableNetwork
+
+ENGINES = ("onnxruntime", "openvino", "torch")
+
+
+class Session:
+    """A deployed network on an engine: call it with images, get logits.
+
+    A ``.qz`` file holds several modes; each is compiled when it is first used and kept, so that going back
+    to it takes no time. An ``.onnx`` file holds one.
+
+    Args:
+        path: a ``.qz`` or ``.onnx`` file.
+        engine: ``"onnxruntime"``, ``"openvino"``, or ``"torch"`` (fake quantization, ``.qz`` only).
+        bits: the mode to start in; by default the highest.
+        threads: of one inference, at least 1; by default as many as cores.
+        batch: images per inference, at least 1; by default whatever a call brings. Fixed, OpenVINO is faster;
+            a call may still bring any number.
+        warmup: inferences on zeros after a mode is compiled, at least 0.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not a sound one; an unknown engine or mode; a
+            number out of range.
+        ImportError: the engine is not installed.
+
+    >>> session = Session("model.qz", engine="openvino", threads=2, batch=1)    # doctest: +SKIP
+    >>> session.set_bits(4)                                                     # doctest: +SKIP
+    >>> logits = session(images)                                                # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        engine: str = "onnxruntime",
+        bits: ModeLike | None = None,
+        threads: int | None = None,
+        batch: int | None = None,
+        warmup: int = 1,
+    ) -> None:
+        if engine not in ENGINES:
+            raise ValueError(f"engine {engine!r} is unknown; choose from {', '.join(ENGINES)}")
+        for what, number, least in (("threads", threads, 1), ("batch", batch, 1), ("warmup", warmup, 0)):
+            if number is not None and number < least:
+                raise ValueError(f"{what} is {number}; give at least {least}")
+        if engine != "torch":
+            require(engine, f"engine {engine!r}")
+            require("onnxscript", "compiling a mode")
+        self.path, self.engine = Path(path), engine
+        self.threads, self.batch, self.warmup = threads, batch, warmup
+        self._runners: dict[BitMode, Runner] = {}
+        self._network: QuantizableNetwork | None = None
+        if self.path.suffix == ".onnx":
+            self._open_onnx()
+        else:
+            self._open_qz()
+        self.set_bits(self.modes[-1] if bits is None else bits)
+
+    def _open_qz(self) -> None:
+        self._network = load_qz(self.path)
+        self.modes, self.info = self._network.modes, preprocessing(self._network)
+        self.input_size = input_size_of(self._network)
+
+    def _open_onnx(self) -> None:
+        if self.engine == "torch":
+            raise ValueError(
+                "engine 'torch' runs .qz files; for an .onnx file choose onnxruntime or openvino"
+            )
+        onnx = require("onnx", "reading an .onnx file")
+        if not self.path.is_file():
+            raise FileNotFoundError(f"there is no file {self.path}")
+        try:
+            model = onnx.load(self.path)
+            about = json.loads({p.key: p.value for p in model.metadata_props}[METADATA])
+        except Exception as error:  # protobuf answers damaged bytes with errors of its own kinds
+            raise ValueError(f"{self.path} is truncated, or was not exported by this library") from error
+        if isinstance(about["bits"], dict):
+            raise ValueError(f"{self.path} has a mode per layer; run it on the engine itself")
+        self.modes, self.info = [BitMode.parse(about["bits"])], about["info"]
+        _, *size = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
+        self.input_size = tuple(size)
+        self._onnx = model
+
+    @property
+    def bits(self) -> str:
+        """Name of the mode it runs in."""
+        return self._mode.name
+
+    def set_bits(self, bits: ModeLike) -> None:
+        """Switch to a mode; compiles it at its first use. ``ValueError`` if the file lacks it."""
+        mode = BitMode.parse(bits)
+        if mode not in self.modes:
+            raise ValueError(
+                f"{self.path} has no mode {mode.name}; it has {', '.join(m.name for m in self.modes)}"
+            )
+        if mode not in self._runners:
+            runner = self._compile(mode)
+            for _ in range(self.warmup):
+                runner(np.zeros((self.batch or 1, *self.input_size), np.float32))
+            self._runners[mode] = runner
+        self._mode = mode
+
+    def _compile(self, mode: BitMode) -> Runner:
+        if self.engine == "torch":
+            return self._torch_runner(mode)
+        if self._network is None:
+            model = self._onnx
+        else:
+            model = onnx_model(self._network, mode, input_size=self.input_size)  # type: ignore[arg-type]
+        shape = (self.batch, *self.input_size) if self.batch else None
+        return COMPILERS[self.engine](model.SerializeToString(), self.threads, shape)
+
+    def _torch_runner(self, mode: BitMode) -> Runner:
+        network = self._network
+        assert network is not None
+
+        def run(images: np.ndarray) -> np.ndarray:
+            before = torch.get_num_threads()
+            torch.set_num_threads(self.threads or before)
+            try:
+                with torch.inference_mode(), network.at_bits(mode):
+                    return network(torch.from_numpy(images)).numpy()
+            finally:
+                torch.set_num_threads(before)
+
+        return run
+
+    def __call__(self, images: np.ndarray | Tensor) -> np.ndarray:
+        """Logits, float32 ``[N, classes]``.
+
+        Args:
+            images: float ``[N, C, H, W]`` of the size the network takes, normalized as in training.
+
+        Raises:
+            ValueError: another shape or type, or values that are not finite.
+        """
+        array = np.asarray(images.detach().cpu() if isinstance(images, Tensor) else images)
+        if array.ndim != 4 or array.shape[1:] != tuple(self.input_size) or not len(array):
+            wanted = ", ".join(map(str, self.input_size))
+            raise ValueError(
+                f"images of shape {list(array.shape)} do not fit; the network takes [N, {wanted}], N >= 1"
+            )
+        if array.dtype.kind != "f":
+            raise ValueError(f"images are {array.dtype}; give floats, normalized as in training")
+        if not np.isfinite(array).all():
+            raise ValueError("images have NaN or infinite values")
+        array = np.ascontiguousarray(array, np.float32)
+        run = self._runners[self._mode]
+        if self.batch is None:
+            return run(array)
+        padding = -len(array) % self.batch
+        padded = (
+            np.concatenate([array, np.zeros((padding, *self.input_size), np.float32)]) if padding else array
+        )
+        parts = [run(padded[i : i + self.batch]) for i in range(0, len(padded), self.batch)]
+        return np.concatenate(parts)[: len(array)]
+
+    def summary(self) -> dict[str, Any]:
+        """What it runs, in plain types."""
+        return {
+            "path": str(self.path),
+            "engine": self.engine,
+            "bits": self.bits,
+            "modes": [m.name for m in self.modes],
+        }

@@ -1,0 +1,59 @@
+"""Quantizers read from a file: they hold integers and grids, and learn nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from quantizable.functional import QParams, dequantize
+from quantizable.quantizers import Quantizer
+
+
+class StoredInput(Quantizer):
+    """Quantizes to a stored grid, whichever quantizer it was learned with.
+
+    Args:
+        grids: scale, zero point and code range for each bit-width.
+    """
+
+    min_bits = 1
+
+    def __init__(self, grids: Mapping[int, QParams]) -> None:
+        super().__init__(grids)
+        for bits, grid in grids.items():
+            level = self.level(bits)
+            level.set_signed(grid.quant_min < 0)
+            level.register_buffer("stored_scale", grid.scale)
+            level.register_buffer("stored_zero_point", grid.zero_point)
+        # DoReFa reaches less than the range of its bit-width, which is all that a level keeps
+        self.ranges = {bits: (grid.quant_min, grid.quant_max) for bits, grid in grids.items()}
+
+    def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
+        level = self.level(bits)
+        low, high = self.ranges[level.bits]
+        return QParams(level.get_buffer("stored_scale"), level.get_buffer("stored_zero_point"), low, high)
+
+
+class StoredWeight(StoredInput):
+    """Gives out stored integers, whatever float weight it is asked about.
+
+    Args:
+        grids: as for :class:`StoredInput`; a scale may be one per output channel.
+        codes: int32 codes of the weight for each bit-width.
+    """
+
+    def __init__(self, grids: Mapping[int, QParams], codes: Mapping[int, Tensor]) -> None:
+        super().__init__(grids)
+        for bits, integers in codes.items():
+            small = torch.int16 if bits > 7 else torch.int8
+            self.level(bits).register_buffer("stored_codes", integers.to(small))
+
+    def codes(self, x: Tensor, bits: int | None = None) -> Tensor:
+        return self.level(bits).get_buffer("stored_codes").to(torch.int32)
+
+    def value(self, bits: int) -> Tensor:
+        """The weight at ``bits`` bits, float32."""
+        nothing = torch.empty(0)
+        return dequantize(self.codes(nothing, bits), self.qparams(nothing, bits))

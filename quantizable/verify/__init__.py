@@ -1,0 +1,43 @@
+"""Prove, for every input of a box, how far two bit modes of one network can differ.
+
+    from quantizable.verify import Box, FixedPoint, decide, difference_bounds
+
+Bounds (:func:`difference_bounds`) are fast and always hold; :func:`decide` adds a search for
+counterexamples and a mixed-integer program where the bounds leave a query open.
+"""
+
+from quantizable.verify.bounds import (
+    METHODS,
+    DifferenceBounds,
+    difference_bounds,
+    mode_difference_bounds,
+)
+from quantizable.verify.box import Box
+from quantizable.verify.decide import Query, Verdict, decide, decide_all
+from quantizable.verify.fixed_point import FixedPoint, fixed_point_network, float_network, load_npz
+from quantizable.verify.graph import Graph, Node, chain
+from quantizable.verify.interval import Interval
+from quantizable.verify.replay import Replay, replay, search
+
+__all__ = [
+    "METHODS",
+    "Box",
+    "DifferenceBounds",
+    "FixedPoint",
+    "Graph",
+    "Interval",
+    "Node",
+    "Query",
+    "Replay",
+    "Verdict",
+    "chain",
+    "decide",
+    "decide_all",
+    "difference_bounds",
+    "fixed_point_network",
+    "float_network",
+    "load_npz",
+    "mode_difference_bounds",
+    "replay",
+    "search",
+]

@@ -1,0 +1,153 @@
+"""Bounds of the difference between two modes of a network over boxes of inputs.
+
+Differential reachability analysis after QEBVerif (Zhang et al., CAV 2023), batched over boxes.
+Three published analyses and one of ours walk the two networks in lockstep; they differ in how
+a value's own bounds and the difference's bounds are found where an activation reads the value:
+
+=========  =========================================  ==========================================
+method     a network's own bounds                     difference
+=========  =========================================  ==========================================
+naive      first: back-substitution (DeepPoly),       own bounds subtracted
+           second: interval arithmetic
+interval   interval arithmetic                        rules of :mod:`~.difference`
+symbolic   back-substitution                          the two linear forms subtracted
+joint      the tightest of both                       the tightest of all three
+combined   all four run, and their intersection
+=========  =========================================  ==========================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, get_args
+
+import torch
+
+from quantizable.verify.box import Box
+from quantizable.verify.difference import (
+    affine_difference,
+    clamp_difference,
+    rounding_difference,
+)
+from quantizable.verify.graph import AFFINE, Graph, check_pair
+from quantizable.verify.interval import Interval, rounded, stage_interval
+from quantizable.verify.reach import Reach
+from quantizable.verify.stages import Activation
+
+Method = Literal["naive", "interval", "symbolic", "joint", "combined"]
+METHODS: tuple[str, ...] = get_args(Method)
+
+
+@dataclass(frozen=True)
+class DifferenceBounds:
+    """What is known of two networks over each box of a batch.
+
+    Attributes:
+        first, second: each network's own bounds, one interval per value of the graph.
+        difference: bounds of second minus first, one interval per value.
+    """
+
+    first: list[Interval]
+    second: list[Interval]
+    difference: list[Interval]
+
+    @property
+    def output(self) -> Interval:
+        """Bounds of the output difference, ``(batch, *output_shape)``."""
+        return self.difference[-1]
+
+    def __and__(self, other: DifferenceBounds) -> DifferenceBounds:
+        return DifferenceBounds(
+            *(
+                [a & b for a, b in zip(mine, theirs, strict=True)]
+                for mine, theirs in (
+                    (self.first, other.first),
+                    (self.second, other.second),
+                    (self.difference, other.difference),
+                )
+            )
+        )
+
+
+def difference_bounds(first: Graph, second: Graph, box: Box, method: Method = "combined") -> DifferenceBounds:
+    """Bound ``second(x) - first(x)`` for every ``x`` of each box.
+
+    Args:
+        first, second: two modes of one network (the same stages, other numbers).
+        box: the inputs, in batch.
+        method: see the module's table.
+
+    Returns:
+        Intervals that hold in real arithmetic (float64 rounding is accounted for).
+
+    Raises:
+        ValueError: an unknown method, networks of different structure, or a box of another
+            shape than the networks' input.
+    """
+    return mode_difference_bounds(first, {"": second}, box, method)[""]
+
+
+def mode_difference_bounds(
+    first: Graph, others: Mapping[str, Graph], box: Box, method: Method = "combined"
+) -> dict[str, DifferenceBounds]:
+    """:func:`difference_bounds` of several modes against one, whose own bounds are shared."""
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; allowed are {', '.join(METHODS)}")
+    if box.low.shape[1:] != first.input_shape:
+        raise ValueError(
+            f"the box has inputs of shape {tuple(box.low.shape[1:])}, "
+            f"the network takes {tuple(first.input_shape)}"
+        )
+    for second in others.values():
+        check_pair(first, second)
+    runs = ("naive", "interval", "symbolic", "joint") if method == "combined" else (method,)
+
+    @cache  # naive shares its bounds with symbolic (first network) and interval (second)
+    def reach(name: str | None, own: str) -> Reach:
+        return Reach(first if name is None else others[name], box, own)
+
+    result: dict[str, DifferenceBounds] = {}
+    for run in runs:
+        own1, own2 = ("symbolic", "interval") if run == "naive" else (run, run)
+        for name in others:
+            found = _lockstep(reach(None, own1), reach(name, own2), run)
+            result[name] = result[name] & found if name in result else found
+    return result
+
+
+def _lockstep(first: Reach, second: Reach, method: str) -> DifferenceBounds:
+    """Own bounds of both networks and bounds of their difference, value by value."""
+    box, graph = first.box, first.graph
+    zero = torch.zeros_like(box.low)
+    difference = [Interval(zero, zero)]
+    for value in range(1, len(graph.shapes)):
+        node, other = graph.nodes[value - 1], second.graph.nodes[value - 1]
+        stage1, stage2 = node.stage, other.stage
+        inputs = [difference[i] for i in node.inputs]
+        x1, x2 = (reach.bounds[node.inputs[0]] for reach in (first, second))
+        naive = second.bounds[value].minus(first.bounds[value])
+        if method == "naive":
+            found = naive
+        elif isinstance(stage1, Activation) and isinstance(stage2, Activation):
+            r1, r2 = rounded(stage1, x1), rounded(stage2, x2)
+            moved = rounding_difference(stage1, stage2, inputs[0])
+            if method == "joint":
+                moved = moved & r2.minus(r1)
+            found = clamp_difference(stage1, stage2, r1, r2, moved) & naive
+        elif isinstance(stage1, AFFINE) and isinstance(stage2, AFFINE):
+            found = affine_difference(stage1, stage2, inputs[0], x1, first.fan_in)
+            if method == "joint":  # the same identity with the roles of the networks exchanged
+                turned = Interval(-inputs[0].high, -inputs[0].low)
+                mirror = affine_difference(stage2, stage1, turned, x2, first.fan_in)
+                found = found & Interval(-mirror.high, -mirror.low)
+        else:
+            found = stage_interval(stage1, *inputs, fan_in=first.fan_in)
+        if method in ("symbolic", "joint") and value in first.refined:
+            subtracted = first.subtract_from(second, value)
+            found = subtracted if method == "symbolic" else found & subtracted & naive
+        elif value == len(graph.nodes):
+            found = found & naive
+        difference.append(found)
+    return DifferenceBounds(first.bounds, second.bounds, difference)

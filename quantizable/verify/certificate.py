@@ -1,0 +1,167 @@
+"""A certificate: everything needed to recompute a verdict and compare it.
+
+It is JSON with the hash of the network file and of both stage lists, the modes, the input box,
+the bound, the method, the versions of the tools and the time it took.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quantizable.verify.box import Box
+from quantizable.verify.decide import Verdict
+
+FORMAT = 1
+TOOLS = ("quantizable", "torch", "highspy")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One verdict, with what it is about.
+
+    Attributes:
+        network: path of the network file as given; network_sha256: of its bytes.
+        stages_sha256: hashes of the two networks' stages and numbers.
+        modes: the two modes compared, as ``quantizable verify`` takes them.
+        property: ``"difference"`` (output ``output`` differs by less than ``eps``) or
+            ``"robustness"`` (class ``output`` cannot change; ``eps`` is 0).
+        low, high: limits of the input box, flattened; integer: whole-number inputs.
+        status, method, bound, seconds: of the verdict; ``bound`` is [low, high].
+        counterexample: the input, flattened, with both outputs, if refuted.
+    """
+
+    network: str
+    network_sha256: str
+    stages_sha256: list[str]
+    modes: list[str]
+    property: str
+    output: int
+    eps: float
+    input_shape: list[int]
+    low: list[float]
+    high: list[float]
+    integer: bool
+    status: str
+    method: str
+    bound: list[float]
+    seconds: float
+    time_limit: float
+    counterexample: dict[str, list[float]] | None = None
+    tools: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def box(self) -> Box:
+        """The input box (batch of 1)."""
+        shape = (1, *self.input_shape)
+        low, high = (torch.tensor(x, dtype=torch.float64).reshape(shape) for x in (self.low, self.high))
+        return Box(low, high, self.integer)
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, to a temporary name first."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Certificate:
+        """Read a certificate.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a certificate, or of a newer format.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no certificate {path}")
+        try:
+            values = json.loads(path.read_text())
+            found = values["format"]
+            if found > FORMAT:
+                raise ValueError(f"{path} has format {found}, newer than {FORMAT}: update quantizable")
+            return cls(**values)
+        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no certificate of quantizable verify: {error}") from error
+
+
+def certify(
+    network: Path,
+    stages_sha256: list[str],
+    modes: list[str],
+    kind: str,
+    output: int,
+    eps: float,
+    box: Box,
+    verdict: Verdict,
+    time_limit: float,
+) -> Certificate:
+    """Put a verdict into a certificate (``box`` is a batch of 1)."""
+    found = verdict.counterexample
+    return Certificate(
+        network=str(network),
+        network_sha256=file_sha256(network),
+        stages_sha256=stages_sha256,
+        modes=modes,
+        property=kind,
+        output=output,
+        eps=eps,
+        input_shape=list(box.low.shape[1:]),
+        low=box.low.flatten().tolist(),
+        high=box.high.flatten().tolist(),
+        integer=box.integer,
+        status=verdict.status,
+        method=verdict.method,
+        bound=[verdict.low, verdict.high],
+        seconds=round(verdict.seconds, 3),
+        time_limit=time_limit,
+        counterexample=None
+        if found is None
+        else {
+            "input": found.x.flatten().tolist(),
+            "first": found.first.tolist(),
+            "second": found.second.tolist(),
+        },
+        tools=tool_versions(),
+    )
+
+
+def compare(old: Certificate, new: Certificate) -> list[str]:
+    """What a recomputed certificate has different; empty if it confirms the old one.
+
+    Bounds count as equal within 1e-9 relative (another machine may sum in another order).
+    """
+    problems = []
+    for name in ("network_sha256", "stages_sha256", "status"):
+        if getattr(old, name) != getattr(new, name):
+            problems.append(f"{name}: certificate {getattr(old, name)}, now {getattr(new, name)}")
+    for name, a, b in zip(("low", "high"), old.bound, new.bound, strict=True):
+        if abs(a - b) > 1e-9 * max(1.0, abs(a)):
+            problems.append(f"bound {name}: certificate {a!r}, now {b!r}")
+    return problems
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what a verdict depends on; tools that are not installed are left out."""
+    found: dict[str, Any] = {"python": platform.python_version()}
+    for tool in TOOLS:
+        try:
+            found[tool] = version(tool)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,227 @@
+"""Decide one query: is ``|second(x)_g - first(x)_g| < eps`` for every x of a box?
+
+Cheap to expensive: difference bounds, a search for a counterexample, the MILP with relaxed
+rounding, then the MILP with integers for the neurons where the relaxed solution cheats most.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from quantizable.verify.bounds import DifferenceBounds, difference_bounds
+from quantizable.verify.box import Box
+from quantizable.verify.graph import Graph
+from quantizable.verify.influence import influences
+from quantizable.verify.reach import Reach
+from quantizable.verify.replay import Replay, search
+
+Status = Literal["proved", "refuted", "unknown"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to one query.
+
+    Attributes:
+        status: proved, refuted or unknown (out of time).
+        method: what decided: ``bounds``, ``search``, ``milp`` (rounding relaxed) or
+            ``milp+N`` (N neurons with integers); for unknown, the last that was tried.
+        low, high: proved bounds of the quantity asked about.
+        seconds: wall-clock time of this query.
+        counterexample: the replayed input, if refuted.
+    """
+
+    status: Status
+    method: str
+    low: float
+    high: float
+    seconds: float
+    counterexample: Replay | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """Can ``sign * (second - first)[output]`` reach ``target`` somewhere in the box?"""
+
+    output: int
+    sign: float
+    target: float
+
+    def weights(self, outputs: int) -> Tensor:
+        """The question as a linear form of the output difference, ``(outputs,)``."""
+        weights = torch.zeros(outputs, dtype=torch.float64)
+        weights[self.output] = self.sign
+        return weights
+
+    def upper_bound(self, bounds: DifferenceBounds) -> float:
+        """What the bounds of the first box say the quantity can reach at most."""
+        low, high = (float(side[0].flatten()[self.output]) for side in bounds.output)
+        return high if self.sign > 0 else -low
+
+
+@dataclass(frozen=True)
+class Query:
+    """The arguments of one :func:`decide`, with a name to recognise it by."""
+
+    name: str
+    first: Graph
+    second: Graph
+    box: Box
+    output: int
+    eps: float
+    time_limit: float = 60.0
+
+
+def decide(
+    first: Graph,
+    second: Graph,
+    box: Box,
+    output: int,
+    eps: float,
+    time_limit: float = 60.0,
+    use_milp: bool = True,
+) -> Verdict:
+    """Prove or refute ``|second(x)[output] - first(x)[output]| < eps`` over one box.
+
+    Args:
+        box: one box (batch of 1).
+        output: index of the output compared, usually the predicted class.
+        eps: the allowed error, above 0, in units of the output.
+        time_limit: seconds for the whole query.
+        use_milp: False stops after bounds and search.
+
+    Raises:
+        ValueError: ``eps`` not above 0, an output index the network lacks, more than one box; see
+            also :func:`~quantizable.verify.bounds.difference_bounds`.
+    """
+    check_query(first, box, output, eps)
+    start = time.perf_counter()
+    bounds = difference_bounds(first, second, box)
+    low, high = (float(side[0].flatten()[output]) for side in bounds.output)
+    questions = [Question(output, 1.0, eps), Question(output, -1.0, eps)]
+    deadline = start + time_limit
+    status, method, found = settle(first, second, box, bounds, questions, deadline, use_milp)
+    return Verdict(status, method, low, high, time.perf_counter() - start, found)
+
+
+def decide_all(queries: Sequence[Query], processes: int = 1) -> Iterator[tuple[Query, Verdict]]:
+    """Decide several queries in parallel processes of one thread each, in order of completion."""
+    if processes < 1:
+        raise ValueError(f"processes {processes} is not allowed; it must be 1 or more")
+    for query in queries:
+        check_query(query.first, query.box, query.output, query.eps)
+    # Spawned, not forked: torch's thread pool does not survive a fork.
+    with ProcessPoolExecutor(
+        processes,
+        multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(1,),
+    ) as pool:
+        waiting = {pool.submit(_decide, query): query for query in queries}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+
+
+def check_query(graph: Graph, box: Box, output: int, eps: float) -> None:
+    """Raise ``ValueError`` for a question that makes no sense."""
+    if not eps > 0:
+        raise ValueError(f"eps {eps} is not allowed; the error bound must be above 0")
+    outputs = graph.shapes[-1].numel()
+    if not 0 <= output < outputs:
+        raise ValueError(f"output {output} does not exist; the network has outputs 0 to {outputs - 1}")
+    if len(box) != 1:
+        raise ValueError(f"a query is about one box, not {len(box)}; pass box[i : i + 1]")
+
+
+def settle(
+    first: Graph,
+    second: Graph,
+    box: Box,
+    bounds: DifferenceBounds,
+    questions: Sequence[Question],
+    deadline: float,
+    use_milp: bool = True,
+) -> tuple[Status, str, Replay | None]:
+    """Refute if any question has the answer yes, prove if all have the answer no.
+
+    Returns:
+        The status, the method that decided, and the counterexample if refuted.
+    """
+    outputs = first.shapes[-1].numel()
+    remaining = [q for q in questions if q.upper_bound(bounds) >= q.target]
+    if not remaining:
+        return "proved", "bounds", None
+    for question in remaining:
+        weights = question.weights(outputs)
+        starts = corners(first, second, box, question)
+        found = search(first, second, box, weights, starts, question.target)
+        if found.value >= question.target:
+            return "refuted", "search", found
+    method = "search"
+    for question in remaining if use_milp else []:
+        status, method, witness = _by_milp(first, second, box, bounds, question, deadline)
+        if status != "proved":
+            return status, method, witness
+    return ("proved" if use_milp else "unknown"), method, None
+
+
+def _by_milp(
+    first: Graph,
+    second: Graph,
+    box: Box,
+    bounds: DifferenceBounds,
+    question: Question,
+    deadline: float,
+) -> tuple[Status, str, Replay | None]:
+    """Relax all rounding first; then integers for the neurons that cheat, more each round."""
+    from quantizable.verify.milp import Neuron, PairProgram  # needs highspy, an optional extra
+
+    weights = question.weights(first.shapes[-1].numel())
+    pairs = enumerate(((first, bounds.first), (second, bounds.second)))
+    influence = {
+        (which, node): size
+        for which, (graph, own) in pairs
+        for node, size in influences(graph, own, weights).items()
+    }
+    exact: set[Neuron] = set()
+    while True:
+        method = f"milp+{len(exact)}" if exact else "milp"
+        left = deadline - time.perf_counter()
+        if left <= 0:
+            return "unknown", method, None
+        program = PairProgram(first, second, box, bounds, exact, weights)
+        answer, solution = program.reach(question.target, left)
+        if answer == "infeasible":
+            return "proved", method, None
+        if solution is None:
+            return "unknown", method, None
+        start = program.input_of(solution)
+        found = search(first, second, box, weights, start, question.target, steps=200)
+        if found.value >= question.target:
+            return "refuted", method, found
+        cheating = program.cheating(solution, influence, max(8, len(exact)))
+        if answer == "time limit" or not cheating:
+            return "unknown", method, None
+        exact |= cheating
+
+
+def corners(first: Graph, second: Graph, box: Box, question: Question) -> Tensor:
+    """Inputs worth trying first: the center, and where the symbolic bound has its maximum."""
+    value, size = len(first.nodes), first.shapes[-1].numel()
+    own = [Reach(graph, box, "symbolic").form(value) for graph in (first, second)]
+    plus, minus = question.output, question.output + size
+    rows = (minus, plus) if question.sign > 0 else (plus, minus)
+    form = own[0].rows(slice(rows[0], rows[0] + 1)) + own[1].rows(slice(rows[1], rows[1] + 1))
+    return torch.cat([box.center, form.maximizer(box)[:, 0]])
+
+
+def _decide(query: Query) -> Verdict:
+    return decide(query.first, query.second, query.box, query.output, query.eps, query.time_limit)

@@ -1,0 +1,86 @@
+"""Concrete inputs: replay through both networks, and a search for the largest difference.
+
+A counterexample counts only after replay. The search is a (1 + lambda) evolution strategy on
+the true networks (rounding included): start from good corners, change a few inputs at random,
+keep what is better. It can only refute, never prove.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantizable.verify.box import Box
+from quantizable.verify.graph import Graph
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Both networks' outputs at one input.
+
+    Attributes:
+        x: ``input_shape``; first, second: outputs ``(outputs,)``; value: the signed quantity
+        asked about, ``weights . (second - first)``.
+    """
+
+    x: Tensor
+    first: Tensor
+    second: Tensor
+    value: float
+
+
+def replay(first: Graph, second: Graph, x: Tensor, weights: Tensor) -> Replay:
+    """Run one input ``(1, *input_shape)`` through both networks."""
+    a, b = first(x)[0].flatten(), second(x)[0].flatten()
+    return Replay(x[0], a, b, float((b - a) @ weights))
+
+
+def search(
+    first: Graph,
+    second: Graph,
+    box: Box,
+    weights: Tensor,
+    starts: Tensor,
+    target: float,
+    steps: int = 60,
+    children: int = 192,
+    seed: int = 0,
+) -> Replay:
+    """Look for an input of the box where ``weights . (second - first)`` is at least ``target``.
+
+    Args:
+        box: one box (batch of 1).
+        starts: inputs to start from, ``(n, *input_shape)``; moved to the nearest allowed one.
+        steps: generations of ``children`` inputs; stops early at the target.
+
+    Returns:
+        The best input found, whether or not it reaches the target.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    population = box.nearest(starts)
+
+    def score(x: Tensor) -> Tensor:
+        return (second(x) - first(x)).flatten(1) @ weights
+
+    scores = score(population)
+    best, value = population[scores.argmax()][None], float(scores.max())
+    size = best[0].numel()
+    low, high = box.low.flatten(1), box.high.flatten(1)
+    rate = 4.0
+    for _ in range(steps):
+        if value >= target:
+            break
+        # Each child redraws about `rate` of the inputs, at random within the box.
+        changed = torch.rand(children, size, generator=generator) < rate / size
+        drawn = low + (high - low) * torch.rand(children, size, generator=generator, dtype=torch.float64)
+        brood = torch.where(changed, drawn, best.flatten(1)).reshape(-1, *best.shape[1:])
+        brood = box.nearest(brood)
+        scores = score(brood)
+        if float(scores.max()) > value:
+            value, best = float(scores.max()), brood[scores.argmax()][None]
+            rate = min(rate * 1.5, size / 2)
+        else:
+            rate = max(rate / 1.5, 1.0)
+    return replay(first, second, best, weights)

@@ -1,0 +1,223 @@
+"""The few operations a verified network is made of.
+
+A network is a list of stages (:mod:`quantizable.verify.graph`). Everything linear is an
+:class:`Affine` stage: it maps ``x`` to ``A x + bias`` and knows three more things that bounds
+need: its adjoint ``A^T``, the stage of ``|A|``, and the stage of the difference of two
+matrices. Everything else is an :class:`Activation`: round to a grid, then clamp. Rounding and
+clamping are both monotone, which is all that the bounds use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+INFINITY = float("inf")
+
+
+class Affine(Protocol):
+    """``x -> A x + bias``; ``x`` is ``(batch, *in_shape)``, in float64."""
+
+    @property
+    def offset(self) -> Tensor:
+        """The bias, broadcastable to ``(batch, *out_shape)``."""
+
+    @property
+    def entries(self) -> Tensor:
+        """All entries of ``A``, each at least once."""
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """``A x``: ``(batch, *in_shape)`` to ``(batch, *out_shape)``."""
+
+    def adjoint(self, y: Tensor, in_shape: torch.Size) -> Tensor:
+        """``A^T y``: ``(batch, *out_shape)`` to ``(batch, *in_shape)``."""
+
+    def absolute(self) -> Affine:
+        """The stage with ``|A|`` and ``|bias|``."""
+
+    def minus(self, other: Affine) -> Affine:
+        """The stage with ``A - A_other`` and ``bias - bias_other``."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Fully connected layer, on the last axis: ``weight`` (out, in), ``bias`` (out,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @property
+    def offset(self) -> Tensor:
+        return self.bias
+
+    @property
+    def entries(self) -> Tensor:
+        return self.weight
+
+    def multiply(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T
+
+    def adjoint(self, y: Tensor, in_shape: torch.Size) -> Tensor:
+        return y @ self.weight
+
+    def absolute(self) -> Linear:
+        return replace(self, weight=self.weight.abs(), bias=self.bias.abs())
+
+    def minus(self, other: Affine) -> Linear:
+        assert isinstance(other, Linear)
+        return replace(self, weight=self.weight - other.weight, bias=self.bias - other.bias)
+
+
+@dataclass(frozen=True)
+class Conv2d:
+    """2-D convolution with zero padding: ``weight`` (out, in/groups, kh, kw), ``bias`` (out,).
+
+    Average pooling is the convolution with ``groups = channels`` and constant weights.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def offset(self) -> Tensor:
+        return self.bias.reshape(-1, 1, 1)
+
+    @property
+    def entries(self) -> Tensor:
+        return self.weight
+
+    def multiply(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+    def adjoint(self, y: Tensor, in_shape: torch.Size) -> Tensor:
+        return torch.nn.grad.conv2d_input(
+            (y.shape[0], *in_shape),
+            self.weight,
+            y,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
+
+    def absolute(self) -> Conv2d:
+        return replace(self, weight=self.weight.abs(), bias=self.bias.abs())
+
+    def minus(self, other: Affine) -> Conv2d:
+        assert isinstance(other, Conv2d)
+        return replace(self, weight=self.weight - other.weight, bias=self.bias - other.bias)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Elementwise ``factor * x + bias`` (a normalisation, or the units of the input).
+
+    Both broadcast against ``in_shape``.
+    """
+
+    factor: Tensor
+    bias: Tensor
+
+    @property
+    def offset(self) -> Tensor:
+        return self.bias
+
+    @property
+    def entries(self) -> Tensor:
+        return self.factor
+
+    def multiply(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def adjoint(self, y: Tensor, in_shape: torch.Size) -> Tensor:
+        return y * self.factor
+
+    def absolute(self) -> Scale:
+        return Scale(self.factor.abs(), self.bias.abs())
+
+    def minus(self, other: Affine) -> Scale:
+        assert isinstance(other, Scale)
+        return Scale(self.factor - other.factor, self.bias - other.bias)
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """``(batch, *in_shape)`` to ``(batch, features)``."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+@dataclass(frozen=True)
+class Add:
+    """Sum of two values of one shape (a residual connection)."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+@dataclass(frozen=True)
+class Activation:
+    """``clamp(round_to_grid(x), low, high)``.
+
+    Attributes:
+        step: distance of the grid points; 0 means no rounding.
+        low, high: clamp limits, ``-inf`` and ``inf`` for none. ReLU is ``low=0``; where
+            ``step > 0`` finite limits are grid points.
+        half_even: how a tie is rounded: to the even code (torch), else upwards
+            (``floor(x + 1/2)``, QEBVerif).
+        zero_point: grid points are ``(code - zero_point) * step``; any real number.
+        snap: bounds use that a rounded value is a grid point, which is tighter; False keeps
+            ``x +- step/2``, as the paper's worked example does.
+    """
+
+    step: float = 0.0
+    low: float = -INFINITY
+    high: float = INFINITY
+    half_even: bool = True
+    zero_point: float = 0.0
+    snap: bool = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.clamp(self.round(x))
+
+    def round(self, x: Tensor) -> Tensor:
+        """Nearest grid point."""
+        if self.step == 0:
+            return x
+        code = x / self.step + self.zero_point
+        return self.value((code + 0.5).floor() if not self.half_even else code.round())
+
+    def value(self, code: Tensor) -> Tensor:
+        """The grid point of an integer code."""
+        return (code - self.zero_point) * self.step
+
+    def clamp(self, x: Tensor) -> Tensor:
+        return x.clamp(self.low, self.high)
+
+    @property
+    def is_identity(self) -> bool:
+        return self.step == 0 and self.low == -INFINITY and self.high == INFINITY
+
+    def after(self, first: Activation) -> Activation:
+        """The single stage that equals ``first``, then this one.
+
+        ``first`` must not round. A monotone rounding commutes with a clamp:
+        ``round(clamp(x, a, b)) = clamp(round(x), round(a), round(b))``.
+        """
+        assert first.step == 0
+        low, high = (
+            float(self(torch.tensor(limit, dtype=torch.float64))) for limit in (first.low, first.high)
+        )
+        return replace(self, low=low, high=high)
+
+
+Stage = Linear | Conv2d | Scale | Flatten | Add | Activation

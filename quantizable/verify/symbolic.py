@@ -1,0 +1,129 @@
+"""Linear bounds of any value over the network's input, by back-substitution (DeepPoly).
+
+An expression ``C v`` of some value ``v`` is rewritten, stage by stage towards the input, into
+a linear form of the input that bounds it from above. A lower bound is minus the upper bound of
+``-C v``. Forms of two networks over the same input can be subtracted before they are bounded,
+which keeps the correlation that separate intervals lose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantizable.verify.box import Box
+from quantizable.verify.graph import AFFINE, Graph
+from quantizable.verify.interval import gamma
+from quantizable.verify.relaxation import Relaxation
+from quantizable.verify.stages import Activation, Add
+
+
+@dataclass(frozen=True)
+class Form:
+    """``coefficients . x + constant``, plus or minus ``roundoff``.
+
+    Attributes:
+        coefficients: ``(batch or 1, rows, inputs)``, over the flattened input.
+        constant: ``(batch or 1, rows)``.
+        roundoff: bound of the float64 error made while the form was computed, in units of the
+            result, ``(batch or 1, rows)``.
+    """
+
+    coefficients: Tensor
+    constant: Tensor
+    roundoff: Tensor
+
+    def __add__(self, other: Form) -> Form:
+        return Form(
+            self.coefficients + other.coefficients,
+            self.constant + other.constant,
+            self.roundoff + other.roundoff,
+        )
+
+    def rows(self, part: slice) -> Form:
+        return Form(self.coefficients[:, part], self.constant[:, part], self.roundoff[:, part])
+
+    def maximum(self, box: Box) -> Tensor:
+        """Largest value over the box, rounded up: ``(batch, rows)``."""
+        low, high = box.low.flatten(1), box.high.flatten(1)
+        middle, radius = (low + high) / 2, (high - low) / 2
+        absolute = self.coefficients.abs()
+        size = _dot(absolute, torch.maximum(low.abs(), high.abs())) + self.constant.abs()
+        value = _dot(self.coefficients, middle) + _dot(absolute, radius) + self.constant
+        return value + self.roundoff + 4 * gamma(low.shape[1]) * size
+
+    def maximizer(self, box: Box) -> Tensor:
+        """A corner of the box where the form is largest: ``(batch, rows, *input_shape)``."""
+        low, high = box.low.flatten(1)[:, None], box.high.flatten(1)[:, None]
+        corner = torch.where(self.coefficients > 0, high, low)
+        return corner.reshape(*corner.shape[:2], *box.low.shape[1:])
+
+
+def upper_form(
+    graph: Graph,
+    value: int,
+    coefficients: Tensor,
+    relaxations: Mapping[int, Relaxation],
+    magnitudes: Mapping[int, Tensor],
+) -> Form:
+    """A linear form of the input that is at least ``C v`` everywhere in the box.
+
+    Args:
+        value: index of ``v`` among the graph's values.
+        coefficients: ``C``, ``(batch or 1, rows, *shape of v)``.
+        relaxations: linear bounds of each activation node on the way.
+        magnitudes: for each node, a bound of ``|A| |x| + |bias|``, ``(batch, *shape)``: the
+            scale of the rounding errors made at that node.
+    """
+    pending = {value: coefficients}
+    rows = coefficients.shape[1]
+    constant = torch.zeros(1, rows, dtype=torch.float64)
+    roundoff = torch.zeros(1, rows, dtype=torch.float64)
+    # One factor for the whole walk: no sum in it has more terms than the largest value.
+    factor = 4 * gamma(max(shape.numel() for shape in graph.shapes))
+    for index in range(value, 0, -1):
+        if index not in pending:
+            continue
+        a = pending.pop(index)
+        node = graph.nodes[index - 1]
+        stage = node.stage
+        if index - 1 in magnitudes:
+            roundoff = roundoff + factor * _dot(a.abs().flatten(2), magnitudes[index - 1].flatten(1))
+        if isinstance(stage, Activation):
+            lower, upper = relaxations[index - 1]
+            up, down = a.clamp(min=0), a.clamp(max=0)
+            offsets = up * upper.offset[:, None] + down * lower.offset[:, None]
+            constant = constant + offsets.flatten(2).sum(2)
+            parts = [up * upper.slope[:, None] + down * lower.slope[:, None]]
+        elif isinstance(stage, AFFINE):
+            in_shape = graph.shapes[node.inputs[0]]
+            offset = torch.broadcast_to(stage.offset, graph.shapes[index])
+            constant = constant + (a * offset).flatten(2).sum(2)
+            flat = a.reshape(-1, *graph.shapes[index])
+            parts = [stage.adjoint(flat, in_shape).reshape(*a.shape[:2], *in_shape)]
+        elif isinstance(stage, Add):
+            parts = [a, a]
+        else:
+            parts = [a.reshape(*a.shape[:2], *graph.shapes[node.inputs[0]])]
+        for source, part in zip(node.inputs, parts, strict=True):
+            pending[source] = pending[source] + part if source in pending else part
+    a = pending.get(0)
+    if a is None:
+        a = torch.zeros(1, rows, *graph.input_shape, dtype=torch.float64)
+    return Form(a.flatten(2), constant, roundoff)
+
+
+def both_signs(size: int) -> Tensor:
+    """Rows ``+v_i`` and then ``-v_i``, ``(1, 2 size, size)``: all upper and lower bounds."""
+    eye = torch.eye(size, dtype=torch.float64)
+    return torch.cat([eye, -eye])[None]
+
+
+def _dot(a: Tensor, x: Tensor) -> Tensor:
+    """``(batch or 1, rows, n)`` times ``(batch, n)``: ``(batch, rows)``."""
+    if a.shape[0] == 1:
+        return x @ a[0].T
+    return torch.einsum("brn,bn->br", a, x)

@@ -1,0 +1,247 @@
+"""From a network of this library (or a plain torch one) to the stages that are verified.
+
+The network is traced with torch.fx, layers as leaves; quantizers become rounding stages, weights
+the values their codes stand for, norms are folded. All modes of a network give graphs of one
+structure (in mode 32 a quantizer is an identity stage), so any two can be compared.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from quantizable.bits import ModeLike
+from quantizable.network import QuantizableNetwork
+from quantizable.nn.layers import QuantConv2d, QuantLayer, QuantLinear
+from quantizable.nn.norms import PerModeNorm
+from quantizable.quantizers import Quantizer
+from quantizable.verify.fold import simplify
+from quantizable.verify.graph import Graph, Node, apply
+from quantizable.verify.stages import Activation, Add, Conv2d, Flatten, Linear, Scale, Stage
+
+SUPPORTED = (
+    "Linear, Conv2d (zero padding), BatchNorm1d/2d (also per mode), ReLU, ReLU6, Hardtanh, "
+    "AvgPool2d (without padding), AdaptiveAvgPool2d(1), mean over both image axes, Flatten, "
+    "Identity, Dropout and the addition of two branches"
+)
+RELU = (nn.ReLU, F.relu, torch.relu, "relu")
+IGNORED = (nn.Identity, nn.Dropout, F.dropout, "contiguous")
+FLATTEN = (nn.Flatten, torch.flatten, "flatten")
+ADDITION = (operator.add, operator.iadd, torch.add, "add", "add_")
+
+
+class LayerTracer(fx.Tracer):
+    """Stops at torch's layers and at ours, which :func:`graph_of` reads as a whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        ours = isinstance(m, QuantLayer | PerModeNorm | nn.modules.batchnorm._BatchNorm)
+        return ours or super().is_leaf_module(m, module_qualified_name)
+
+
+def graph_of(network: nn.Module, input_shape: Sequence[int], mode: ModeLike | None = None) -> Graph:
+    """The stages of a network in one of its modes, in float64.
+
+    Args:
+        network: a :class:`~quantizable.QuantizableNetwork`, or a plain float ``nn.Module``.
+        input_shape: shape of one input, without the batch axis.
+        mode: the bit mode (a quantizable network only); None: the current one.
+
+    Raises:
+        ValueError: a mode the network lacks, a layer that is not supported (named, with what is),
+            quantizers that were never calibrated, or weights that are NaN or infinite.
+    """
+    if isinstance(network, QuantizableNetwork):
+        if mode is not None:
+            with network.at_bits(network.check_mode(mode)):
+                return graph_of(network, input_shape)
+        network = network.model
+    elif mode is not None:
+        raise ValueError(
+            f"mode {mode!r} was asked of a plain {type(network).__name__}, which has none; "
+            "make it quantizable first (quantizable.quantize)"
+        )
+    training = network.training
+    network.eval()
+    try:
+        traced = LayerTracer().trace(network)
+    except Exception as error:  # fx raises whatever the traced code does
+        raise ValueError(
+            f"{type(network).__name__} cannot be traced ({error}); its forward must be free of "
+            f"control flow on the data and made of: {SUPPORTED}"
+        ) from error
+    finally:
+        network.train(training)
+    return simplify(_Lowering(network, traced, torch.Size(input_shape)).graph())
+
+
+class _Lowering:
+    """Translates a traced network node by node."""
+
+    def __init__(self, network: nn.Module, traced: fx.Graph, input_shape: torch.Size) -> None:
+        self.modules = dict(network.named_modules())
+        self.traced = traced
+        self.nodes: list[Node] = []
+        self.shapes: list[torch.Size] = [input_shape]
+        self.input_shape = input_shape
+        self.value: dict[fx.Node, int] = {}
+
+    @torch.no_grad()
+    def graph(self) -> Graph:
+        for node in self.traced.nodes:
+            if node.op == "placeholder":
+                if 0 in self.value.values():
+                    raise ValueError("the network takes more than one input; supported is one")
+                self.value[node] = 0
+            elif node.op == "output":
+                return Graph(self.nodes, self.input_shape)
+            elif node.op == "call_module":
+                module = self.modules[str(node.target)]
+                self._module(node, module, str(node.target))
+            else:
+                self._function(node)
+        raise ValueError("the network has no output")
+
+    def _emit(self, stage: Stage, *inputs: int) -> int:
+        """Append a stage; returns the index of its value."""
+        self.nodes.append(Node(stage, inputs))
+        zeros = (torch.zeros(1, *self.shapes[i], dtype=torch.float64) for i in inputs)
+        self.shapes.append(apply(stage, *zeros).shape[1:])
+        return len(self.nodes)
+
+    def _module(self, node: fx.Node, module: nn.Module, name: str) -> None:
+        x = self.value[node.args[0]]  # type: ignore[index]
+        if isinstance(module, PerModeNorm):
+            module = module.active
+        if isinstance(module, QuantConv2d | QuantLinear):
+            x = self._emit(quantizer_stage(module.input_quantizer, name), x)
+            x = self._emit(layer_stage(module, module.quantized_weight(), name), x)
+        elif type(module) in (nn.Conv2d, nn.Linear):
+            x = self._emit(layer_stage(module, module.weight, name), x)
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            x = self._emit(norm_stage(module, len(self.shapes[x])), x)
+            # timm's norm holds the activation that follows it
+            for inner in (getattr(module, "drop", None), getattr(module, "act", None)):
+                if inner is not None:
+                    x = self._simple(inner, (), x, f"{name} ({type(inner).__name__})")
+        else:
+            x = self._simple(module, (), x, f"{name} ({type(module).__name__})")
+        self.value[node] = x
+
+    def _function(self, node: fx.Node) -> None:
+        sources = [self.value[a] for a in node.args if isinstance(a, fx.Node)]
+        if node.target in ADDITION and len(sources) == 2:
+            self.value[node] = self._emit(Add(), *sources)
+        elif len(sources) == 1 and len(node.all_input_nodes) == 1:
+            options = (*(a for a in node.args[1:]), *node.kwargs.values())
+            name = f"{node.name} ({getattr(node.target, '__name__', node.target)})"
+            self.value[node] = self._simple(node.target, options, sources[0], name)
+        else:
+            raise unsupported(f"{node.name} ({getattr(node.target, '__name__', node.target)})")
+
+    def _simple(self, layer: Any, options: tuple[Any, ...], x: int, name: str) -> int:
+        """A layer or function of one value and plain options."""
+        kind = type(layer) if isinstance(layer, nn.Module) else layer
+        shape = self.shapes[x]
+        if kind in IGNORED:
+            return x
+        if kind in RELU:
+            return self._emit(Activation(low=0.0), x)
+        if kind in (nn.ReLU6, F.relu6):
+            return self._emit(Activation(low=0.0, high=6.0), x)
+        if kind is nn.Hardtanh:
+            return self._emit(Activation(low=float(layer.min_val), high=float(layer.max_val)), x)
+        if kind in FLATTEN and (isinstance(layer, nn.Module) or options in ((1,), (1, -1))):
+            if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
+                raise unsupported(name)
+            return self._emit(Flatten(), x) if len(shape) > 1 else x
+        if kind is nn.AvgPool2d and layer.padding in (0, (0, 0)) and not layer.ceil_mode:
+            stride = layer.kernel_size if layer.stride is None else layer.stride
+            return self._emit(pooling(shape, _pair(layer.kernel_size), _pair(stride)), x)
+        if kind is nn.AdaptiveAvgPool2d and layer.output_size in (1, (1, 1)):
+            return self._emit(pooling(shape, (shape[1], shape[2]), (1, 1)), x)
+        if kind in (torch.mean, "mean") and len(shape) == 3 and _image_axes(options):
+            x = self._emit(pooling(shape, (shape[1], shape[2]), (1, 1)), x)
+            return x if True in options else self._emit(Flatten(), x)
+        raise unsupported(name)
+
+
+def unsupported(name: str) -> ValueError:
+    return ValueError(f"layer {name} cannot be verified; supported are {SUPPORTED}")
+
+
+def quantizer_stage(quantizer: Quantizer, name: str) -> Activation:
+    """The rounding and clamping of an activation quantizer at its active bit-width.
+
+    Raises:
+        ValueError: the quantizer was never calibrated, or has one scale per channel.
+    """
+    if quantizer.active is None:
+        return Activation()
+    if not bool(quantizer.initialised):
+        raise ValueError(
+            f"the input quantizer of {name} was never calibrated, so its step size is not known; "
+            "train the network or call network.calibrate(loader) first"
+        )
+    scale, zero_point, quant_min, quant_max = quantizer.qparams(torch.zeros(1))
+    if scale.numel() != 1:
+        raise ValueError(f"the input quantizer of {name} has a scale per channel; supported is one")
+    step, zero = float(scale), float(zero_point)
+    return Activation(step, (quant_min - zero) * step, (quant_max - zero) * step, True, zero)
+
+
+def layer_stage(layer: nn.Module, weight: Tensor, name: str) -> Linear | Conv2d:
+    """A linear or convolution layer with the given weight, in float64."""
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    weight = weight.detach().double()
+    bias = torch.zeros(weight.shape[0]) if layer.bias is None else layer.bias.detach()
+    if isinstance(layer, nn.Linear):
+        return Linear(weight, bias.double())
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        raise ValueError(
+            f"layer {name} pads with {layer.padding_mode!r}, {layer.padding!r}; supported is zero "
+            "padding by a number of pixels"
+        )
+    return Conv2d(
+        weight,
+        bias.double(),
+        _pair(layer.stride),
+        _pair(layer.padding),
+        _pair(layer.dilation),
+        layer.groups,
+    )
+
+
+def norm_stage(norm: nn.Module, axes: int) -> Scale:
+    """Batch norm in evaluation: ``(x - mean) / sqrt(var + eps) * weight + bias``."""
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a batch norm without running statistics depends on the batch; track them")
+    factor = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        factor = factor * norm.weight.double()
+    bias = -norm.running_mean.double() * factor
+    if norm.bias is not None:
+        bias = bias + norm.bias.double()
+    shape = (-1,) + (1,) * (axes - 1)
+    return Scale(factor.detach().reshape(shape), bias.detach().reshape(shape))
+
+
+def pooling(shape: torch.Size, kernel: tuple[int, int], stride: tuple[int, int]) -> Conv2d:
+    """Average pooling as a convolution with constant weights, channel by channel."""
+    channels = shape[0]
+    weight = torch.full((channels, 1, *kernel), 1 / (kernel[0] * kernel[1]), dtype=torch.float64)
+    return Conv2d(weight, torch.zeros(channels, dtype=torch.float64), stride, groups=channels)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _image_axes(options: tuple[Any, ...]) -> bool:
+    axes = options[0] if options else None
+    return isinstance(axes, tuple | list) and tuple(axes) in ((2, 3), (-2, -1))

@@ -1,0 +1,113 @@
+"""Sessions: the same logits on every engine, and one clear error for bad input."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import quantizable.deploy.load
+from quantizable.deploy import Session, export_onnx, save_qz
+
+from .conftest import SIZE, SmallNet
+
+pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
+
+
+@pytest.fixture
+def saved(make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A network and its ``.qz`` file, which builds ``SmallNet`` by its name."""
+    monkeypatch.setattr(quantizable.deploy.load, "create_model", lambda *_args, **_options: SmallNet())
+    network = make(bits=(2, 4, 8))
+    architecture = {"model": "small", "num_classes": 5, "model_options": {}}
+    save_qz(network, tmp_path / "model.qz", architecture=architecture)
+    return network, tmp_path / "model.qz"
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("batch", [None, 3])
+def test_switching_modes_gives_the_networks_logits(
+    saved, images: Tensor, engine: str, batch: int | None
+) -> None:
+    if engine != "torch":
+        pytest.importorskip(engine, reason=f"{engine} is not installed")
+    network, path = saved
+    session = Session(path, engine, threads=1, batch=batch)
+    assert session.bits == "8"
+    for bits in (4, 8, 4):
+        session.set_bits(bits)
+        with network.at_bits(bits), torch.no_grad():
+            expected = network(images).numpy()
+        got = session(images)
+        assert got.shape == (16, 5)
+        assert np.isclose(got, expected, atol=1e-3 * np.abs(expected).max()).all(1).mean() >= 7 / 8
+
+
+def test_a_mode_is_compiled_once(saved, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    session = Session(saved[1], "onnxruntime", bits=2)
+    session.set_bits(4)
+    monkeypatch.setattr(session, "_compile", lambda mode: pytest.fail(f"{mode} is compiled again"))
+    session.set_bits(2)
+    session.set_bits(4)
+    session(images)
+
+
+def test_an_onnx_file_has_one_mode(saved, images: Tensor, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    export_onnx(saved[0], tmp_path / "four.onnx", bits=4)
+    session = Session(tmp_path / "four.onnx")
+    assert session.bits == "4"
+    assert session.info["class_names"][0] == "ant"
+    np.testing.assert_allclose(session(images), Session(saved[1], bits=4)(images), atol=1e-5)
+    with pytest.raises(ValueError, match="no mode 2; it has 4"):
+        session.set_bits(2)
+    with pytest.raises(ValueError, match="engine 'torch' runs"):
+        Session(tmp_path / "four.onnx", "torch")
+    (tmp_path / "cut.onnx").write_bytes((tmp_path / "four.onnx").read_bytes()[:300])
+    with pytest.raises(ValueError, match="truncated, or was not exported by this library"):
+        Session(tmp_path / "cut.onnx")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (
+            np.zeros((1, 3, 9, 9), np.float32),
+            r"shape \[1, 3, 9, 9\] do not fit; the network takes \[N, 3, 10, 10\]",
+        ),
+        (np.zeros((3, 10, 10), np.float32), "do not fit"),
+        (np.zeros((0, 3, 10, 10), np.float32), "do not fit"),
+        (np.zeros((1, 3, 10, 10), np.uint8), "images are uint8; give floats"),
+        (np.full((1, *SIZE), np.nan, np.float32), "NaN or infinite"),
+    ],
+)
+def test_images_of_another_kind_are_refused(saved, array: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Session(saved[1], "torch")(array)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "tensorrt"}, "engine 'tensorrt' is unknown; choose from onnxruntime, openvino, torch"),
+        ({"engine": "torch", "threads": 0}, "threads is 0; give at least 1"),
+        ({"engine": "torch", "batch": 0}, "batch is 0"),
+        ({"engine": "torch", "warmup": -1}, "warmup is -1"),
+        ({"engine": "torch", "bits": 3}, "no mode 3; it has 2, 4, 8"),
+    ],
+)
+def test_bad_options_are_refused(saved, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Session(saved[1], **options)
+
+
+def test_a_missing_engine_names_the_extra(saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(
+        ImportError, match=r"engine 'openvino' needs the package openvino.*quantizable\[deploy\]"
+    ):
+        Session(saved[1], "openvino")

@@ -1,0 +1,121 @@
+"""Every layer class: the float layer in mode 32, the float layer on quantized operands in the others."""
+
+import copy
+
+import pytest
+import torch
+from timm.layers import (
+    Attention,
+    Conv2dSame,
+    ScaledStdConv2d,
+    ScaledStdConv2dSame,
+    StdConv2d,
+    StdConv2dSame,
+)
+from timm.layers import Linear as TimmLinear
+from torch import Tensor, nn
+
+from quantizable import quantize
+from quantizable.nn import QuantLayer
+
+LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
+    (nn.Linear(6, 4), (2, 3, 6)),
+    (TimmLinear(6, 4), (2, 6)),
+    (nn.Conv1d(6, 4, 3, padding=1), (2, 6, 8)),
+    (nn.Conv2d(6, 4, 3, stride=2, dilation=2, groups=2, padding_mode="reflect", padding=2), (2, 6, 8, 8)),
+    (nn.Conv2d(6, 6, 3, groups=6, padding="same"), (2, 6, 8, 8)),
+    (nn.Conv3d(2, 4, 2), (2, 2, 4, 4, 4)),
+    (nn.ConvTranspose1d(6, 4, 3, stride=2, output_padding=1), (2, 6, 5)),
+    (nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, groups=2), (2, 6, 5, 5)),
+    (nn.ConvTranspose3d(2, 4, 2), (2, 2, 3, 3, 3)),
+    (Conv2dSame(6, 4, 3, stride=2), (2, 6, 7, 7)),
+    (StdConv2d(6, 4, 3, padding=1), (2, 6, 7, 7)),
+    (StdConv2dSame(6, 4, 3, stride=2), (2, 6, 7, 7)),
+    (ScaledStdConv2d(6, 4, 3, padding=1), (2, 6, 7, 7)),
+    (ScaledStdConv2dSame(6, 4, 3, stride=2), (2, 6, 7, 7)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=[type(layer).__name__ for layer, _ in LAYERS])
+def test_layer(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.rand(shape)
+    net = quantize(layer, [4, 32], first_last="mode")
+    quantized = net.model
+    assert isinstance(quantized, QuantLayer)
+    assert torch.equal(net(x), layer(x))
+    net.calibrate([x])
+    net.set_bits(4)
+    out = net(x)
+    assert not torch.equal(out, layer(x))
+    # the float layer, given the quantized operands
+    if not hasattr(layer, "eps"):
+        plain = copy.deepcopy(layer)
+        with torch.no_grad():
+            plain.weight.copy_(quantized.quantized_weight())
+        torch.testing.assert_close(out, plain(quantized.input_quantizer(x)))
+    assert len(quantized.weight_quantizer.codes(quantized.float_weight()).unique()) <= 16
+    out.sum().backward()
+    assert quantized.weight.grad is not None
+    assert quantized.weight.grad.isfinite().all()
+    back = net.to_float()
+    assert type(back) is type(layer)
+    assert torch.equal(back(x), layer(x))
+
+
+def test_a_fixed_layer_stays_at_its_width_in_every_quantized_mode() -> None:
+    net = quantize(nn.Linear(4, 4), [2, "w4a32", 32], first_last=8)
+    for mode, width in ((2, 8), ("w4a32", "w8a32"), (32, 32)):
+        net.set_bits(mode)
+        assert net.model.bits.name == str(width)
+
+
+class SelfAttention(nn.Module):
+    """``nn.MultiheadAttention`` on one tensor."""
+
+    def __init__(self, **options: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, **options)
+
+    def forward(self, x: Tensor, **masks: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False, **masks)[0]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("mask", [None, "bool", "float", "per head"])
+def test_multihead_attention(batch_first: bool, mask: str | None) -> None:
+    model = SelfAttention(batch_first=batch_first).eval()
+    net = quantize(model, [16, 32], first_last="mode")
+    x = torch.randn(3, 5, 8)
+    hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    batch = 3 if batch_first else 5
+    if not batch_first:
+        hidden = torch.ones(3, 3, dtype=torch.bool).triu(1)
+    masks = {
+        None: {},
+        "bool": {"attn_mask": hidden},
+        "float": {"attn_mask": hidden.float() * -5},
+        "per head": {"attn_mask": hidden.expand(batch * 2, -1, -1)},
+    }[mask]
+    assert torch.equal(net(x, **masks), model(x, **masks))
+    net.set_bits(16)  # so fine that only a wrong formula shows; ranges come from this first batch
+    torch.testing.assert_close(net(x, **masks), model(x, **masks), rtol=1e-2, atol=1e-2)
+
+
+def test_what_quantized_multihead_attention_cannot_do_is_refused() -> None:
+    net = quantize(SelfAttention(batch_first=True), [4, 32])
+    net.set_bits(4)
+    with pytest.raises(ValueError, match="batched self-attention without key_padding_mask"):
+        net(torch.randn(2, 5, 8), key_padding_mask=torch.zeros(2, 5, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True, "norm_layer": nn.LayerNorm}, {"gated": True}])
+def test_timm_attention_with_quantized_products(options: dict) -> None:
+    model = Attention(8, 2, **options).eval()
+    x = torch.randn(2, 5, 8)
+    net = quantize(nn.Sequential(model), [16, 32], attention=True, first_last="mode").eval()
+    net.calibrate([x])
+    assert all(q.initialised for q in net.quantizers().values())
+    assert torch.equal(net(x), model(x))
+    net.set_bits(16)
+    torch.testing.assert_close(net(x), model(x), rtol=1e-2, atol=1e-2)
+    assert type(net.to_float()[0]) is Attention
