@@ -51,7 +51,8 @@ def severity(measured: Sequence[Shifted]) -> Figure | None:
     left, right = figure.subplots(1, 2)
     names = measured[0].agreement.names
     for name in names:
-        groups = [[one.agreement for one in measured if (one.severity == s and s) or (one.shift == CLEAN and s == 0)]
+        groups = [[one.agreement for one in measured if (one.severity == s and s) or (one.shift == CLEAN
+        and s == 0)]
                   for s in (0, *levels)]  # fmt: skip
         left.plot(
             [0, *levels],

@@ -41,7 +41,8 @@ class Guard:
         return INDICATORS[self.indicator](low) >= self.threshold
 
     def predict(self, network: QuantizableNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities ``[B, K]`` of normalised images, and the mask ``[B]`` of those that were escalated."""
+        """Probabilities ``[B, K]`` of normalised images, and the mask ``[B]`` of those that were
+        escalated."""
         with network.at_bits(self.low):
             rows = network(images).float().softmax(1)
         unsure = self.escalates(rows)
@@ -84,7 +85,8 @@ def choose_guard(
 
 @dataclass(frozen=True)
 class CascadePoint:
-    """A cascade at one threshold: share escalated, accuracy, disagreement with the reference, mean bit operations."""
+    """A cascade at one threshold: share escalated, accuracy, disagreement with the reference, mean bit
+    operations."""
 
     threshold: float
     escalated: float

@@ -1,4 +1,5 @@
-"""Can an input on which the modes disagree be recognised from the low mode's output alone? (Hu et al., CAIN 2023.)"""
+"""Can an input on which the modes disagree be recognised from the low mode's output alone? (Hu et al.,
+CAIN 2023.)"""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from quantizable.data.order import generator
 
 
 def margin(p: Tensor) -> Tensor:
-    """``1 - (p1 - p2)`` of the two largest of each row of ``[N, K]``; like all indicators, high where unsure."""
+    """``1 - (p1 - p2)`` of the two largest of each row of ``[N, K]``; like all indicators, high where
+    unsure."""
     top = p.topk(2, dim=1).values
     return 1 - (top[:, 0] - top[:, 1])
 
@@ -48,8 +50,8 @@ class Quality:
     """How well an indicator finds disagreeing inputs among as many others.
 
     Attributes:
-        auroc, aupr, tnr95: areas under the ROC and precision-recall curves, and the true-negative rate where 95 % of
-            the disagreeing inputs are found; each with its 95 % bootstrap interval.
+        auroc, aupr, tnr95: areas under the ROC and precision-recall curves, and the true-negative rate
+            where 95 % of the disagreeing inputs are found; each with its 95 % bootstrap interval.
         inputs: disagreeing inputs, and as many others.
     """
 
@@ -68,8 +70,8 @@ def balanced(disagree: Tensor, seed: int = 0) -> Tensor:
     positive, negative = disagree.nonzero().flatten(), (~disagree).nonzero().flatten()
     if min(len(positive), len(negative)) < 2:
         raise ValueError(
-            f"{len(positive)} of {len(disagree)} inputs disagree: indicators need at least 2 that do and 2 that do not; "
-            "use more images or a shifted set"
+            f"{len(positive)} of {len(disagree)} inputs disagree: indicators need at least 2 that do and 2 "
+            "that do not; use more images or a shifted set"
         )
     count = min(len(positive), len(negative))
     source = generator(seed)

@@ -12,7 +12,8 @@ from quantizable.bits import ModeLike
 from quantizable.network import QuantizableNetwork
 
 Model = Callable[[Tensor], Tensor]
-"""Pixels ``[B, C, H, W]`` in [0, 1] to logits ``[B, K]``: a mode, an ONNX session, another framework's model."""
+"""Pixels ``[B, C, H, W]`` in [0, 1] to logits ``[B, K]``: a mode, an ONNX session, another framework's
+model."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""``report.html`` with everything inside it, ``assessment.json`` and CSV beside it, a summary in the terminal."""
+"""``report.html`` with everything inside it, ``assessment.json`` and CSV beside it, a summary in the
+terminal."""
 
 from __future__ import annotations
 
@@ -104,7 +105,8 @@ def tables(study: Study) -> Iterator[Grid]:
     if study.rows:
         head = ["pair", "searcher", "constraint", "queries a seed", "seeds", "found, %", "median queries"]
         rows = [
-            [r.pair, r.searcher + ("" if r.complete else " (interrupted)"), r.constraint, str(r.budget), str(r.seeds),
+            [r.pair, r.searcher + ("" if r.complete else " (interrupted)"), r.constraint, str(r.budget),
+            str(r.seeds),
              percent(r.success), "" if r.queries is None else f"{r.queries:g}"] for r in study.rows
         ]  # fmt: skip
         yield "Searches for disagreements", head, rows

@@ -50,7 +50,8 @@ def shifts(
 ) -> Iterator[Shifted]:
     """The clean images first, then each corruption at each severity, then the natural shifts.
 
-    Corruptions act on pixels, and the models' own normalisation follows: clean and shifted images take one path.
+    Corruptions act on pixels, and the models' own normalisation follows: clean and shifted images take one
+    path.
 
     Args:
         models: the reference last.
@@ -59,7 +60,8 @@ def shifts(
         natural: further labelled images by name, for example of a second folder.
 
     Raises:
-        ValueError: an unknown corruption, before anything is measured; or as :func:`corrupt` and :class:`Images` do.
+        ValueError: an unknown corruption, before anything is measured; or as :func:`corrupt` and
+            :class:`Images` do.
     """
     chosen = list(suite(images.pixels.shape[1]) if names is None else names)
     levels = list(severities)

@@ -8,9 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from quantizable.assess.cost import bit_operations
 from quantizable.assess.guard import CascadePoint, Guard, cascade, choose_guard, thresholds_for
 from quantizable.assess.indicators import Quality, indicator_quality
 from quantizable.assess.models import Pair, mode_models
@@ -18,6 +16,7 @@ from quantizable.assess.repair import Repair
 from quantizable.assess.search.compare import Row
 from quantizable.assess.search.hunt import Found
 from quantizable.assess.shifts import Shifted, pooled
+from quantizable.deploy.cost import layer_costs
 from quantizable.network import QuantizableNetwork
 
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # escalated by the points of a cascade's curve
@@ -89,17 +88,19 @@ def study_indicators(study: Study, seed: int = 0) -> None:
             study.indicators[low] = found
 
 
-def study_cascade(study: Study, network: QuantizableNetwork, image: Tensor, seed: int = 0) -> None:
+def study_cascade(study: Study, network: QuantizableNetwork, input_size: tuple[int, int, int], seed: int = 0) -> None:
     """A guard between two quantized modes: chosen on one half of the shifted images, reported on the other.
 
     The low mode is the lowest of 4 bits or more, the high mode the next one below float (else the reference).
 
     Args:
-        image: ``[1, C, H, W]``, for the count of operations.
+        input_size: channels, height, width, for the count of operations.
     """
     names = study.shifts[0].agreement.names
     modes = {mode.name: mode for mode in network.modes if mode.name in names}
-    study.bops = {name: bit_operations(network, image, mode) for name, mode in modes.items()}
+    study.bops = dict.fromkeys(modes, 0.0)
+    for cost in layer_costs(network, input_size, modes.values()):
+        study.bops[cost.mode] += cost.bops
     lows = [name for name, mode in modes.items() if not mode.is_float and mode.weight >= 4] or names[:1]
     if len(names) < 2 or lows[0] == names[-1]:
         study.skipped["cascade"] = "it takes two modes"

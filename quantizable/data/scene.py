@@ -16,15 +16,16 @@ from quantizable.data.memory import MemoryDataModule
 class Scene(MemoryDataModule):
     """Patches of a scene in a MATLAB file, labelled by their middle pixel.
 
-    Training and test pixels come from different blocks of the scene, dealt out like a chessboard's fields (two of
-    five are tested), and no training patch overlaps a test pixel: neighbours are nearly equal, and a random split would
-    ask for what was trained on.
+    Training and test pixels come from different blocks of the scene, dealt out like a chessboard's fields
+    (two of five are tested), and no training patch overlaps a test pixel: neighbours are nearly equal, and a
+    random split would ask for what was trained on.
 
     Args:
         file: MATLAB file (up to version 7.2).
-        cube: its variable with the spectra, ``[bands, pixels]`` (pixels in column order) or ``[rows, columns, bands]``.
-        labels: its variable with the labels: abundances ``[rows, columns, classes]``, of which the largest counts, or
-            a map ``[rows, columns]`` of integers in which 0 means "not labelled".
+        cube: its variable with the spectra, ``[bands, pixels]`` (pixels in column order) or ``[rows,
+            columns, bands]``.
+        labels: its variable with the labels: abundances ``[rows, columns, classes]``, of which the largest
+            counts, or a map ``[rows, columns]`` of integers in which 0 means "not labelled".
         patch: side of a patch in pixels, odd.
         block: side of a block in pixels.
         class_names: by label; None: numbers.

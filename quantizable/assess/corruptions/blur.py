@@ -55,7 +55,8 @@ def glass_blur(x: Tensor, severity: int, generator: Generator) -> Tensor:
 
 
 def motion_kernels(angles: Tensor, radius: int, sigma: float) -> Tensor:
-    """Half a Gaussian of standard deviation ``sigma`` pixels drawn along each angle (radians): ``[N, k, k]``."""
+    """Half a Gaussian of standard deviation ``sigma`` pixels drawn along each angle (radians): ``[N, k,
+    k]``."""
     offsets = torch.arange(2 * radius + 1)
     weights = torch.exp(-(offsets**2) / (2 * sigma**2))
     rows = (radius * 2 + (offsets * angles[:, None].sin()).round()).long()

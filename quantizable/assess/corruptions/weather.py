@@ -1,7 +1,8 @@
 """Weather: Hendrycks and Dietterich, ICLR 2019, with the parameters of CIFAR-10-C.
 
-Two things are drawn here in another way than for the published files: the cloud under fog and frost is a sum of
-octaves of smoothed noise, and frost is such a cloud sharpened to crystals where the original overlays photographs.
+Two things are drawn here in another way than for the published files: the cloud under fog and frost is a
+sum of octaves of smoothed noise, and frost is such a cloud sharpened to crystals where the original overlays
+photographs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ Shape = tuple[int, int, int]
 
 
 def cloud(shape: Shape, decay: float, generator: Generator) -> Tensor:
-    """Fractal noise ``[N, 1, H, W]`` in [0, 1]; each halving of the scale divides the amplitude by ``decay``."""
+    """Fractal noise ``[N, 1, H, W]`` in [0, 1]; each halving of the scale divides the amplitude by
+    ``decay``."""
     n, height, width = shape
     total = torch.zeros(n, 1, height, width)
     octaves = max(int(math.log2(max(height, width))), 1)

@@ -1,8 +1,9 @@
 """Metamorphic relations: distortions after which the answer should be the same.
 
-One vector in [0, 1] sets all of them: per relation an activation (on above one half), then its parameters, each scaled
-to its range. They are applied in a fixed order, and what is random in them (places, noise) is drawn from a fixed seed:
-the same vector is the same distortion.
+One vector in [0, 1] sets all of them: per relation an activation (on above one half), then its parameters,
+each scaled
+to its range. They are applied in a fixed order, and what is random in them (places, noise) is drawn from a
+fixed seed: the same vector is the same distortion.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Relations:
         return sum(1 + len(relation.ranges) for relation in self.members)
 
     def apply(self, pixels: Tensor, vector: Tensor) -> Tensor:
-        """The distorted batch ``[B, C, H, W]`` in [0, 1]; all inputs share the vector ``[size]`` in [0, 1]."""
+        """The distorted batch ``[B, C, H, W]`` in [0, 1]; all inputs share the vector ``[size]`` in [0,
+        1]."""
         values = vector.tolist()
         if len(values) != self.size:
             raise ValueError(f"the vector has {len(values)} entries, these relations take {self.size}")

@@ -37,7 +37,8 @@ def line_dropout(x: Tensor, p: list[float], generator: Generator) -> Tensor:
 
 
 def broken_line_dropout(x: Tensor, p: list[float], generator: Generator) -> Tensor:
-    """As ``line_dropout``, but only a share p[2] of each line's pixels is lost; p[3] chooses dead or saturated."""
+    """As ``line_dropout``, but only a share p[2] of each line's pixels is lost; p[3] chooses dead or
+    saturated."""
     return _drop(x, p[0], p[1], p[2], p[3], generator)
 
 
@@ -53,9 +54,11 @@ def _drop(
 
 
 def line_striping(x: Tensor, p: list[float], generator: Generator) -> Tensor:
-    """One line's gain and offset are off: ``s / sigma * (x - mu) + m`` with its own mean mu and deviation sigma.
+    """One line's gain and offset are off: ``s / sigma * (x - mu) + m`` with its own mean mu and deviation
+    sigma.
 
-    m = p[0] and s = p[1] are in units of a hundredth of the range, so that the published 0 to 5 fit pixels in [0, 1].
+    m = p[0] and s = p[1] are in units of a hundredth of the range, so that the published 0 to 5 fit pixels
+    in [0, 1].
     """
     column = _some(x.shape[-1], 0.0, generator)
     line = x[..., column]
@@ -66,7 +69,8 @@ def line_striping(x: Tensor, p: list[float], generator: Generator) -> Tensor:
 
 
 def region_dropout(x: Tensor, p: list[float], generator: Generator) -> Tensor:
-    """A rectangle of up to 5 x 5 pixels at (p[0], p[1]) of the size, p[2] x p[3] pixels, is dead in all bands."""
+    """A rectangle of up to 5 x 5 pixels at (p[0], p[1]) of the size, p[2] x p[3] pixels, is dead in all
+    bands."""
     height, width = x.shape[-2:]
     top, left = int(p[0] * (height - 1)), int(p[1] * (width - 1))
     out = x.clone()

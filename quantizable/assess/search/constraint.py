@@ -12,7 +12,8 @@ ROUNDING = 1e-6  # of float32 pixels in [0, 1]
 
 
 def psnr(changed: Tensor, seeds: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each of ``[N, ...]`` pixels in [0, 1]; infinite for equal inputs."""
+    """Peak signal-to-noise ratio in dB of each of ``[N, ...]`` pixels in [0, 1]; infinite for equal
+    inputs."""
     return -10 * (changed - seeds).square().flatten(1).mean(1).log10()
 
 
@@ -69,7 +70,8 @@ class Psnr:
     """A signal-to-noise ratio of at least ``decibel`` (in (0, 100]; DiverGet uses 20).
 
     Raises:
-        ValueError: ``decibel`` out of range; 100 dB are a change of 1/100 000 per pixel, beyond which rounding decides.
+        ValueError: ``decibel`` out of range; 100 dB are a change of 1/100 000 per pixel, beyond which
+            rounding decides.
     """
 
     decibel: float = 20.0

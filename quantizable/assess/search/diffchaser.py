@@ -16,8 +16,9 @@ FITNESS = ("basic", "uncertainty", "target")
 class DiffChaser:
     """Push one model after the other towards a decision boundary (sec. 3.2, 3.3).
 
-    The fitness, to be minimised, is a difference of one model's probabilities: between the first and the second
-    (``basic``), between the first and the ``k``-th (``uncertainty``), or between the first and a class fixed per seed
+    The fitness, to be minimised, is a difference of one model's probabilities: between the first and the
+    second (``basic``), between the first and the ``k``-th (``uncertainty``), or between the first and a class
+    fixed per seed
     (``target``). Half of each generation is selected by the reference's, half by the quantized model's.
 
     Args:
@@ -25,7 +26,8 @@ class DiffChaser:
         population: individuals per seed, an even number of at least 4.
         k: of "uncertainty", at least 2; taken as the number of classes where there are fewer.
         elites: best individuals of each model that live on.
-        tournament, crossover, mutation: individuals that compete, share of pixels from the second parent, share of
+        tournament, crossover, mutation: individuals that compete, share of pixels from the second parent,
+        share of
             pixels that change.
         step: largest change of a mutated pixel, in [0, 1].
 
@@ -46,8 +48,10 @@ class DiffChaser:
         if self.fitness not in FITNESS:
             raise ValueError(f"fitness {self.fitness!r} is unknown; choose from {', '.join(FITNESS)}")
         if self.population < 4 or self.population % 2 or not 0 <= self.elites <= self.population // 2:
-            raise ValueError(f"a population of {self.population} with {self.elites} elites does not work; "
-                             "give an even number of at least 4, and at most half of it as elites")  # fmt: skip
+            raise ValueError(
+                f"a population of {self.population} with {self.elites} elites does not work; "
+                "give an even number of at least 4, and at most half of it as elites"
+            )
         if self.k < 2:
             raise ValueError(f"k={self.k}; the k-th class is at least the second")
         self.name = f"DiffChaser {self.fitness}"
@@ -72,7 +76,8 @@ class DiffChaser:
             owner = hunt.active()
 
     def score(self, rows: Tensor, aims: Tensor) -> Tensor:
-        """Fitness ``[A, P]`` of probabilities ``[A, P, K]``, lower is better; ``aims`` ``[A]`` are the target classes."""
+        """Fitness ``[A, P]`` of probabilities ``[A, P, K]``, lower is better; ``aims`` ``[A]`` are the
+        target classes."""
         top = rows.sort(-1, descending=True).values
         if self.fitness == "basic":
             other = top[..., 1]

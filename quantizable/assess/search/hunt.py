@@ -19,8 +19,10 @@ BACKWARD = (
 class Hunt:
     """Seeds, a pair, a budget of queries per seed and a constraint.
 
-    A query is one input shown to both models. Searchers cannot cheat: an input is recorded only here, and only if the
-    constraint allows it and the two predictions differ; a seed that is found, or out of budget, is not served.
+    A query is one input shown to both models. Searchers cannot cheat: an input is recorded only here, and
+    only if the
+    constraint allows it and the two predictions differ; a seed that is found, or out of budget, is not
+    served.
 
     Args:
         pair: the two models.
@@ -56,7 +58,8 @@ class Hunt:
     def ask(self, inputs: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         """Both models' probabilities ``[M, K]`` for inputs ``[M, C, H, W]`` of the seeds ``owner`` ``[M]``.
 
-        A seed's inputs beyond its budget are answered, but neither recorded nor worth anything to the searcher
+        A seed's inputs beyond its budget are answered, but neither recorded nor worth anything to the
+        searcher
         (their probabilities are NaN); so a search written for whole populations needs no care at the end.
         """
         with torch.no_grad():
@@ -67,7 +70,8 @@ class Hunt:
         return torch.where(beyond[:, None], nan, p), torch.where(beyond[:, None], nan, q)
 
     def gradient(self, inputs: Tensor, owner: Tensor) -> Tensor:
-        """Gradient ``[M, C, H, W]`` of ``p_ref[y] - p_quant[y]``, y the reference's answer on the seed; costs 3 queries.
+        """Gradient ``[M, C, H, W]`` of ``p_ref[y] - p_quant[y]``, y the reference's answer on the seed;
+        costs 3 queries.
 
         Raises:
             ValueError: the pair gives no gradient.
@@ -87,7 +91,8 @@ class Hunt:
 
     @property
     def target(self) -> Tensor:
-        """The reference's answers on the seeds ``[N]``; asking for them is free, as they are known beforehand."""
+        """The reference's answers on the seeds ``[N]``; asking for them is free, as they are known
+        beforehand."""
         if not hasattr(self, "_target"):
             with torch.no_grad():
                 self._target = self.pair.reference(self.seeds).argmax(1)
