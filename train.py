@@ -24,7 +24,7 @@ def one_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    full = "HYDRA_FULL_ERROR" in os.environ
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     try:
         main()

@@ -101,7 +101,8 @@ def main() -> None:
         table.add_column(column, justify="right")
     for row in rows:
         cells = [
-            f"{row[f'{m}_mean_width']:.3f}, {1000 * row[f'{m}_seconds_per_image']:.1f} ({1000 * row[f'{m}_cpu_seconds_per_image']:.1f}) ms"
+            f"{row[f'{m}_mean_width']:.3f}, {1000 * row[f'{m}_seconds_per_image']:.1f} "
+            f"({1000 * row[f'{m}_cpu_seconds_per_image']:.1f}) ms"
             for m in METHODS
         ]
         table.add_row(row["net"], str(row["bits"]), f"{row['largest_relative_error']:.1e}", *cells)

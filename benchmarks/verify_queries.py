@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quantizable.verify import Box, FixedPoint, Query, decide_all
+from quantizable.verify import Box, FixedPoint, Query, Verdict, decide_all
 from quantizable.verify.fixed_point import fixed_point_network, float_network, load_npz
+from quantizable.verify.report import plot_decided
 
 NETWORKS = {"p1": "p1_784_100_10.npz", "p2": "p2_784_100_100_10.npz"}
 KEY = ("net", "weight_bits", "error_bound", "mnist_test_index")
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/verify_queries.csv"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/verify_decided.png"))
     args = parser.parse_args()
 
     images = mnist_test_images(args.data)
@@ -96,6 +98,25 @@ def main() -> None:
         print(
             query.name, row["verdict"], verdict.status, verdict.method, f"{verdict.seconds:.1f} s", flush=True
         )
+    summarise(done)
+    verdicts = [
+        Verdict(r["verdict"], r["method"], float(r["low"]), float(r["high"]), float(r["seconds"]))  # type: ignore[arg-type]
+        for r in done
+    ]
+    args.plot.parent.mkdir(parents=True, exist_ok=True)
+    plot_decided(verdicts, args.plot)
+
+
+def summarise(rows: list[dict[str, str]]) -> None:
+    """A line per network and bit-width."""
+    print("net bits queries by-bounds by-search by-milp unknown contradictions slowest-decided")
+    for group in sorted({(r["net"], int(r["weight_bits"])) for r in rows}):
+        mine = [r for r in rows if (r["net"], int(r["weight_bits"])) == group]
+        decided = [r for r in mine if r["verdict"] != "unknown"]
+        counts = [sum(r["method"].startswith(m) for r in decided) for m in ("bounds", "search", "milp")]
+        wrong = sum(r["verdict"] != r["published"] for r in decided)
+        slowest = max(float(r["seconds"]) for r in decided)
+        print(*group, len(mine), *counts, len(mine) - len(decided), wrong, f"{slowest:.1f} s")
 
 
 if __name__ == "__main__":

@@ -102,9 +102,11 @@ def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[s
 
 def configure(config: OptimizerConfig, groups: list[dict[str, Any]], steps: int) -> dict[str, Any]:
     """Optimizer and schedule in Lightning's form; the schedule counts optimizer steps, ``steps`` in all."""
+    # Nesterov momentum of 0 is refused; "momentum" is timm's name of SGD without Nesterov
+    plain = config.name == "sgd" and config.momentum == 0
     optimizer = create_optimizer_v2(
         groups,
-        opt=config.name,
+        opt="momentum" if plain else config.name,
         lr=config.lr,
         weight_decay=config.weight_decay,
         momentum=config.momentum,

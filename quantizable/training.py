@@ -120,7 +120,7 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
             "in_chans": datamodule.in_chans,
             "pretrained": model["pretrained"],
             "cifar_stem": stem,
-            **model["options"],
+            **(model["options"] or {}),
         },
         quantize_options={
             "first_last": bits["first_last"],

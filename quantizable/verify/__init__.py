@@ -6,6 +6,7 @@ Bounds (:func:`difference_bounds`) are fast and always hold; :func:`decide` adds
 counterexamples and a mixed-integer program where the bounds leave a query open.
 """
 
+from quantizable.verify.bisection import bisect
 from quantizable.verify.bounds import (
     METHODS,
     DifferenceBounds,
@@ -18,6 +19,8 @@ from quantizable.verify.fixed_point import FixedPoint, fixed_point_network, floa
 from quantizable.verify.graph import Graph, Node, chain
 from quantizable.verify.interval import Interval
 from quantizable.verify.replay import Replay, replay, search
+from quantizable.verify.robustness import decide_robustness
+from quantizable.verify.trace import graph_of
 
 __all__ = [
     "METHODS",
@@ -30,12 +33,15 @@ __all__ = [
     "Query",
     "Replay",
     "Verdict",
+    "bisect",
     "chain",
     "decide",
     "decide_all",
+    "decide_robustness",
     "difference_bounds",
     "fixed_point_network",
     "float_network",
+    "graph_of",
     "load_npz",
     "mode_difference_bounds",
     "replay",

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     """Exit status 0: all proved (or the certificate confirmed); 1: not; 2: bad input."""
     try:
         return _check(args) if args.check else _verify(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"quantizable verify: {error}", file=sys.stderr)
         return 2
 

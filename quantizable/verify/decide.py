@@ -182,7 +182,14 @@ def _by_milp(
     deadline: float,
 ) -> tuple[Status, str, Replay | None]:
     """Relax all rounding first; then integers for the neurons that cheat, more each round."""
-    from quantizable.verify.milp import Neuron, PairProgram  # needs highspy, an optional extra
+    try:
+        from quantizable.verify.milp import Neuron, PairProgram
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the bounds leave this query open and the MILP needs highspy: "
+            "pip install quantizable[verify], or decide by bounds alone (use_milp=False, "
+            "--bounds-only)"
+        ) from error
 
     weights = question.weights(first.shapes[-1].numel())
     pairs = enumerate(((first, bounds.first), (second, bounds.second)))

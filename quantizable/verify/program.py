@@ -34,7 +34,7 @@ class Program:
     low: list[Tensor] = field(default_factory=list)
     high: list[Tensor] = field(default_factory=list)
     integer: list[Tensor] = field(default_factory=list)
-    rows: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    rows: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @property
     def columns(self) -> int:
@@ -57,14 +57,14 @@ class Program:
         for factor, expression in terms:
             matrix = matrix + expression.padded(self.columns) * factor
             constant = constant + expression.constant * factor
-        self.rows.append((matrix, low - constant, torch.full_like(low, torch.inf)))
+        self.rows.append((matrix, low - constant))
 
     def highs_model(self, objective: Tensor, target: float) -> highspy.HighsLp:
         """The HiGHS model: maximise the objective, which must be at least ``target``."""
         columns = self.columns
         blocks = [
             torch.cat([matrix, matrix.new_zeros(columns - matrix.shape[0], matrix.shape[1])]).T
-            for matrix, _, _ in self.rows
+            for matrix, _ in self.rows
         ]
         matrix = torch.cat([*blocks, objective[None]])
         low = torch.cat([*(row[1] for row in self.rows), torch.tensor([target]).double()])

@@ -93,17 +93,18 @@ class _Lowering:
     @torch.no_grad()
     def graph(self) -> Graph:
         for node in self.traced.nodes:
-            if node.op == "placeholder":
-                if 0 in self.value.values():
-                    raise ValueError("the network takes more than one input; supported is one")
-                self.value[node] = 0
-            elif node.op == "output":
+            if node.op == "output":
                 return Graph(self.nodes, self.input_shape)
-            elif node.op == "call_module":
-                module = self.modules[str(node.target)]
-                self._module(node, module, str(node.target))
-            else:
+            if node.op == "call_module":
+                self._module(node, self.modules[str(node.target)], str(node.target))
+            elif node.op in ("call_function", "call_method"):
                 self._function(node)
+            elif node.op == "get_attr":
+                raise unsupported(f"{node.target} (a tensor of the network, used directly)")
+            elif self.value:
+                raise ValueError("the network takes more than one input; supported is one")
+            else:
+                self.value[node] = 0
         raise ValueError("the network has no output")
 
     def _emit(self, stage: Stage, *inputs: int) -> int:

@@ -1,0 +1,107 @@
+"""``quantizable evaluate``: the table of a checkpoint, against a loop over the images."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import quantizable
+from quantizable import QuantizableClassifier
+from quantizable.bits import BitMode
+from quantizable.cli import main
+from quantizable.data import Fake
+from quantizable.evaluate import check_fit, evaluate, make_datamodule
+from tests.tiny import batches, trainer
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network trained for an epoch on 32 images of 12x12 pixels in 7 classes."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / "best.ckpt"
+    module = QuantizableClassifier("tiny_cnn", 7, [2, 8, 32])
+    run = trainer(max_epochs=1)
+    run.fit(module, datamodule=Fake(size=32, num_classes=7, image_size=12, batch_size=8))
+    run.save_checkpoint(path)
+    return path
+
+
+def test_the_numbers_are_those_of_a_loop(checkpoint: Path) -> None:
+    network = quantizable.load(checkpoint)
+    data = [(x, y % 7) for x, y in batches(3)]
+    results = evaluate(network, data, [BitMode.parse(2), BitMode.parse(8)])
+    assert [*results] == ["2", "8"]
+    for name, values in results.items():
+        right = right5 = differs = 0
+        loss = 0.0
+        for x, y in data:
+            with torch.no_grad(), network.at_bits(32):
+                top = network(x).argmax(1)
+            with torch.no_grad(), network.at_bits(name):
+                z = network(x)
+            for row, label, reference in zip(z, y, top, strict=True):
+                ranking = row.argsort(descending=True).tolist()
+                right += int(ranking[0] == label)
+                right5 += int(label in ranking[:5])
+                differs += int(ranking[0] != reference)
+                loss -= row.log_softmax(0)[label].item()
+        expected = {"loss": loss, "top1": right, "top5": right5, "disagreement": differs}
+        assert values == pytest.approx({key: value / 24 for key, value in expected.items()}, rel=1e-5)
+    assert network.bits == 32
+
+
+def test_no_images() -> None:
+    network = quantizable.quantize(torch.nn.Sequential(torch.nn.Linear(2, 2)), [2, 32])
+    with pytest.raises(ValueError, match="no images"):
+        evaluate(network, [], network.modes)
+
+
+def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(checkpoint), "data.size=32", "--bits", "8,2", "--output", str(tmp_path / "out")]
+    assert main(["evaluate", *words]) == 0
+    assert "top-1 %" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [*written["modes"]] == ["2", "8"]
+    assert (tmp_path / "out" / "modes.png").exists()
+    network = quantizable.load(checkpoint)
+    data = Fake(size=32, num_classes=7, image_size=12)
+    assert written["modes"]["2"] == pytest.approx(
+        evaluate(network, data.test_dataloader(), [BitMode.parse(2)])["2"], rel=1e-5
+    )
+
+
+def test_sizes_are_those_of_training_unless_given(checkpoint: Path) -> None:
+    info = quantizable.load(checkpoint).info
+    data = make_datamodule(["data.size=4"], info)
+    assert (data.image_size, data.num_classes, data.size) == (12, 7, 4)  # type: ignore[attr-defined]
+    assert make_datamodule(["data=fake", "data.image_size=16"], info).image_size == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["banana"], "write data=NAME and data.KEY=VALUE"),
+        (["data=banana"], "'banana' is unknown; choose data= from digits"),
+        (["data.banana=1"], "banana"),
+        (["data.batch_size=0"], "at least 1"),
+        (["data.num_classes=10"], "trained with num_classes=7, Fake has 10"),
+        (["data=digits"], "num_classes=7, Digits has 10"),
+        (["--bits", "4"], "no mode 4; it has 2, 8, 32"),
+        (["--bits", "0"], "out of range"),
+        (["--bits", ""], "not understood"),
+        (["--bits", "2,2"], "more than once"),
+    ],
+)
+def test_mistakes_are_one_line(
+    checkpoint: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(checkpoint), *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_other_channels_are_refused(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="in_chans=3, Fake has 1"):
+        check_fit(quantizable.load(checkpoint), Fake(num_classes=7, in_chans=1))

@@ -1,0 +1,107 @@
+"""Parameter groups, learning-rate schedules and the settings that are refused."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from quantizable import quantize
+from quantizable.optim import OptimizerConfig, configure, parameter_groups, schedule
+from quantizable.quantizers import Quantizer
+from tests.tiny import TinyCNN
+
+
+def rates(config: OptimizerConfig, steps: int) -> list[float]:
+    """The learning rate of each step."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.lr)
+    scheduler = schedule(config, optimizer, steps)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return seen
+
+
+def test_only_weights_decay_and_only_quantizers_have_their_own_rate() -> None:
+    network = quantize(TinyCNN(), [2, 4, 32])
+    config = OptimizerConfig(lr=0.1, weight_decay=0.01, quantizer_lr=0.5)
+    groups = {group["name"]: group for group in parameter_groups(network, config)}
+    learned = {id(p) for m in network.modules() if isinstance(m, Quantizer) for p in m.parameters()}
+    assert {id(p) for p in groups["quantizers"]["params"]} == learned
+    assert all(p.ndim > 1 for p in groups["weights"]["params"])
+    assert {id(p) for group in groups.values() for p in group["params"]} == {
+        id(p) for p in network.parameters()
+    }
+    made = configure(config, [*groups.values()], 10)["optimizer"].param_groups
+    decay = {group["name"]: (group["weight_decay"], group["lr"]) for group in made}
+    assert decay == {"weights": (0.01, 0.1), "norms": (0.0, 0.1), "quantizers": (0.0, 0.05)}
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    network = quantize(TinyCNN(), [2, 32])
+    network.fc.weight.requires_grad_(False)
+    listed = {id(p) for g in parameter_groups(network, OptimizerConfig()) for p in g["params"]}
+    assert id(network.fc.weight) not in listed
+
+
+def test_cosine() -> None:
+    expected = [0.1 * (1 + math.cos(math.pi * step / 20)) / 2 for step in range(20)]
+    assert rates(OptimizerConfig(lr=0.1), 20) == pytest.approx(expected)
+
+
+def test_multistep_divides_by_ten_at_the_milestones() -> None:
+    expected = [0.1] * 10 + [0.01] * 5 + [0.001] * 5
+    assert rates(OptimizerConfig(lr=0.1, schedule="multistep"), 20) == pytest.approx(expected)
+
+
+def test_constant() -> None:
+    assert rates(OptimizerConfig(lr=0.1, schedule="constant"), 5) == pytest.approx([0.1] * 5)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of")
+def test_warmup_grows_linearly_and_the_schedule_follows() -> None:
+    seen = rates(OptimizerConfig(lr=0.1, warmup=0.25), 20)
+    assert seen[:5] == pytest.approx([0.1 * (1e-3 + (1 - 1e-3) * step / 5) for step in range(5)])
+    assert seen[5:] == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 15)) / 2 for step in range(15)])
+    steps = rates(OptimizerConfig(lr=0.1, warmup=0.1, schedule="multistep"), 20)
+    assert steps[9] == pytest.approx(0.1)
+    assert steps[10] == pytest.approx(0.01)  # half of the run, warm-up included
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"lr": 0}, "lr=0 is not allowed; it must be greater than 0"),
+        ({"lr": -1.0}, "greater than 0"),
+        ({"lr": float("nan")}, "greater than 0"),
+        ({"lr": "fast"}, "lr='fast' is not a number"),
+        ({"weight_decay": -0.1}, "at least 0"),
+        ({"momentum": 1.0}, r"in \[0, 1\)"),
+        ({"quantizer_lr": 0.0}, "greater than 0"),
+        ({"warmup": 1.0}, r"in \[0, 1\)"),
+        ({"schedule": "banana"}, "cosine, multistep or constant"),
+        ({"name": "banana"}, "name='banana' is not allowed; it must be an optimizer of timm"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(**setting)  # type: ignore[arg-type]
+
+
+def test_sgd_without_momentum_is_plain() -> None:
+    config = OptimizerConfig(lr=0.1, momentum=0.0, weight_decay=0.0)
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = configure(config, [{"params": [weight]}], 5)["optimizer"]
+    for _ in range(2):
+        weight.grad = torch.ones(1)
+        optimizer.step()
+    assert weight.item() == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lookahead_adamw", "rmsprop"])
+def test_optimizers_of_timm(name: str) -> None:
+    config = OptimizerConfig(name)
+    groups = parameter_groups(quantize(TinyCNN(), [2, 32]), config)
+    assert isinstance(configure(config, groups, 5)["optimizer"].param_groups, list)

@@ -1,0 +1,51 @@
+"""The README says what is true: its python blocks run, its commands and tables name what there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from quantizable import QUANTIZERS
+from tests.tiny import CONF, config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else ""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_python_blocks_run_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = blocks("python")
+    assert found
+    names: dict[str, object] = {"__name__": "readme"}
+    for number, code in enumerate(found):
+        exec(compile(code, f"README.md, block {number + 1}", "exec"), names)
+
+
+def commands() -> list[str]:
+    lines = re.findall(r"python train\.py([^\n#`]*)", README)
+    return sorted({line.strip() for line in lines})
+
+
+@pytest.mark.parametrize("words", commands())
+def test_the_commands_compose(words: str, tmp_path: Path) -> None:
+    composed = config(
+        tmp_path, *words.replace("-m ", "").replace("seed=0,1,2", "seed=0").split(), small=False
+    )
+    assert composed.model.name
+
+
+def test_the_tables_name_every_scheme_and_quantizer() -> None:
+    listed = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| `.*?\|", README, re.MULTILINE))))
+    schemes = {file.stem for file in (CONF / "scheme").glob("*.yaml")}
+    assert schemes | QUANTIZERS.keys() <= listed
+
+
+def test_the_files_that_are_linked_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target

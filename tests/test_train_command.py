@@ -1,0 +1,152 @@
+"""``python train.py``: sweeps, loggers, several processes, and one line for every mistake."""
+
+import json
+import logging
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb
+
+from quantizable.training import train
+from tests.tiny import CONF, TINY, config
+
+ROOT = CONF.parent
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Runs ``train.py`` in this process, in an empty folder; returns what it exits with."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", root.handlers[:])  # Hydra sets its own
+
+    def run(*words: str) -> Any:
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        try:
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data=banana"], "data/banana"),
+        (["data.banana=1"], "data.banana"),
+        (["schedul.epochs=1"], "schedul"),
+        (["scheme=banana"], "scheme/banana"),
+        (["bits.modes=[2"], "bits.modes"),
+        (["data=folder"], "data.root"),
+        (["model=timm"], "model.name"),
+        (["data=fake", "data.batch_size=0"], "batch_size=0; give at least 1"),
+        (["data=fake", "+data.val_size=99999"], "cannot be held out"),
+        (["data=fake", "+data.banana=1"], "banana"),
+        (["data=fake", "bits.modes=[20]"], "20 is out of range"),
+        (["data=fake", "trainer.accelerator=banana"], "banana"),
+        (["resume=last"], "there is no checkpoint"),
+    ],
+)
+def test_a_mistake_gives_one_line(command: Command, words: list[str], message: str) -> None:
+    said = command(*words)
+    assert isinstance(said, str), "it ran"
+    assert said.startswith("error: ")
+    assert message in said
+    assert "\n" not in said
+
+
+def test_without_tensorboard_its_logger_says_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
+        monkeypatch.setattr(f"lightning_fabric.loggers.tensorboard.{name}", False)
+    said = command(*TINY, "logger=tensorboard")
+    assert "tensorboard" in said
+    assert "\n" not in said
+
+
+def test_a_sweep_keeps_every_run(command: Command, tmp_path: Path) -> None:
+    assert command(*TINY, "schedule.epochs=1", "-m", "seed=0,1", "output=kept") == 0
+    runs = sorted((tmp_path / "kept").glob("*/results.json"))
+    assert [json.loads(path.read_text())["seed"] for path in runs] == [0, 1]
+    assert [path.parent.name for path in runs] == ["fake_tiny_cnn", "fake_tiny_cnn-2"]
+
+
+def test_one_bad_run_does_not_take_the_sweep_with_it(command: Command, tmp_path: Path) -> None:
+    said = command(*TINY, "schedule.epochs=1", "-m", "schedule.optimizer.lr=-1,0.1", "output=kept")
+    assert said.startswith("error: lr=-1")
+    assert len([*(tmp_path / "kept").glob("*/results.json")]) == 1
+
+
+def logged_to_wandb(folder: Path) -> tuple[set[str], set[str]]:
+    """(keys of the history, keys of the configuration) in the file of an offline run."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    store = DataStore()
+    store.open_for_scan(str(file))
+    history: set[str] = set()
+    configuration: set[str] = set()
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        history |= {item.key or "/".join(item.nested_key) for item in record.history.item}
+        for update in (record.config, record.run.config):
+            configuration |= {item.key or item.nested_key[0] for item in update.update}
+    return history, configuration
+
+
+def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr("quantizable.training._has_wandb_login", lambda: False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(config(tmp_path, "logger=wandb", "schedule.epochs=1"))
+    assert wandb.run is None  # the next run of a sweep gets its own
+    history, configuration = logged_to_wandb(tmp_path / "fake_tiny_cnn")
+    for mode in ("2", "8", "32"):
+        assert {f"val/top1/{mode}", f"val/disagreement/{mode}", f"test/top1/{mode}"} <= history
+    assert any(key.startswith("val/top1_against_bits") for key in history | configuration)
+    assert any(key.startswith("test/modes") for key in history)
+    assert {"bits", "scheme", "schedule", "data", "seed"} <= configuration
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
+    """A ViT, as batch norms see a share of the batch; quantizers that need no calibration on a share."""
+    words = (
+        "model.name=vit_tiny_patch16_224",
+        "model.options={img_size:8,patch_size:4,depth:1,embed_dim:12,num_heads:2}",
+        "quantizer=dorefa",
+        "bits.first_last=float",
+        "bits.modes=[4,32]",
+        "scheme=any_precision",
+        "train.clip_norm=1.0",
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "train.py", *TINY, *words, f"output={tmp_path}", "run=two"),
+            *("trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("kept in") == 1
+    one = train(config(tmp_path, *words, "run=one", "data.batch_size=16"))
+    two = json.loads((tmp_path / "two" / "results.json").read_text())
+    for mode, values in one["modes"].items():
+        assert two["modes"][mode] == pytest.approx(values, rel=1e-3, abs=1e-3)
+    states = [torch.load(tmp_path / n / "last.ckpt", weights_only=True)["state_dict"] for n in ("one", "two")]
+    for key, value in states[0].items():
+        torch.testing.assert_close(value, states[1][key], rtol=1e-3, atol=1e-5)
