@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -43,22 +44,27 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "data", nargs="*", metavar="data=NAME data.KEY=VALUE", help="default: the data it was trained on"
     )
-    parser.add_argument("--bits", help="modes, separated by commas; the highest is the reference; default: all")
-    parser.add_argument("--images", type=int, help="test images, chosen at random (default: all)")
-    parser.add_argument("--corruptions", default="all", help="names separated by commas, all (default) or none")
-    parser.add_argument("--severities", default="1,2,3,4,5", help="of the corruptions (default: 1,2,3,4,5)")
-    parser.add_argument(
-        "--natural", nargs="+", action="append", default=[], metavar="NAME",
+    add = parser.add_argument
+    add("--bits", help="modes, separated by commas; the highest is the reference; default: all")
+    add("--images", type=int, help="test images, chosen at random (default: all)")
+    add("--corruptions", default="all", help="names separated by commas, all (default) or none")
+    add("--severities", default="1,2,3,4,5", help="of the corruptions (default: 1,2,3,4,5)")
+    add(
+        "--natural",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="NAME",
         help="a naturally shifted second set: NAME data=... data.KEY=..., as for the first; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--search", type=int, default=0, metavar="SEEDS", help="search from so many test images")
-    parser.add_argument("--budget", type=int, default=200, help="queries per seed (default: 200)")
-    parser.add_argument("--linf", type=float, default=8, help="limit of pixel searchers in 1/255 (default: 8)")
-    parser.add_argument("--psnr", type=float, default=20.0, help="limit of relations in dB (default: 20)")
-    parser.add_argument("--repair", type=int, default=0, metavar="STEPS", help="fine-tune each low mode so long")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
-    parser.add_argument("--output", type=Path, default=Path("assessment"), help="folder (default: assessment)")
-    parser.add_argument("--logger", choices=("none", "wandb"), default="none", help="also log the tables")
+    )
+    add("--search", type=int, default=0, metavar="SEEDS", help="search from so many test images")
+    add("--budget", type=int, default=200, help="queries per seed (default: 200)")
+    add("--linf", type=float, default=8, help="limit of pixel searchers in 1/255 (default: 8)")
+    add("--psnr", type=float, default=20.0, help="limit of relations in dB (default: 20)")
+    add("--repair", type=int, default=0, metavar="STEPS", help="fine-tune each low mode so long")
+    add("--seed", type=int, default=0, help="of everything random (default: 0)")
+    add("--output", type=Path, default=Path("assessment"), help="folder (default: assessment)")
+    add("--logger", choices=("none", "wandb"), default="none", help="also log the tables")
     parser.set_defaults(run=run)
 
 
@@ -80,9 +86,9 @@ def run(args: argparse.Namespace) -> int:
         if args.repair:
             train = images_of(datamodule, "train")
             for mode in modes[:-1]:
-                action = lambda: repair(network, mode, train, images, args.repair, seed=args.seed)[1]  # noqa: B023, E731
+                action = partial(repair, network, mode, train, images, args.repair, seed=args.seed)
                 if done := attempt(study, f"repair of mode {mode.name}", action):
-                    study.repairs[mode.name] = done
+                    study.repairs[mode.name] = done[1]
         if args.search:
             search_all(study, network, modes, images, constraints, args)
     except KeyboardInterrupt:
@@ -110,7 +116,7 @@ def check_options(args: argparse.Namespace) -> tuple[Constraint, Constraint]:
 
 def data_for(network: QuantizableNetwork, words: Sequence[str]) -> ImageDataModule:
     """The data module that suits the network, ready to be read."""
-    datamodule = make_datamodule(words, network.info.get("data"))
+    datamodule = make_datamodule(words, network.info)
     check_fit(network, datamodule)
     datamodule.prepare_data()
     return datamodule
@@ -119,7 +125,7 @@ def data_for(network: QuantizableNetwork, words: Sequence[str]) -> ImageDataModu
 def natural_images(network: QuantizableNetwork, words: Sequence[str], args: argparse.Namespace) -> Images:
     """A second set by its name and the words that choose it."""
     if len(words) < 2:
-        raise ValueError(f"--natural {words[0]}: say where it is, as --natural NAME data=folder data.root=DIR")
+        raise ValueError(f"--natural {words[0]}: say what it is, as --natural NAME data=folder data.root=D")
     return images_of(data_for(network, words[1:])).sample(args.images, args.seed)
 
 
@@ -167,7 +173,7 @@ def search_all(
     constraints: tuple[Constraint, Constraint],
     args: argparse.Namespace,
 ) -> None:
-    """Pixel searchers under both constraints, relations under the second: all methods meet under the second."""
+    """Pixel searchers under both constraints, relations under the second, where all methods meet."""
     near, loud = constraints
     pixels, relations = pixel_searchers(), relation_searchers(images.pixels.shape[1])
     for pair in pairs_of(network, [mode.name for mode in modes]):

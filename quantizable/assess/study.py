@@ -88,7 +88,9 @@ def study_indicators(study: Study, seed: int = 0) -> None:
             study.indicators[low] = found
 
 
-def study_cascade(study: Study, network: QuantizableNetwork, input_size: tuple[int, int, int], seed: int = 0) -> None:
+def study_cascade(
+    study: Study, network: QuantizableNetwork, input_size: tuple[int, int, int], seed: int = 0
+) -> None:
     """A guard between two quantized modes: chosen on one half of the shifted images, reported on the other.
 
     The low mode is the lowest of 4 bits or more, the high mode the next one below float (else the reference).
