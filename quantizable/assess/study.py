@@ -133,7 +133,7 @@ def pairs_of(network: QuantizableNetwork, names: Sequence[str]) -> Iterator[Pair
         yield Pair(models[top], models[name], f"{name} against {top}")
 
 
-def searched(study: Study, pair: Pair, rows: list[tuple[Row, Found]]) -> None:
+def searched(study: Study, rows: list[tuple[Row, Found]]) -> None:
     """Keep the results of a comparison of searchers."""
     for row, found in rows:
         study.rows.append(row)

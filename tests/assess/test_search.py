@@ -1,4 +1,4 @@
-"""Searchers: never an input outside the constraint nor a query beyond the budget; the same for the same seed."""
+"""Searchers: never an input outside the constraint, never a query too many, the same for the same seed."""
 
 import pytest
 import torch
