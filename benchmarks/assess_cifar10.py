@@ -2,8 +2,9 @@
 
     python benchmarks/assess_cifar10.py best.ckpt --root data --images 500 --seeds 200 --budget 100
 
-The images are a random subset of the test set. Results so far are written after every part (benchmarks/results/), so
-that an interrupted run leaves what it has.
+The images are a random subset of the test set. Results so far are written after every part
+(benchmarks/results/), so that an interrupted run leaves what it has. ``--corruptions none`` and ``--seeds 0``
+leave out one half or the other, to run them side by side.
 """
 
 import argparse
@@ -65,7 +66,8 @@ def main() -> None:
 
     top = network.modes[-1].name
     pixels, relations = pixel_searchers(), relation_searchers(channels)
-    for pair in pairs_of(network, [*options.search_modes.split(","), top]):
+    searched_modes = options.search_modes.split(",") if options.seeds else []
+    for pair in pairs_of(network, [*searched_modes, top]):
         seeds = agreeing(pair, every.sample(3 * options.seeds, seed=1), options.seeds)
         for searchers, constraint in ((pixels, LInf(8 / 255)), ([*pixels, *relations], Psnr(20))):
             for searcher in searchers:

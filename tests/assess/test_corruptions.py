@@ -20,7 +20,7 @@ def test_the_two_suites_are_the_published_ones() -> None:
 
 @pytest.mark.parametrize(("name", "channels"), [*((n, 3) for n in COMMON), *((n, 1) for n in GREY)])
 def test_every_corruption_gives_pixels_of_the_same_shape_and_repeats(name: str, channels: int) -> None:
-    x = torch.rand(2, channels, 16, 16)
+    x = torch.rand(2, channels, 12, 12)
     before = x.clone()
     for severity in (1, 5):
         changed = corrupt(x, name, severity, seed=1)
@@ -77,7 +77,7 @@ def test_motion_blur_along_the_horizontal_moves_nothing_across() -> None:
 def test_zoom_by_two_is_the_middle_quarter() -> None:
     x = torch.zeros(1, 1, 8, 8)
     x[..., 2:6, 2:6] = 1
-    assert torch.equal(zoom(x, 2.0), torch.ones(1, 1, 8, 8))
+    torch.testing.assert_close(zoom(x, 2.0), torch.ones(1, 1, 8, 8))
 
 
 def test_clouds_fill_the_unit_interval() -> None:

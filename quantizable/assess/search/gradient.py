@@ -14,18 +14,21 @@ from quantizable.assess.search.hunt import BACKWARD, Hunt
 class Gradient:
     """Ascend ``p_ref[y] - p_quant[y]``: the reference keeps its answer, the quantized model loses it.
 
+    Every second start descends instead: on half of the boundaries it is the reference that changes first, and DIVA,
+    which ascends only, cannot see the disagreements there.
+
     Args:
         steps: between two random starts, at least 1.
         step: of each pixel, as a share of the constraint's radius.
     """
 
-    steps: int = 20
+    steps: int = 10
     step: float = 0.25
     name: str = "gradient"
 
     def run(self, hunt: Hunt, generator: Generator) -> None:
         """Sign ascent from random starts until the budget is spent."""
-        radius = hunt.constraint.radius
+        radius, direction = hunt.constraint.radius, 1
         while len(hunt.active(1 + BACKWARD)):
             noise = 2 * torch.rand(hunt.seeds.shape, generator=generator) - 1
             inputs = hunt.constraint.project(hunt.seeds + radius * noise, hunt.seeds)
@@ -34,5 +37,6 @@ class Gradient:
                 if not len(owner):
                     break
                 slope = hunt.gradient(inputs[owner], owner)
-                moved = inputs[owner] + self.step * radius * slope.sign()
+                moved = inputs[owner] + direction * self.step * radius * slope.sign()
                 inputs[owner] = hunt.constraint.project(moved, hunt.seeds[owner])
+            direction = -direction
