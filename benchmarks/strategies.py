@@ -1,15 +1,12 @@
-"""Train the same network under several strategies for the same epochs, and compare how well their modes
-agree.
+"""Train the same network under several strategies for the same epochs; compare how well their modes agree.
 
     python benchmarks/strategies.py data=digits model=resnet20 schedule.epochs=5
 
-Words are overrides of conf/train.yaml, for all runs alike. ``standard``, ``adversarial`` and ``mixup``
-train the float
-network, which is then quantized without training (calibrated on training images); ``quantization-aware``
-trains the low mode alone, started as the float network is, and is compared with ``standard``'s float network;
-``switchable``
-trains all modes together. A step of the switchable network visits every mode, an adversarial step runs the
-attack: seconds are reported beside.
+Words are overrides of conf/train.yaml, for all runs alike. ``standard``, ``adversarial`` and ``mixup`` train
+the float network, which is then quantized without training (calibrated on training images);
+``quantization-aware`` trains the low mode alone, and is compared with ``standard``'s float network;
+``switchable`` trains all modes together. A step of the switchable network visits every mode, an adversarial
+step runs the attack: seconds are reported beside.
 """
 
 import argparse
