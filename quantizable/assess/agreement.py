@@ -1,7 +1,7 @@
 """How often the modes agree: every mode against every other, with intervals.
 
-Hu et al., "Towards Understanding Model Quantization for Reliable Deep Neural Network Deployment", CAIN
-2023, count disagreements of one pair; a switchable network gives the whole matrix.
+Hu et al., "Towards Understanding Model Quantization for Reliable Deep Neural Network Deployment", CAIN 2023,
+count disagreements of one pair; a switchable network gives the whole matrix.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Interval = tuple[float, float, float]
 
 
 def js_distance(p: Tensor, q: Tensor) -> Tensor:
-    """Jensen-Shannon distance between rows of ``[N, K]`` probabilities: the square root of the divergence
-    in bits.
+    """Jensen-Shannon distance between rows of ``[N, K]`` probabilities: the square root of the divergence in
+    bits.
 
     In [0, 1]: 0 for equal rows, 1 for rows without a common class.
     """
@@ -78,8 +78,8 @@ class Agreement:
     Attributes:
         names: the models; the last is the reference of ``flips`` and ``per_class``.
         accuracy: by name.
-        disagreement, distance: share of images with another prediction, and mean Jensen-Shannon distance,
-            in row ``a`` and column ``b``.
+        disagreement, distance: share of images with another prediction, and mean Jensen-Shannon distance, in
+            row ``a`` and column ``b``.
         per_class: by name and label, the share of the label's images that disagree with the reference.
         flips: by name.
     """

@@ -21,8 +21,8 @@ class Images:
         class_names: by label.
 
     Raises:
-        ValueError: there are no images, numbers of images and labels differ, or values are NaN or outside
-            [0, 1].
+        ValueError: there are no images, numbers of images and labels differ, or values are NaN or outside [0,
+            1].
     """
 
     pixels: Tensor

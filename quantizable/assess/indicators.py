@@ -1,5 +1,5 @@
-"""Can an input on which the modes disagree be recognised from the low mode's output alone? (Hu et al.,
-CAIN 2023.)"""
+"""Can an input on which the modes disagree be recognised from the low mode's output alone? (Hu et al., CAIN
+2023.)"""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Quality:
     """How well an indicator finds disagreeing inputs among as many others.
 
     Attributes:
-        auroc, aupr, tnr95: areas under the ROC and precision-recall curves, and the true-negative rate
-            where 95 % of the disagreeing inputs are found; each with its 95 % bootstrap interval.
+        auroc, aupr, tnr95: areas under the ROC and precision-recall curves, and the true-negative rate where
+            95 % of the disagreeing inputs are found; each with its 95 % bootstrap interval.
         inputs: disagreeing inputs, and as many others.
     """
 

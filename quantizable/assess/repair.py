@@ -1,8 +1,8 @@
 """Repair: fine-tune a mode on inputs where it disagrees, and count what persists and what is new.
 
 Hu et al. (CAIN 2023, sec. 5) retrain on the disagreeing test inputs that they then report; here the inputs
-come from
-training images, and persisting and new disagreements are counted on test images that the repair never saw.
+come from training images, and persisting and new disagreements are counted on test images that the repair
+never saw.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Repair:
 
     Attributes:
         trained_on: disagreeing training images.
-        before, persisting, new: disagreements before; of these, how many are left; and those that were
-            none before.
+        before, persisting, new: disagreements before; of these, how many are left; and those that were none
+            before.
         accuracy: of the mode before and after.
     """
 
@@ -53,8 +53,8 @@ def repair(
     """A copy of the network, its ``mode`` fine-tuned towards the highest mode's answers.
 
     Half of each batch are disagreeing training images, half are any others, so that what was right is not
-    forgotten.
-    Weights are shared by the modes: the reference that the copy is compared with is the original network's.
+    forgotten. Weights are shared by the modes: the reference that the copy is compared with is the original
+    network's.
 
     Args:
         network: as :func:`quantizable.load` gives it.

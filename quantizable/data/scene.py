@@ -22,8 +22,8 @@ class Scene(MemoryDataModule):
 
     Args:
         file: MATLAB file (up to version 7.2).
-        cube: its variable with the spectra, ``[bands, pixels]`` (pixels in column order) or ``[rows,
-            columns, bands]``.
+        cube: its variable with the spectra, ``[bands, pixels]`` (pixels in column order) or ``[rows, columns,
+            bands]``.
         labels: its variable with the labels: abundances ``[rows, columns, classes]``, of which the largest
             counts, or a map ``[rows, columns]`` of integers in which 0 means "not labelled".
         patch: side of a patch in pixels, odd.

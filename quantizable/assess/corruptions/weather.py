@@ -1,7 +1,7 @@
 """Weather: Hendrycks and Dietterich, ICLR 2019, with the parameters of CIFAR-10-C.
 
-Two things are drawn here in another way than for the published files: the cloud under fog and frost is a
-sum of octaves of smoothed noise, and frost is such a cloud sharpened to crystals where the original overlays
+Two things are drawn here in another way than for the published files: the cloud under fog and frost is a sum
+of octaves of smoothed noise, and frost is such a cloud sharpened to crystals where the original overlays
 photographs.
 """
 

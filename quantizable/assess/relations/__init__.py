@@ -1,9 +1,8 @@
 """Metamorphic relations: distortions after which the answer should be the same.
 
 One vector in [0, 1] sets all of them: per relation an activation (on above one half), then its parameters,
-each scaled
-to its range. They are applied in a fixed order, and what is random in them (places, noise) is drawn from a
-fixed seed: the same vector is the same distortion.
+each scaled to its range. They are applied in a fixed order, and what is random in them (places, noise) is
+drawn from a fixed seed: the same vector is the same distortion.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ class DiffChaser:
 
     The fitness, to be minimised, is a difference of one model's probabilities: between the first and the
     second (``basic``), between the first and the ``k``-th (``uncertainty``), or between the first and a class
-    fixed per seed
-    (``target``). Half of each generation is selected by the reference's, half by the quantized model's.
+    fixed per seed (``target``). Half of each generation is selected by the reference's, half by the quantized
+    model's.
 
     Args:
         fitness: "basic", "uncertainty" or "target".
@@ -27,8 +27,7 @@ class DiffChaser:
         k: of "uncertainty", at least 2; taken as the number of classes where there are fewer.
         elites: best individuals of each model that live on.
         tournament, crossover, mutation: individuals that compete, share of pixels from the second parent,
-        share of
-            pixels that change.
+            share of pixels that change.
         step: largest change of a mutated pixel, in [0, 1].
 
     Raises:
@@ -76,8 +75,8 @@ class DiffChaser:
             owner = hunt.active()
 
     def score(self, rows: Tensor, aims: Tensor) -> Tensor:
-        """Fitness ``[A, P]`` of probabilities ``[A, P, K]``, lower is better; ``aims`` ``[A]`` are the
-        target classes."""
+        """Fitness ``[A, P]`` of probabilities ``[A, P, K]``, lower is better; ``aims`` ``[A]`` are the target
+        classes."""
         top = rows.sort(-1, descending=True).values
         if self.fitness == "basic":
             other = top[..., 1]

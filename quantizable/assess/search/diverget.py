@@ -22,10 +22,9 @@ PATIENCE = 6  # generations without improvement after which a search starts anew
 class DiverGet:
     """One setting distorts a batch of seeds alike; the setting that drives the pair furthest apart is sought.
 
-    The fitness is the mean Jensen-Shannon distance of the batch's outputs. A setting is valid if the
-    median PSNR of the
-    batch is at least ``decibel``; of its inputs only those that the hunt's constraint allows are ever
-    recorded.
+    The fitness is the mean Jensen-Shannon distance of the batch's outputs. A setting is valid if the median
+    PSNR of the batch is at least ``decibel``; of its inputs only those that the hunt's constraint allows are
+    ever recorded.
 
     Args:
         relations: the distortions.
@@ -78,8 +77,8 @@ class DiverGet:
         return bool(torch.isin(group, hunt.active()).any())
 
     def _evaluate(self, hunt: Hunt, groups: list[Tensor], vectors: list[np.ndarray]) -> list[np.ndarray]:
-        """Fitness, lower is better, of each group's settings; all inputs of all groups go through the pair
-        at once.
+        """Fitness, lower is better, of each group's settings; all inputs of all groups go through the pair at
+        once.
 
         Seeds that are found, or out of budget, are no longer asked about: a shared setting serves the rest.
         """

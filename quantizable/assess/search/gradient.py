@@ -14,8 +14,8 @@ from quantizable.assess.search.hunt import BACKWARD, Hunt
 class Gradient:
     """Ascend ``p_ref[y] - p_quant[y]``: the reference keeps its answer, the quantized model loses it.
 
-    Every second start descends instead: on half of the boundaries it is the reference that changes first,
-    and DIVA, which ascends only, cannot see the disagreements there.
+    Every second start descends instead: on half of the boundaries it is the reference that changes first, and
+    DIVA, which ascends only, cannot see the disagreements there.
 
     Args:
         steps: between two random starts, at least 1.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -20,9 +20,8 @@ class Hunt:
     """Seeds, a pair, a budget of queries per seed and a constraint.
 
     A query is one input shown to both models. Searchers cannot cheat: an input is recorded only here, and
-    only if the
-    constraint allows it and the two predictions differ; a seed that is found, or out of budget, is not
-    served.
+    only if the constraint allows it and the two predictions differ; a seed that is found, or out of budget,
+    is not served.
 
     Args:
         pair: the two models.
@@ -59,8 +58,8 @@ class Hunt:
         """Both models' probabilities ``[M, K]`` for inputs ``[M, C, H, W]`` of the seeds ``owner`` ``[M]``.
 
         A seed's inputs beyond its budget are answered, but neither recorded nor worth anything to the
-        searcher
-        (their probabilities are NaN); so a search written for whole populations needs no care at the end.
+        searcher (their probabilities are NaN); so a search written for whole populations needs no care at the
+        end.
         """
         with torch.no_grad():
             p, q = self.pair.probabilities(inputs)
@@ -70,8 +69,8 @@ class Hunt:
         return torch.where(beyond[:, None], nan, p), torch.where(beyond[:, None], nan, q)
 
     def gradient(self, inputs: Tensor, owner: Tensor) -> Tensor:
-        """Gradient ``[M, C, H, W]`` of ``p_ref[y] - p_quant[y]``, y the reference's answer on the seed;
-        costs 3 queries.
+        """Gradient ``[M, C, H, W]`` of ``p_ref[y] - p_quant[y]``, y the reference's answer on the seed; costs
+        3 queries.
 
         Raises:
             ValueError: the pair gives no gradient.
@@ -151,7 +150,6 @@ class Found:
     inputs: Tensor
     answers: Tensor
     complete: bool = True
-    notes: dict[str, str] = field(default_factory=dict)
 
 
 def search(
