@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from quantizable import QuantizableClassifier, load
-from quantizable.assess import command
+from quantizable.assess import assessment
 from quantizable.assess.guard import Guard
 from quantizable.assess.images import images_of
 from quantizable.assess.models import ModeModel, mode_models
@@ -95,7 +95,7 @@ def test_interrupted_in_the_search_it_writes_what_it_has(
         def run(self, hunt, generator) -> None:  # type: ignore[no-untyped-def]
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "pixel_searchers", lambda: [Interrupted()])
+    monkeypatch.setattr(assessment, "pixel_searchers", lambda: [Interrupted()])
     asked = ["--corruptions", "none", "--search", "2", "--budget", "5", "--output", str(tmp_path)]
     assert main(["assess", str(checkpoint), *DATA, *asked]) == 130
     found = json.loads((tmp_path / "assessment.json").read_text())

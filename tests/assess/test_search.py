@@ -17,7 +17,7 @@ from quantizable.assess.search import (
     Psnr,
     RandomNoise,
     RandomRelations,
-    search,
+    search_inputs,
 )
 from quantizable.assess.search.compare import agreeing, compare
 from quantizable.assess.search.constraint import psnr
@@ -44,7 +44,7 @@ def seeds(levels: list[float]) -> torch.Tensor:
 @pytest.mark.parametrize("constraint", [LInf(0.03), Psnr(20)], ids=str)
 def test_what_is_returned_is_allowed_and_disagrees(searcher, constraint, planted: Pair) -> None:  # type: ignore[no-untyped-def]
     start = seeds([0.47, 0.49, 0.55])
-    found = search(searcher, planted, start, torch.tensor([0, 0, 1]), constraint, budget=30)
+    found = search_inputs(searcher, planted, start, torch.tensor([0, 0, 1]), constraint, budget=30)
     assert (found.spent <= 30).all()
     assert (found.queries[found.success] >= 1).all()
     assert constraint.allows(found.inputs, start).all()
@@ -52,7 +52,7 @@ def test_what_is_returned_is_allowed_and_disagrees(searcher, constraint, planted
     assert torch.equal(a != b, found.success)
     assert torch.equal(torch.stack((a, b), 1)[found.success], found.answers[found.success])
     assert torch.equal(found.inputs[~found.success], start[~found.success])
-    again = search(searcher, planted, start, torch.tensor([0, 0, 1]), constraint, budget=30)
+    again = search_inputs(searcher, planted, start, torch.tensor([0, 0, 1]), constraint, budget=30)
     assert torch.equal(found.inputs, again.inputs)
     assert torch.equal(found.queries, again.queries)
 
@@ -72,7 +72,7 @@ def test_no_searcher_leaves_the_constraint(
     source = torch.Generator().manual_seed(seed)
     start = torch.rand(3, 1, 6, 6, generator=source)
     constraint = LInf(size) if maximum else Psnr(5 + 100 * size)
-    found = search(searcher, pair, start, torch.zeros(3, dtype=torch.long), constraint, budget, seed)
+    found = search_inputs(searcher, pair, start, torch.zeros(3, dtype=torch.long), constraint, budget, seed)
     assert (found.spent <= budget).all()
     assert (found.inputs >= 0).all()
     assert (found.inputs <= 1).all()
@@ -102,8 +102,8 @@ def test_psnr_by_hand() -> None:
 
 def test_the_gradient_finds_what_chance_does_not(planted: Pair) -> None:
     start, labels = seeds([0.475] * 8), torch.zeros(8, dtype=torch.long)
-    by_gradient = search(Gradient(), planted, start, labels, LInf(0.04), budget=60)
-    by_chance = search(RandomNoise(), planted, start, labels, LInf(0.04), budget=60)
+    by_gradient = search_inputs(Gradient(), planted, start, labels, LInf(0.04), budget=60)
+    by_chance = search_inputs(RandomNoise(), planted, start, labels, LInf(0.04), budget=60)
     assert by_gradient.success.all()
     assert by_chance.success.sum() < by_gradient.success.sum()
 
@@ -131,8 +131,8 @@ def test_a_gradient_costs_three_queries(planted: Pair) -> None:
 def test_a_pair_without_gradients_says_so() -> None:
     session = Pair(lambda x: threshold_model(0.5)(x).detach(), threshold_model(0.52))
     with pytest.raises(ValueError, match="no gradient"):
-        search(Gradient(), session, seeds([0.3]), torch.zeros(1), LInf(0.1), 10)
-    found = search(
+        search_inputs(Gradient(), session, seeds([0.3]), torch.zeros(1), LInf(0.1), 10)
+    found = search_inputs(
         RandomNoise(), session, seeds([0.3]), torch.zeros(1), LInf(0.1), 10
     )  # any callables will do
     assert found.spent.tolist() == [10]
@@ -175,11 +175,11 @@ def test_impossible_constraints_are_refused(decibel: float) -> None:
 def test_impossible_searches_are_refused(planted: Pair) -> None:
     start = seeds([0.3])
     with pytest.raises(ValueError, match="0 queries"):
-        search(RandomNoise(), planted, start, torch.zeros(1), LInf(0.1), 0)
+        search_inputs(RandomNoise(), planted, start, torch.zeros(1), LInf(0.1), 0)
     with pytest.raises(ValueError, match="NaN"):
-        search(RandomNoise(), planted, start * float("nan"), torch.zeros(1), LInf(0.1), 5)
+        search_inputs(RandomNoise(), planted, start * float("nan"), torch.zeros(1), LInf(0.1), 5)
     with pytest.raises(ValueError, match="no seeds"):
-        search(RandomNoise(), planted, start[:0], torch.zeros(0), LInf(0.1), 5)
+        search_inputs(RandomNoise(), planted, start[:0], torch.zeros(0), LInf(0.1), 5)
     with pytest.raises(ValueError, match="fitness 'best' is unknown"):
         DiffChaser("best")
     with pytest.raises(ValueError, match="population of 5"):

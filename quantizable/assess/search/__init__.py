@@ -4,7 +4,7 @@ from quantizable.assess.search.constraint import Constraint, LInf, Psnr
 from quantizable.assess.search.diffchaser import DiffChaser
 from quantizable.assess.search.diverget import DiverGet
 from quantizable.assess.search.gradient import Gradient
-from quantizable.assess.search.hunt import Found, Hunt, Searcher, search
+from quantizable.assess.search.hunt import Found, Hunt, Searcher, search_inputs
 from quantizable.assess.search.uniform import RandomNoise, RandomRelations
 
 __all__ = [
@@ -19,5 +19,5 @@ __all__ = [
     "RandomNoise",
     "RandomRelations",
     "Searcher",
-    "search",
+    "search_inputs",
 ]

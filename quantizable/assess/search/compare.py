@@ -16,7 +16,7 @@ from quantizable.assess.search.constraint import Constraint
 from quantizable.assess.search.diffchaser import FITNESS, DiffChaser
 from quantizable.assess.search.diverget import DiverGet
 from quantizable.assess.search.gradient import Gradient
-from quantizable.assess.search.hunt import Found, Searcher, search
+from quantizable.assess.search.hunt import Found, Searcher, search_inputs
 from quantizable.assess.search.uniform import RandomNoise, RandomRelations
 
 
@@ -86,7 +86,7 @@ def compare(
     """
     rows = []
     for searcher in searchers:
-        found = search(searcher, pair, seeds.pixels, seeds.labels, constraint, budget, seed)
+        found = search_inputs(searcher, pair, seeds.pixels, seeds.labels, constraint, budget, seed)
         rows.append((summarise(pair, found, constraint, budget), found))
         tell(f"{pair.name}, {searcher.name}: {100 * rows[-1][0].success[0]:.1f} % of {len(seeds)} seeds")
         if not found.complete:

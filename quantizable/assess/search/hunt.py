@@ -152,7 +152,7 @@ class Found:
     complete: bool = True
 
 
-def search(
+def search_inputs(
     searcher: Searcher,
     pair: Pair,
     seeds: Tensor,
