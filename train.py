@@ -4,7 +4,7 @@ import os
 import sys
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -17,10 +17,12 @@ def main(config: DictConfig) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What a user can mend, on one line; behind Hydra's wrapping lies the error that says it."""
-    while isinstance(error, HydraException) and error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())
+    """What a user can mend, on one line."""
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__  # Hydra wraps what a class says of its arguments
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be parsed: {' '.join(str(error).split())}"
+    return " ".join(str(error).partition("Config search path:")[0].split())
 
 
 if __name__ == "__main__":

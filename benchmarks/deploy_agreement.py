@@ -23,6 +23,12 @@ from quantizable.deploy import Session, save_qz
 from quantizable.deploy.steps import engine_codes, fake_quant_codes, reference_codes, step_differences
 from quantizable.network import QuantizableNetwork
 
+ENGINES = (  # name, engine, exact
+    ("onnxruntime", "onnxruntime", True),
+    ("onnxruntime fused", "onnxruntime", False),
+    ("openvino", "openvino", True),
+)
+
 
 def cifar10_test(folder: Path, mean: list[float], std: list[float]) -> tuple[Tensor, Tensor]:
     """The 10 000 test images, normalized, ``[10000, 3, 32, 32]``, and their labels."""
@@ -59,15 +65,15 @@ def main() -> None:
             accuracy = 100 * float((expected.argmax(1) == labels).mean())
             print(f"\nmode {bits}: fake quant {accuracy:.2f} %")
             codes = fake_quant_codes(network, bits, images[: args.code_images])
-            for engine in ("onnxruntime", "openvino"):
-                session = Session(Path(folder) / "model.qz", engine, bits, batch=250)
+            for name, engine, exact in ENGINES:
+                session = Session(Path(folder) / "model.qz", engine, bits, batch=250, exact=exact)
                 got = session(images)
                 differs = np.flatnonzero(got.argmax(1) != expected.argmax(1))
                 steps = step_differences(
-                    codes, engine_codes(network, bits, images[: args.code_images], engine)
+                    codes, engine_codes(network, bits, images[: args.code_images], engine, exact)
                 )
                 row = {
-                    "bits": bits, "engine": engine, "fake_quant_top1": accuracy,
+                    "bits": bits, "engine": name, "fake_quant_top1": accuracy,
                     "top1": 100 * float((got.argmax(1) == labels).mean()), "images": len(images),
                     "disagreements": len(differs), "margins_of_those": margins(expected[differs]),
                     "largest_step": max(s.largest for s in steps),
@@ -76,13 +82,13 @@ def main() -> None:
                 }  # fmt: skip
                 results.append(row)
                 print(
-                    f"  {engine:12} {row['top1']:.2f} %, {len(differs)} of {len(images)} differ; codes: "
+                    f"  {name:17} {row['top1']:.2f} %, {len(differs)} of {len(images)} differ; codes: "
                     f"{100 * row['codes_that_differ']:.4f} % differ, by {row['largest_step']} at most",
                     flush=True,
                 )  # fmt: skip
             for fixed_point in (False, True):
                 steps = step_differences(
-                    codes, reference_codes(network, bits, images[: args.code_images], fixed_point)
+                    codes, reference_codes(network, bits, images[: args.code_images], fixed_point, codes)
                 )
                 worst = max(steps, key=lambda s: s.differing)
                 name = "reference, fixed point" if fixed_point else "reference"

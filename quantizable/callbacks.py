@@ -16,13 +16,13 @@ class WandbModes(Callback):
     table.
 
     The per-mode scalars (``val/top1/4``) are logged by the module; this adds what compares the modes at a
-    glance.
+    glance, once the metrics of an epoch are complete: after its ``on_..._epoch_end``.
     """
 
     def __init__(self) -> None:
         self.curves: list[tuple[int, dict[str, float]]] = []
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or not isinstance(trainer.logger, WandbLogger):
             return
         import wandb
@@ -43,12 +43,12 @@ class WandbModes(Callback):
         )
         trainer.logger.experiment.log({"val/top1_against_bits": chart})
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not isinstance(trainer.logger, WandbLogger) or not trainer.is_global_zero:
             return
         import wandb
 
         modes = by_mode(trainer.callback_metrics, "test")
-        columns = ["mode", "top1", "top5", "loss", "disagreement"]
+        columns: list[Any] = ["mode", "top1", "top5", "loss", "disagreement"]
         rows: list[list[Any]] = [[mode, *(values[c] for c in columns[1:])] for mode, values in modes.items()]
         trainer.logger.experiment.log({"test/modes": wandb.Table(columns, rows)})

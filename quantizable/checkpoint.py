@@ -27,7 +27,7 @@ def describe(module: QuantizableClassifier) -> dict[str, Any]:
         for key in ("class_names", "in_chans", "image_size", "mean", "std")
         if datamodule
     }
-    names = {kind: name for name, kind in DATAMODULES.items()}
+    names: dict[Any, str] = {kind: name for name, kind in DATAMODULES.items()}
     data["data"] = names.get(type(datamodule))  # None for a data module of the user's own
     return {
         "format": FORMAT,
@@ -79,6 +79,21 @@ def check_same_network(module: QuantizableClassifier, path: Path) -> None:
             )
 
 
+def load_network(network: QuantizableNetwork, path: str | Path) -> None:
+    """Load the weights, norms and step sizes of all modes from a checkpoint of training, in place.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_checkpoint`; or they do not fit the network.
+    """
+    prefix, contents = "network.", read_checkpoint(path)
+    state = {k.removeprefix(prefix): v for k, v in contents["state_dict"].items() if k.startswith(prefix)}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()[:200]  # of a deep network it lists hundreds of keys
+        raise ValueError(f"{path} does not fit the network: {reason}") from error
+
+
 def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableNetwork:
     """A trained network in evaluation mode, ready for ``set_bits``; it starts in its highest mode.
 
@@ -106,12 +121,7 @@ def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableN
         model_options={**about["model_options"], "pretrained": False} if model is None else None,
         quantize_options=options,
     )
-    prefix = "network."
-    state = {k.removeprefix(prefix): v for k, v in contents["state_dict"].items() if k.startswith(prefix)}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()[:200]  # of a deep network it lists hundreds of keys
-        raise ValueError(f"{path} does not fit {about['model']}: {reason}") from error
-    network.info = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}
+    load_network(network, path)
+    info: Any = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}
+    network.info = info
     return network.eval()

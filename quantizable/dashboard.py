@@ -68,8 +68,10 @@ def workspace(entity: str, project: str, modes: Sequence[str]) -> Any:
         lines("val", "disagreement", "disagreement with the highest mode"),
         panels.LinePlot(title="mean and lowest mode", x="epoch", y=["val/top1/mean", "val/top1/lowest"]),
     ]
-    test = [panels.BarPlot(title="test top-1 by mode", metrics=[f"test/top1/{mode}" for mode in modes])]
-    training = [
+    test: list[Any] = [
+        panels.BarPlot(title="test top-1 by mode", metrics=[f"test/top1/{mode}" for mode in modes])
+    ]
+    training: list[Any] = [
         panels.LinePlot(title="training loss by mode", x="epoch", y=[f"train/loss/{m}" for m in modes])
     ]
     return ws.Workspace(

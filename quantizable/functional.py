@@ -127,7 +127,7 @@ class _FakeQuantize(torch.autograd.Function):
         grad_scale: float | Tensor,
     ) -> Tensor:
         scale = scale.detach().clamp_min(SMALLEST_SCALE)
-        codes = _codes(x, scale, zero_point).round_().clamp_(low, high)
+        codes = _codes(x, scale, zero_point).round_().clamp_(low, high)  # type: ignore[arg-type]
         if zero_point is not None:
             codes -= zero_point
         out = codes.mul_(scale).to(x.dtype)

@@ -79,7 +79,9 @@ def is_optimizer(name: str) -> bool:
 def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Weights with decay; norms and biases, and the quantizers' parameters, without."""
     of_quantizers = {id(p) for m in network.modules() if isinstance(m, Quantizer) for p in m.parameters()}
-    weights, norms, quantizers = [], [], []
+    weights: list[nn.Parameter] = []
+    norms: list[nn.Parameter] = []
+    quantizers: list[nn.Parameter] = []
     for parameter in network.parameters():
         if not parameter.requires_grad:
             continue

@@ -37,10 +37,15 @@ def run_folder(cfg: dict[str, Any]) -> tuple[Path, Path | None]:
         resume = latest(folder) / "last.ckpt" if cfg["resume"] == "last" else Path(cfg["resume"])
         read_checkpoint(resume)
         folder = resume.parent
-    if rank_zero_only.rank == 0:  # Lightning tells the other processes of a distributed run
+    if is_first_process():  # Lightning tells the others
         folder = folder if resume else free(folder)
         make(folder)
     return folder, resume
+
+
+def is_first_process() -> bool:
+    """True in the process that writes; known before the processes of a distributed run have met."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def make(folder: Path) -> None:

@@ -4,21 +4,22 @@ mixing."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-if TYPE_CHECKING:
-    from quantizable.module import MultiModeModule
-
 
 class Strategy(Protocol):
-    """Changes a batch of (normalised images, labels)."""
+    """Changes a batch of (normalised images, labels).
 
-    def __call__(self, module: MultiModeModule, batch: Any, step: int) -> Any:
+    ``module`` is the one in training (:class:`quantizable.MultiModeModule`); its network, modes, seed, classes
+    and trainer are read.
+    """
+
+    def __call__(self, module: Any, batch: Any, step: int) -> Any:
         """The batch to train on; ``step`` numbers the batches of a run, for draws that repeat."""
 
 
@@ -26,7 +27,7 @@ class Strategy(Protocol):
 class Standard:
     """The batch as it is."""
 
-    def __call__(self, module: MultiModeModule, batch: Any, step: int) -> Any:
+    def __call__(self, module: Any, batch: Any, step: int) -> Any:
         return batch
 
 
@@ -54,7 +55,7 @@ class Adversarial:
                 "above 0 and at least 1 iteration"
             )
 
-    def __call__(self, module: MultiModeModule, batch: Any, step: int) -> Any:
+    def __call__(self, module: Any, batch: Any, step: int) -> Any:
         """The attacked images, started from random noise, and their labels."""
         images, labels = batch
         std = getattr(getattr(module.trainer, "datamodule", None), "std", None)
@@ -92,8 +93,8 @@ class Mixup:
         if not self.alpha > 0:
             raise ValueError(f"alpha={self.alpha}; give more than 0")
 
-    def __call__(self, module: MultiModeModule, batch: Any, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, module: Any, batch: Any, step: int) -> tuple[Tensor, Tensor]:
         """The mixed images and the label probabilities ``[B, K]``."""
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             torch.default_generator.manual_seed(module.seed * 1_000_003 + step)
-            return v2.MixUp(alpha=self.alpha, num_classes=module.num_classes)(*batch)  # type: ignore[arg-type]
+            return v2.MixUp(alpha=self.alpha, num_classes=module.num_classes)(*batch)

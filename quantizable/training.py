@@ -15,7 +15,6 @@ import torch
 import wandb
 from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import (
     Callback,
@@ -31,12 +30,13 @@ from pytorch_lightning.loggers import WandbLogger
 import quantizable
 from quantizable.bits import parse_modes
 from quantizable.callbacks import WandbModes
-from quantizable.checkpoint import check_same_network
+from quantizable.checkpoint import check_same_network, load_network
 from quantizable.classifier import QuantizableClassifier
 from quantizable.data import ImageDataModule
 from quantizable.precision import fastest_execution
+from quantizable.recompute import recompute_activations
 from quantizable.results import by_mode, plot_modes, print_table, write_json
-from quantizable.runs import AtomicCheckpointIO, command, commit, run_folder, write_config
+from quantizable.runs import AtomicCheckpointIO, command, commit, is_first_process, run_folder, write_config
 
 log = logging.getLogger(__name__)
 
@@ -50,20 +50,21 @@ def train(config: DictConfig) -> dict[str, Any]:
     Raises:
         ValueError, OSError: a setting that cannot work, before any training.
     """
-    cfg = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(cfg, dict)
+    cfg: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     check(cfg)
     quiet()
     folder, resume = run_folder(cfg)
     pl.seed_everything(cfg["seed"], workers=True, verbose=False)
     datamodule: ImageDataModule = instantiate(config.data)
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         datamodule.prepare_data()  # a missing data set is found before a network is built
     module = make_module(cfg, instantiate(config.scheme), datamodule)
     if resume is not None:
         check_same_network(module, resume)
+    elif cfg["start"] is not None:
+        load_network(module.network, cfg["start"])
     trainer = make_trainer(cfg, config, folder, module)
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         write_config(config, folder)
         modes, weights = cfg["bits"]["modes"], sum(p.numel() for p in module.parameters())
         log.info("%s, %.2f M parameters, modes %s: %s", cfg["model"]["name"], weights / 1e6, modes, folder)
@@ -73,7 +74,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         return finish(cfg, trainer, module, datamodule, folder, time.time() - started)
     finally:
         if isinstance(trainer.logger, WandbLogger):
-            wandb.finish(quiet=True)  # or the next run of a sweep would log into this one
+            wandb.finish()  # or the next run of a sweep would log into this one
 
 
 def check(cfg: dict[str, Any]) -> None:
@@ -157,6 +158,8 @@ def make_trainer(
         module.network.model.compile()
     if options["deterministic"]:
         options["deterministic"] = "warn"
+    if cfg["train"]["recompute_activations"]:
+        recompute_activations(module.network)
     if options["sync_batchnorm"] and not torch.cuda.is_available():
         log.info("batch norms are not synchronised: torch can do that on GPUs alone")
         options["sync_batchnorm"] = False
@@ -165,14 +168,7 @@ def make_trainer(
         logger.log_hyperparams(cfg)
     validated = cfg["data"].get("val_size", 1) != 0 and options["limit_val_batches"] != 0
     callbacks: list[Callback] = [
-        ModelCheckpoint(
-            folder,
-            filename="best",
-            monitor="val/top1/mean" if validated else None,
-            mode="max",
-            save_last=True,
-            enable_version_counter=False,
-        ),
+        *checkpoints(folder, validated),
         LearningRateMonitor("step"),
         RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=50),
         WandbModes(),
@@ -193,6 +189,21 @@ def make_trainer(
         )
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error
+
+
+def checkpoints(folder: Path, validated: bool) -> list[Callback]:
+    """Keep ``best.ckpt`` and, of every epoch, ``last.ckpt``.
+
+    Lightning's ``save_last`` skips the epochs that are not the best so far, from which a run must be
+    able to resume; so that each has a callback of its own. Without validation the last is the best.
+    """
+    kept: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
+    if not validated:
+        return [ModelCheckpoint(filename="best", save_last=True, **kept)]
+    return [
+        ModelCheckpoint(filename="best", monitor="val/top1/mean", mode="max", **kept),
+        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **kept),
+    ]
 
 
 def _logger_folder(logger: DictConfig, folder: Path) -> dict[str, Any]:
@@ -228,6 +239,9 @@ def finish(
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
     best = trainer.strategy.broadcast(folder / "best.ckpt")
     stage = "test" if cfg["test"] else "val"
+    if isinstance(trainer.logger, WandbLogger):
+        kept: Any = trainer.checkpoint_callback
+        trainer.logger.after_save_checkpoint(kept)  # the artifact is the best one
     evaluate: Any = trainer.test if cfg["test"] else trainer.validate
     metrics = evaluate(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
     modes = by_mode(metrics, stage)

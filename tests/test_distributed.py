@@ -13,7 +13,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, TensorDataset
 
-from quantizable.module import QuantizableClassifier
+from quantizable.classifier import QuantizableClassifier
 
 
 class CountAllReduces(pl.Callback):

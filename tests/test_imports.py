@@ -16,22 +16,12 @@ ROOMS = [  # from the ground up; a room may import from those before it and from
     {"fitting"},
     {"network"},
     {"convert"},
-    {
-        "objectives",
-        "samplers",
-        "schemes",
-        "strategies",
-        "models",
-        "weights",
-        "stem",
-        "optim",
-        "cifar_resnet",
-        "patch_cnn",
-        "build",
-    },
-    {"module", "classifier", "data", "callbacks", "checkpoint", "checkpoints", "results"},
+    {"objectives", "samplers", "schemes", "strategies"},
+    {"cifar_resnet", "patch_cnn", "stem", "models", "weights", "optim", "build"},
+    {"results", "precision", "recompute"},
+    {"module", "classifier", "data", "callbacks", "checkpoint", "runs"},
     {"deploy", "assess", "verify", "search"},
-    {"plots", "cli", "report", "app", "train", "evaluate", "dashboard"},
+    {"training", "evaluate", "dashboard", "compare", "cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 TOP = len(ROOMS)

@@ -36,9 +36,8 @@ def choices() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("group", "name"), choices())
 def test_every_yaml_composes_and_what_it_describes_can_be_made(group: str, name: str, tmp_path: Path) -> None:
-    prefix = "+" if group in ("experiment", "debug") else ""
-    more = {"timm": ["model.name=resnet18"], "folder": [f"data.root={tmp_path}"]}.get(name, [])
-    cfg = config(tmp_path, f"{prefix}{group}={name}", *more, small=False)
+    more = {("model", "timm"): ["model.name=resnet18"], ("data", "folder"): [f"data.root={tmp_path}"]}
+    cfg = config(tmp_path, f"{group}={name}", *more.get((group, name), []), small=False)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     if group == "data":
         assert isinstance(instantiate(cfg.data), ImageDataModule)

@@ -60,7 +60,9 @@ def save_qz(
         )
     if not chosen:
         raise ValueError("there is no mode to store; name at least one")
-    tensors, layers, dropped = {}, {}, set()
+    tensors: dict[str, Tensor] = {}
+    layers: dict[str, dict[str, Any]] = {}
+    dropped: set[str] = set()
     for mode in chosen:
         with network.at_bits(mode):
             check_calibrated(network)

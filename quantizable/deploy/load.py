@@ -98,10 +98,10 @@ def _read_operand(tensors: Tensors, name: str, operand: str, ranges: dict[str, l
 
 
 def _read_input(tensors: Tensors, name: str, ranges: dict[str, list[int]]) -> StoredInput:
-    grids = {
-        int(bits): QParams(*tensors[f"{name}.{bits}"].unbind(), low, high)
-        for bits, (low, high) in ranges.items()
-    }
+    grids = {}
+    for bits, (low, high) in ranges.items():
+        scale, zero_point = tensors[f"{name}.{bits}"].unbind()
+        grids[int(bits)] = QParams(scale, zero_point, low, high)
     return StoredInput(grids)
 
 

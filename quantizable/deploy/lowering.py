@@ -99,4 +99,5 @@ def _lower_attention(lowered: Lowered, name: str, block: QuantAttention) -> None
         if is_quantized(quantizer):  # type: ignore[arg-type]
             key = f"{name}.{operand}"
             node = InputNode(integer_input(quantizer, quantizer.bits), key)  # type: ignore[arg-type]
-            lowered.inputs[key] = block.operands[operand] = node
+            lowered.inputs[key] = node
+            block.operands[operand] = node  # type: ignore[index]

@@ -112,7 +112,7 @@ def integer_network(
         if given is None or not adds_remainder(layer):
             continue
         scale = given.grid.scale.double() * weight.scale
-        bias = None if layer.bias is None else layer.bias.detach()
+        bias = None if layer.bias is None else layer.bias.detach()  # type: ignore[operator]
         layer.bias = None  # type: ignore[assignment]
         layer.input_quantizer = Codes(given.grid, fixed_point)
         layer.weight_quantizer = FixedWeight(weight.integers.double())

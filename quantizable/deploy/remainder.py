@@ -41,7 +41,7 @@ class RemainderShare(nn.Module):
         twin._parameters = {**layer._parameters, "bias": None}
         twin._forward_hooks = type(layer._forward_hooks)()
         if isinstance(layer, _ConvNd):
-            twin.groups = twin.in_channels = 1
+            twin.groups, twin.in_channels = 1, 1  # type: ignore[assignment]
         self.twin = twin
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quantizable.bits import BitMode, ModeLike
-from quantizable.deploy.engines import COMPILERS, Runner
+from quantizable.deploy.engines import Runner, compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import METADATA, onnx_model
 from quantizable.deploy.load import load_qz
 from quantizable.deploy.preprocessing import input_size_of, preprocessing
@@ -34,6 +34,7 @@ class Session:
         threads: of one inference, at least 1; by default as many as cores.
         batch: images per inference, at least 1; by default whatever a call brings. Fixed, OpenVINO is faster;
             a call may still bring any number.
+        exact: ONNX Runtime only: False fuses its integer kernels, which round the bias and move some codes.
         warmup: inferences on zeros after a mode is compiled, at least 0.
 
     Raises:
@@ -54,6 +55,7 @@ class Session:
         threads: int | None = None,
         batch: int | None = None,
         warmup: int = 1,
+        exact: bool = True,
     ) -> None:
         if engine not in ENGINES:
             raise ValueError(f"engine {engine!r} is unknown; choose from {', '.join(ENGINES)}")
@@ -64,7 +66,7 @@ class Session:
             require(engine, f"engine {engine!r}")
             require("onnxscript", "compiling a mode")
         self.path, self.engine = Path(path), engine
-        self.threads, self.batch, self.warmup = threads, batch, warmup
+        self.threads, self.batch, self.warmup, self.exact = threads, batch, warmup, exact
         self._runners: dict[BitMode, Runner] = {}
         self._network: QuantizableNetwork | None = None
         if self.path.suffix == ".onnx":
@@ -125,7 +127,9 @@ class Session:
         else:
             model = onnx_model(self._network, mode, input_size=self.input_size)  # type: ignore[arg-type]
         shape = (self.batch, *self.input_size) if self.batch else None
-        return COMPILERS[self.engine](model.SerializeToString(), self.threads, shape)
+        if self.engine == "onnxruntime":
+            return compile_onnxruntime(model.SerializeToString(), self.threads, shape, self.exact)
+        return compile_openvino(model.SerializeToString(), self.threads, shape)
 
     def _torch_runner(self, mode: BitMode) -> Runner:
         network = self._network

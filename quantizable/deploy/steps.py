@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantizable.deploy.engines import onnxruntime_options
 from quantizable.deploy.export import INPUT, node_layer, onnx_model
 from quantizable.deploy.lowering import lower
 from quantizable.deploy.nodes import SIGNED_OFFSET
 from quantizable.deploy.reference import Codes, integer_network
 from quantizable.deploy.requirements import require
 from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.nn import QuantLayer
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def fake_quant_codes(network: QuantizableNetwork, bits: Assignment, images: Tens
     hooks = [
         layer.input_quantizer.register_forward_pre_hook(note(name))
         for name, layer in network.layers().items()
-        if hasattr(layer, "input_quantizer")
+        if isinstance(layer, QuantLayer)
     ]
     try:
         with network.at_bits(bits):
@@ -73,15 +75,28 @@ def fake_quant_codes(network: QuantizableNetwork, bits: Assignment, images: Tens
 
 @torch.no_grad()
 def reference_codes(
-    network: QuantizableNetwork, bits: Assignment, images: Tensor, fixed_point: bool = False
+    network: QuantizableNetwork,
+    bits: Assignment,
+    images: Tensor,
+    fixed_point: bool = False,
+    given: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The same codes in the integer reference."""
+    """The same codes in the integer reference.
+
+    Args:
+        fixed_point: as of ``integer_network``.
+        given: codes that each layer goes on with instead of those found, so that a difference in one layer
+            is not carried into the next.
+    """
     model = integer_network(network, bits, images[:1], fixed_point)
     found: dict[str, np.ndarray] = {}
 
     def note(name: str) -> Any:
-        def hook(codes: Codes, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(codes: Codes, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             found[name] = (output + codes.grid.zero_point).to(torch.int32).numpy()
+            if given is None:
+                return output
+            return torch.from_numpy(given[name]).double() - codes.grid.zero_point
 
         return hook
 
@@ -93,12 +108,17 @@ def reference_codes(
 
 
 def engine_codes(
-    network: QuantizableNetwork, bits: Assignment, images: Tensor, engine: str = "onnxruntime"
+    network: QuantizableNetwork,
+    bits: Assignment,
+    images: Tensor,
+    engine: str = "onnxruntime",
+    exact: bool = True,
 ) -> dict[str, np.ndarray]:
     """The same codes as an engine computes them, read from the exported graph (extra outputs).
 
     Args:
         engine: ``"onnxruntime"`` or ``"openvino"``.
+        exact: as of ``compile_onnxruntime``.
     """
     onnx = require("onnx", "reading an engine's codes")
     model = onnx_model(network, bits, input_size=tuple(images.shape[1:]))  # type: ignore[arg-type]
@@ -108,7 +128,7 @@ def engine_codes(
             outputs[layer] = node.output[0]  # the Clip comes behind its QuantizeLinear
     for value in outputs.values():
         model.graph.output.append(onnx.helper.make_tensor_value_info(value, onnx.TensorProto.UINT8, None))
-    arrays = _run_all(model.SerializeToString(), images.numpy(), engine)
+    arrays = _run_all(model.SerializeToString(), images.numpy(), engine, exact)
     signed = {name: node.grid.signed for name, node in lower(network, bits, images[:1]).inputs.items()}
     return {
         layer: arrays[value].astype(np.int32) - SIGNED_OFFSET * signed[layer]
@@ -116,10 +136,11 @@ def engine_codes(
     }
 
 
-def _run_all(model: bytes, images: np.ndarray, engine: str) -> dict[str, np.ndarray]:
+def _run_all(model: bytes, images: np.ndarray, engine: str, exact: bool) -> dict[str, np.ndarray]:
     """Every output of a graph by name."""
     if engine == "onnxruntime":
-        session = require("onnxruntime", "engine 'onnxruntime'").InferenceSession(model)
+        runtime = require("onnxruntime", "engine 'onnxruntime'")
+        session = runtime.InferenceSession(model, onnxruntime_options(exact=exact))
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(None, {INPUT: images}), strict=True))
     openvino = require("openvino", "engine 'openvino'")

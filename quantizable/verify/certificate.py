@@ -6,6 +6,7 @@ the bound, the method, the versions of the tools and the time it took.
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 import os
@@ -59,7 +60,7 @@ class Certificate:
     tools: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
-    @property
+    @builtins.property
     def box(self) -> Box:
         """The input box (batch of 1)."""
         shape = (1, *self.input_shape)

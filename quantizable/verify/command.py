@@ -89,7 +89,7 @@ def load_graphs(path: Path, modes: list[str], input_shape: tuple[int, ...]) -> l
             else fixed_point_network(weights, biases, FixedPoint(_bits(mode)))
             for mode in modes
         ]
-    from quantizable import load  # what loads checkpoints needs Lightning
+    from quantizable.checkpoint import load  # what loads checkpoints needs Lightning
     from quantizable.verify.trace import graph_of
 
     network = load(path)

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 
 INFINITY = float("inf")
 
@@ -98,7 +99,7 @@ class Conv2d:
         return F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def adjoint(self, y: Tensor, in_shape: torch.Size) -> Tensor:
-        return torch.nn.grad.conv2d_input(
+        return conv2d_input(
             (y.shape[0], *in_shape),
             self.weight,
             y,

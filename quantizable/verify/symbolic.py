@@ -110,10 +110,10 @@ def upper_form(
             parts = [a.reshape(*a.shape[:2], *graph.shapes[node.inputs[0]])]
         for source, part in zip(node.inputs, parts, strict=True):
             pending[source] = pending[source] + part if source in pending else part
-    a = pending.get(0)
-    if a is None:
-        a = torch.zeros(1, rows, *graph.input_shape, dtype=torch.float64)
-    return Form(a.flatten(2), constant, roundoff)
+    at_input = pending.get(0)
+    if at_input is None:
+        at_input = torch.zeros(1, rows, *graph.input_shape, dtype=torch.float64)
+    return Form(at_input.flatten(2), constant, roundoff)
 
 
 def both_signs(size: int) -> Tensor:

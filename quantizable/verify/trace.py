@@ -121,7 +121,7 @@ class _Lowering:
         if isinstance(module, QuantConv2d | QuantLinear):
             x = self._emit(quantizer_stage(module.input_quantizer, name), x)
             x = self._emit(layer_stage(module, module.quantized_weight(), name), x)
-        elif type(module) in (nn.Conv2d, nn.Linear):
+        elif type(module) is nn.Conv2d or type(module) is nn.Linear:
             x = self._emit(layer_stage(module, module.weight, name), x)
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             x = self._emit(norm_stage(module, len(self.shapes[x])), x)
