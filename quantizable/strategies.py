@@ -15,8 +15,8 @@ from torchvision.transforms import v2
 class Strategy(Protocol):
     """Changes a batch of (normalised images, labels).
 
-    ``module`` is the one in training (:class:`quantizable.MultiModeModule`); its network, modes, seed, classes
-    and trainer are read.
+    ``module`` is the one in training (:class:`quantizable.MultiModeModule`); its network, modes, seed,
+    classes and trainer are read.
     """
 
     def __call__(self, module: Any, batch: Any, step: int) -> Any:
