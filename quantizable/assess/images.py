@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quantizable.data import ImageDataModule
+from quantizable.data.memory import MemoryDataModule
 from quantizable.data.order import generator
 
 
@@ -62,10 +63,15 @@ def images_of(datamodule: ImageDataModule, which: str = "test") -> Images:
 
     Args:
         datamodule: its loaders yield normalised images; the normalisation is taken back.
-        which: "test", "val" or "train".
+        which: "test", "val" or "train" (whole batches of them; only of data that fit in memory).
+
+    Raises:
+        ValueError: there are no such images, or they come augmented only.
     """
     if which == "train":
-        datamodule.augmentation = None  # type: ignore[attr-defined]
+        if not isinstance(datamodule, MemoryDataModule):
+            raise ValueError(f"{type(datamodule).__name__} gives its training images augmented only")
+        datamodule.augmentation = None
     loader = getattr(datamodule, f"{which}_dataloader")()
     if not loader:
         raise ValueError(f"the data has no {which} images (val_size=0 holds none out)")
