@@ -232,4 +232,4 @@ def log_wandb(study: Study, project: str, name: str) -> None:
 
     with wandb.init(project=project, name=name, job_type="assess") as run:
         for title, head, rows in tables(study):
-            run.log({title.partition(" (")[0]: wandb.Table(columns=head, data=rows)})
+            run.log({title.partition(" (")[0]: wandb.Table(columns=[*head], data=rows)})

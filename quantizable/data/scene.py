@@ -74,7 +74,8 @@ class Scene(MemoryDataModule):
         row, column = torch.arange(height)[:, None] // self.block, torch.arange(width) // self.block
         test = (row + 2 * column) % 5 % 2 == 1
         near = F.max_pool2d(test.float()[None], self.image_size, 1, self.image_size // 2)[0] > 0
-        return torch.where((self.map >= 0) & (~near if train else test))
+        rows, columns = torch.where((self.map >= 0) & (~near if train else test))
+        return rows, columns
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Patches float32 (N, bands, patch, patch) from 0 to 255, and int64 (N,).
