@@ -10,6 +10,7 @@ from importlib import import_module
 import quantizable
 
 ROOMS = (
+    "quantizable.assess.command",
     "quantizable.evaluate",
     "quantizable.compare",
     "quantizable.search.command",

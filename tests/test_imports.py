@@ -16,12 +16,12 @@ ROOMS = [  # from the ground up; a room may import from those before it and from
     {"fitting"},
     {"network"},
     {"convert"},
-    {"objectives", "samplers", "schemes", "models", "weights", "stem", "cifar_resnet", "optim", "build"},
+    {"objectives", "samplers", "schemes", "strategies"},
+    {"cifar_resnet", "patch_cnn", "stem", "models", "weights", "optim", "build"},
     {"results", "precision", "recompute", "assignment"},
     {"module", "classifier", "data", "callbacks", "checkpoint", "runs"},
-    {"evaluate"},
     {"deploy", "assess", "verify", "search"},
-    {"training", "dashboard", "compare", "cli"},
+    {"training", "evaluate", "dashboard", "compare", "cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 TOP = len(ROOMS)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from quantizable.assignment import SavedAssignment, add_modes, fingerprint, read_assignment, write_assignment
 from quantizable.checkpoint import load
-from quantizable.evaluate import check_fit, make_datamodule
+from quantizable.data.choice import check_fit, make_datamodule
 from quantizable.network import QuantizableNetwork
 from quantizable.results import write_json
 from quantizable.search.certification import Certification, average_certified_radius, certified_accuracy

@@ -107,7 +107,7 @@ def test_imagenet_knows_its_classes_before_it_is_there(tmp_path):
 
 def test_other_classes_are_refused(image_root):
     write_images(image_root, "test", 1, ("cat", "wolf"), seed=2)
-    with pytest.raises(ValueError, match="do not hold the same classes.*dog, wolf"):
+    with pytest.raises(ValueError, match=r"do not hold the same classes.*dog, wolf"):
         folder(image_root).prepare_data()
 
 

@@ -50,9 +50,7 @@ def test_same_seed_same_batches_and_passes_advance_the_epoch():
     again = make()
     again.set_epoch(1)
     same(second, list(again))
-    assert any(
-        not torch.equal(a[1], b[1]) for a, b in zip(first, list(make(seed=1)), strict=True)
-    )
+    assert any(not torch.equal(a[1], b[1]) for a, b in zip(first, list(make(seed=1)), strict=True))
 
 
 def test_an_abandoned_pass_starts_over():
@@ -155,7 +153,5 @@ def test_lightning_resumes_in_the_middle_of_an_epoch(tmp_path, stop):
     killed = Recorder(stop)
     with pytest.raises(InterruptedError):
         fit(killed, "killed")
-    resumed = fit(
-        Recorder(), "resumed", ckpt_path=tmp_path / "killed" / "last.ckpt", weights_only=True
-    )
+    resumed = fit(Recorder(), "resumed", ckpt_path=tmp_path / "killed" / "last.ckpt", weights_only=True)
     assert killed.seen + resumed == whole

@@ -18,7 +18,7 @@ def contract(data):
         assert images.shape[1:] == shape
         assert images.dtype == torch.float32
         assert labels.dtype == torch.int64
-        assert 0 <= labels.min()
+        assert labels.min() >= 0
         assert labels.max() < data.num_classes
         assert len(images) == len(labels) <= data.batch_size
     train, again = data.train_dataloader(), data.train_dataloader()
@@ -40,7 +40,7 @@ def test_contract_of_cifar(module, cifar_root):
 
 def test_names():
     assert sorted(DATAMODULES) == sorted(
-        ["digits", "cifar10", "cifar100", "svhn", "imagenet", "folder", "fake"]
+        ["digits", "cifar10", "cifar100", "svhn", "imagenet", "folder", "samson", "fake"]
     )
 
 
@@ -55,8 +55,7 @@ def test_digits_are_scikit_learns():
     digits = load_digits()
     ink = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8)
     expected = {
-        (image.numpy().tobytes(), label)
-        for image, label in zip(ink, digits.target.tolist(), strict=True)
+        (image.numpy().tobytes(), label) for image, label in zip(ink, digits.target.tolist(), strict=True)
     }
     assert found == expected
     assert sum(len(images) for images, _ in parts) == 1797
