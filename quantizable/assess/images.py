@@ -71,7 +71,7 @@ def images_of(datamodule: ImageDataModule, which: str = "test") -> Images:
     if which == "train":
         if not isinstance(datamodule, MemoryDataModule):
             raise ValueError(f"{type(datamodule).__name__} gives its training images augmented only")
-        datamodule.augmentation = None
+        datamodule.augmentation = None  # type: ignore[assignment]
     loader = getattr(datamodule, f"{which}_dataloader")()
     if not loader:
         raise ValueError(f"the data has no {which} images (val_size=0 holds none out)")
