@@ -283,7 +283,7 @@ class MultiModeModule(pl.LightningModule):
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Mean of the gradients over all processes, by one all-reduce of one flat tensor per type."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    for dtype in {g.dtype for g in grads}:
+    for dtype in sorted({g.dtype for g in grads}, key=str):  # in one order in every process
         same = [g for g in grads if g.dtype == dtype]
         flat = torch.cat([g.flatten() for g in same])
         dist.all_reduce(flat)
