@@ -10,8 +10,10 @@ from importlib import import_module
 import quantizable
 
 ROOMS = (
+    "quantizable.assess.command",
     "quantizable.evaluate",
     "quantizable.compare",
+    "quantizable.search.command",
     "quantizable.dashboard",
     "quantizable.deploy.command_export",
     "quantizable.deploy.command_cost",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,14 +11,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from rich.progress import track
 from torch import Tensor
 
+from quantizable.assignment import SavedAssignment, read_assignment
 from quantizable.bits import BitMode, parse_modes
 from quantizable.checkpoint import load
-from quantizable.data import DATAMODULES, ImageDataModule
-from quantizable.network import QuantizableNetwork
+from quantizable.data.choice import check_fit, make_datamodule
+from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.results import plot_modes, print_table, write_json
 
 
@@ -30,7 +29,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "data", nargs="*", metavar="data=NAME data.KEY=VALUE", help="default: the data it was trained on"
     )
-    parser.add_argument("--bits", help="modes, separated by commas; default: all that the network has")
+    parser.add_argument(
+        "--bits",
+        help="modes, separated by commas, or an assignment file (.yaml); default: all that the network has",
+    )
     parser.add_argument(
         "--set", choices=("test", "val"), default="test", help="images to use (default: test)"
     )
@@ -41,7 +43,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table; write results.json and modes.png if asked to."""
     network = load(args.checkpoint)
-    modes = network.modes if args.bits is None else [network.check_mode(m) for m in parse_modes(args.bits)]
+    saved: SavedAssignment | None = None
+    if args.bits and args.bits.endswith((".yaml", ".yml")):
+        saved = read_assignment(args.bits, network)
+        runs: dict[str, Assignment] = {Path(args.bits).stem: saved.bits}
+    else:
+        modes = [network.check_mode(m) for m in parse_modes(args.bits)] if args.bits else network.modes
+        runs = {mode.name: mode for mode in modes}
     datamodule = make_datamodule(args.data, network.info)
     check_fit(network, datamodule)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
@@ -49,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
     datamodule.prepare_data()
     datamodule.setup("test" if args.set == "test" else "fit")
     loader: Any = datamodule.test_dataloader() if args.set == "test" else datamodule.val_dataloader()
-    results = evaluate(network, track(loader, "evaluating", total=len(loader), transient=True), modes)
+    if saved is not None:
+        saved.apply(network, datamodule.train_dataloader() if saved.norm_batches else ())
+    results = evaluate(network, track(loader, "evaluating", total=len(loader), transient=True), runs)
     print_table(results, f"{args.checkpoint}: {type(datamodule).__name__}, {args.set} set")
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
@@ -61,69 +71,33 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDataModule:
-    """The data module that ``data=NAME data.KEY=VALUE ...`` asks for, else that of training.
-
-    Args:
-        words: from the command line.
-        trained: ``network.info``, for the name and the sizes that are not given.
-
-    Raises:
-        ValueError: a word of another form, an unknown name or key.
-    """
-    for word in words:
-        if "=" not in word or not (word.startswith(("data=", "data."))):
-            raise ValueError(
-                f"{word!r} is not understood; write data=NAME and data.KEY=VALUE, as for train.py"
-            )
-    name = next((w.partition("=")[2] for w in words if w.startswith("data=")), trained.get("data"))
-    if name not in DATAMODULES:
-        raise ValueError(f"data set {name!r} is unknown; choose data= from {', '.join(DATAMODULES)}")
-    kind = DATAMODULES[name]
-    takes = inspect.signature(kind).parameters
-    sizes = [k for k in ("image_size", "in_chans", "num_classes") if k in takes and trained.get(k)]
-    asked = OmegaConf.from_dotlist([w.removeprefix("data.") for w in words if w.startswith("data.")])
-    options: Any = {key: trained[key] for key in sizes} | dict(asked)
-    try:
-        return kind(**options)
-    except TypeError as error:
-        raise ValueError(f"data set {name!r}: {error}") from error
-
-
-def check_fit(network: QuantizableNetwork, datamodule: ImageDataModule) -> None:
-    """``ValueError`` if the data has other classes or channels than the network was trained for."""
-    for what in ("num_classes", "in_chans"):
-        trained, given = network.info.get(what), getattr(datamodule, what)
-        if trained is not None and trained != given:
-            raise ValueError(
-                f"the network was trained with {what}={trained}, {type(datamodule).__name__} has {given}; "
-                "choose the data it was trained on, or one like it"
-            )
-
-
 @torch.inference_mode()
 def evaluate(
-    network: QuantizableNetwork, loader: Iterable[tuple[Tensor, Tensor]], modes: Sequence[BitMode]
+    network: QuantizableNetwork,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    modes: Sequence[BitMode] | Mapping[str, Assignment],
 ) -> dict[str, dict[str, float]]:
     """Loss, top-1, top-5 and disagreement with the highest mode, as fractions, by mode name.
 
     Args:
         network: in evaluation mode.
         loader: yields (images ``[B, C, H, W]``, labels ``[B]``).
-        modes: modes of the network; the highest one of the network runs too, as the reference.
+        modes: modes of the network, or modes and assignments by name; the highest mode of the network runs
+            too, as the reference.
     """
-    top = network.modes[-1]
-    sums = {mode.name: dict.fromkeys(("loss", "top1", "top5", "disagreement"), 0.0) for mode in modes}
+    runs = modes if isinstance(modes, Mapping) else {mode.name: mode for mode in modes}
+    sums = {name: dict.fromkeys(("loss", "top1", "top5", "disagreement"), 0.0) for name in runs}
     count = 0
     for images, labels in loader:
         count += len(labels)
-        logits = {}
-        for mode in {*modes, top}:
-            with network.at_bits(mode):
-                logits[mode] = network(images).float()
-        reference = logits[top].argmax(1)
-        for mode in modes:
-            z, into = logits[mode], sums[mode.name]
+        with network.at_bits(network.modes[-1]):
+            highest = network(images).float()
+        reference = highest.argmax(1)
+        for name, bits in runs.items():
+            z, into = highest, sums[name]
+            if bits != network.modes[-1]:
+                with network.at_bits(bits):
+                    z = network(images).float()
             ranked = z.topk(min(5, z.shape[1])).indices
             into["loss"] += F.cross_entropy(z, labels, reduction="sum").item()
             into["top1"] += (ranked[:, 0] == labels).sum().item()

@@ -8,7 +8,8 @@ import torchvision
 from timm.models import adapt_input_conv
 from torch import nn
 
-import quantizable.cifar_resnet  # noqa: F401  (registers resnet20, resnet32 and resnet56)
+import quantizable.cifar_resnet  # registers resnet20, resnet32 and resnet56
+import quantizable.patch_cnn  # noqa: F401  (registers patch_cnn)
 from quantizable.stem import first_conv, replace, use_cifar_stem
 from quantizable.weights import load_float_weights
 

@@ -16,6 +16,7 @@ from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.objectives import Consistency, mean_squared_error
 from quantizable.optim import OptimizerConfig, configure, parameter_groups
 from quantizable.schemes import Scheme, get_scheme
+from quantizable.strategies import Strategy
 
 
 class MultiModeModule(pl.LightningModule):
@@ -37,6 +38,7 @@ class MultiModeModule(pl.LightningModule):
         clip_norm: largest norm of the gradient, None for no clipping.
         noise_sigma: Gaussian noise added to training images, in units of pixels in [0, 1].
         seed: of the sampled modes.
+        strategy: changes training batches of (images, labels): attacks, mixing; None: leaves them.
 
     Raises:
         ValueError: the scheme does not suit the network's modes, or a number is out of range.
@@ -51,6 +53,7 @@ class MultiModeModule(pl.LightningModule):
         clip_norm: float | None = None,
         noise_sigma: float = 0.0,
         seed: int = 0,
+        strategy: Strategy | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -68,6 +71,7 @@ class MultiModeModule(pl.LightningModule):
         self.optimizer = optimizer or OptimizerConfig()
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self.noise_sigma, self.seed = noise_sigma, seed
+        self.strategy = strategy
 
     # -- the task ----------------------------------------------------------------------------------
 
@@ -138,6 +142,8 @@ class MultiModeModule(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         optimizer = self.optimizers()
         step = self.trainer.current_epoch * 1_000_000 + batch_idx
+        if self.strategy is not None:
+            batch = self.strategy(self, batch, step)
         x = self._with_noise(self.inputs(batch), step)
         visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, step)
         done = batch_idx + 1

@@ -137,6 +137,7 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
         clip_norm=cfg["train"]["clip_norm"],
         noise_sigma=cfg["train"]["noise_sigma"],
         seed=cfg["seed"],
+        strategy=instantiate(cfg["strategy"]),
     )
 
 

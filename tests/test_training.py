@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from scipy.io import savemat
 
 import quantizable
 from quantizable.data import ImageDataModule
@@ -36,7 +38,12 @@ def choices() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("group", "name"), choices())
 def test_every_yaml_composes_and_what_it_describes_can_be_made(group: str, name: str, tmp_path: Path) -> None:
-    more = {("model", "timm"): ["model.name=resnet18"], ("data", "folder"): [f"data.root={tmp_path}"]}
+    more = {
+        ("model", "timm"): ["model.name=resnet18"],
+        ("data", "folder"): [f"data.root={tmp_path}"],
+        ("data", "samson"): [f"data.file={tmp_path}/scene.mat"],
+    }
+    savemat(tmp_path / "scene.mat", {"Y": np.arange(5 * 800.0).reshape(5, 800), "S_GT": np.ones((20, 40, 3))})
     cfg = config(tmp_path, f"{group}={name}", *more.get((group, name), []), small=False)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     if group == "data":

@@ -5,6 +5,7 @@ from quantizable.data.digits import Digits
 from quantizable.data.fake import Fake
 from quantizable.data.folder import Folder, ImageNet
 from quantizable.data.published import CIFAR10, CIFAR100, SVHN
+from quantizable.data.scene import Scene
 
 DATAMODULES: dict[str, type[ImageDataModule]] = {
     "digits": Digits,
@@ -13,6 +14,7 @@ DATAMODULES: dict[str, type[ImageDataModule]] = {
     "svhn": SVHN,
     "imagenet": ImageNet,
     "folder": Folder,
+    "samson": Scene,
     "fake": Fake,
 }
 
@@ -26,4 +28,5 @@ __all__ = [
     "Folder",
     "ImageDataModule",
     "ImageNet",
+    "Scene",
 ]

@@ -1,0 +1,85 @@
+"""The tables of docs/assessment.md: agreement, indicators, cascade and search on a trained CIFAR-10 network.
+
+    python benchmarks/assess_cifar10.py best.ckpt --root data --images 500 --seeds 200 --budget 100
+
+The images are a random subset of the test set. Results so far are written after every part
+(benchmarks/results/), so that an interrupted run leaves what it has. ``--corruptions none`` and ``--seeds 0``
+leave out one half or the other, to run them side by side.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from quantizable import load
+from quantizable.assess.corruptions import COMMON
+from quantizable.assess.images import images_of
+from quantizable.assess.models import mode_models
+from quantizable.assess.report import print_summary, write_report
+from quantizable.assess.search.compare import agreeing, compare, pixel_searchers, relation_searchers
+from quantizable.assess.search.constraint import LInf, Psnr
+from quantizable.assess.shifts import shifts
+from quantizable.assess.study import Study, pairs_of, searched, study_cascade, study_indicators
+from quantizable.data.choice import make_datamodule
+from quantizable.results import write_json
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("data", nargs="*", help="data=NAME data.KEY=VALUE, as for quantizable assess")
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--corruptions", default=",".join(COMMON), help="'none' for hyperspectral scenes")
+    parser.add_argument("--severities", default="1,2,3,4,5")
+    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--budget", type=int, default=100)
+    parser.add_argument("--search-modes", default="4,8", help="modes that are searched against the highest")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/assess_cifar10.json"))
+    parser.add_argument("--report", type=Path, help="folder for report.html")
+    options = parser.parse_args()
+    started = time.perf_counter()
+
+    network = load(options.checkpoint)
+    every = images_of(make_datamodule(options.data, network.info))
+    images = every.sample(options.images)
+    study = Study(f"{options.checkpoint.parent.name}, {options.images} test images", images.class_names)
+    args = vars(options) | {"threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+
+    def keep() -> None:
+        seconds = round(time.perf_counter() - started)
+        contents = {"arguments": {k: str(v) for k, v in args.items()}, "seconds": seconds, **study.plain()}
+        write_json(options.json, json.loads(json.dumps(contents)))
+        print(f"{seconds} s: kept {options.json}", flush=True)
+
+    names = [] if options.corruptions == "none" else options.corruptions.split(",")
+    severities = [int(s) for s in options.severities.split(",")]
+    for one in shifts(mode_models(network), images, names, severities):
+        study.shifts.append(one)
+        print(one.shift, one.severity, flush=True)
+    study_indicators(study)
+    channels, height, width = images.pixels.shape[1:]
+    study_cascade(study, network, (channels, height, width))
+    keep()
+
+    top = network.modes[-1].name
+    pixels, relations = pixel_searchers(), relation_searchers(channels)
+    searched_modes = options.search_modes.split(",") if options.seeds else []
+    for pair in pairs_of(network, [*searched_modes, top]):
+        seeds = agreeing(pair, every.sample(3 * options.seeds, seed=1), options.seeds)
+        for searchers, constraint in ((pixels, LInf(8 / 255)), ([*pixels, *relations], Psnr(20))):
+            for searcher in searchers:
+                rows = compare(pair, seeds, [searcher], constraint, options.budget, tell=print)
+                searched(study, rows)
+                keep()
+                if not study.complete:
+                    return
+    print_summary(study)
+    if options.report:
+        write_report(options.report, study)
+
+
+if __name__ == "__main__":
+    main()

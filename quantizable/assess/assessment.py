@@ -1,0 +1,141 @@
+"""What ``quantizable assess`` does with its options."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from functools import partial
+
+from rich.console import Console
+
+from quantizable.assess.corruptions import CORRUPTIONS, SEVERITIES, suite
+from quantizable.assess.images import Images, images_of
+from quantizable.assess.models import mode_models
+from quantizable.assess.repair import repair
+from quantizable.assess.report import log_wandb, print_summary, write_report
+from quantizable.assess.search.compare import agreeing, compare, pixel_searchers, relation_searchers
+from quantizable.assess.search.constraint import Constraint, LInf, Psnr
+from quantizable.assess.shifts import shifts
+from quantizable.assess.study import Study, attempt, pairs_of, searched, study_cascade, study_indicators
+from quantizable.bits import BitMode, parse_modes
+from quantizable.checkpoint import load
+from quantizable.data import ImageDataModule
+from quantizable.data.choice import check_fit, make_datamodule
+from quantizable.network import QuantizableNetwork
+
+
+def run(args: argparse.Namespace) -> int:
+    """Assess, print and write; 130 after Ctrl-C, with what was found until then written all the same."""
+    constraints = check_options(args)
+    network = load(args.checkpoint)
+    modes = network.modes if args.bits is None else [network.check_mode(m) for m in parse_modes(args.bits)]
+    if len(modes) < 2:
+        raise ValueError(f"--bits {args.bits}: an assessment compares modes; give at least two")
+    datamodule = data_for(network, args.data)
+    images = images_of(datamodule).sample(args.images, args.seed)
+    names = corruption_names(args.corruptions, images.pixels.shape[1])
+    natural = {words[0]: natural_images(network, words, args) for words in args.natural}
+    args.output.mkdir(parents=True, exist_ok=True)
+    study = Study(f"{args.checkpoint}: {type(datamodule).__name__}", images.class_names)
+    try:
+        assess(study, network, modes, images, names, natural, args)
+        if args.repair:
+            train = images_of(datamodule, "train")
+            for mode in modes[:-1]:
+                action = partial(repair, network, mode, train, images, args.repair, seed=args.seed)
+                if done := attempt(study, f"repair of mode {mode.name}", action):
+                    study.repairs[mode.name] = done[1]
+        if args.search:
+            search_all(study, network, modes, images, constraints, args)
+    except KeyboardInterrupt:
+        study.complete = False
+    print_summary(study)
+    written = write_report(args.output, study)
+    if args.logger == "wandb":
+        log_wandb(study, "quantizable", f"assess {args.checkpoint.parent.name}")
+    print(f"kept in {args.output}: {', '.join(path.name for path in written)}")
+    return 0 if study.complete else 130
+
+
+def check_options(args: argparse.Namespace) -> tuple[Constraint, Constraint]:
+    """The two constraints; ``ValueError`` for numbers that cannot work, before anything is loaded."""
+    if args.search < 0 or args.repair < 0:
+        raise ValueError("--search and --repair count seeds and steps; give 0 or more")
+    if args.budget < 1:
+        raise ValueError(f"--budget {args.budget} finds nothing; give at least 1 query per seed")
+    if args.images is not None and args.images < 1:
+        raise ValueError(f"--images {args.images}; give at least 1")
+    if not re.fullmatch(r"[1-5](,[1-5])*", args.severities):
+        raise ValueError(f"--severities {args.severities}: give numbers from 1 to 5, separated by commas")
+    return LInf(args.linf / 255), Psnr(args.psnr)
+
+
+def data_for(network: QuantizableNetwork, words: Sequence[str]) -> ImageDataModule:
+    """The data module that suits the network, ready to be read."""
+    datamodule = make_datamodule(words, network.info)
+    check_fit(network, datamodule)
+    datamodule.prepare_data()
+    return datamodule
+
+
+def natural_images(network: QuantizableNetwork, words: Sequence[str], args: argparse.Namespace) -> Images:
+    """A second set by its name and the words that choose it."""
+    if len(words) < 2:
+        raise ValueError(f"--natural {words[0]}: say what it is, as --natural NAME data=folder data.root=D")
+    return images_of(data_for(network, words[1:])).sample(args.images, args.seed)
+
+
+def corruption_names(text: str, channels: int) -> list[str]:
+    """The corruptions that ``--corruptions`` asks for; ``ValueError`` for an unknown one."""
+    if text == "none" or (text == "all" and channels not in (1, 3)):  # hyperspectral: no common ones
+        return []
+    if text == "all":
+        return list(suite(channels))
+    unknown = [name for name in text.split(",") if name not in CORRUPTIONS]
+    if unknown:
+        raise ValueError(f"corruption {unknown[0]!r} is unknown; choose from {', '.join(CORRUPTIONS)}")
+    return text.split(",")
+
+
+def assess(
+    study: Study,
+    network: QuantizableNetwork,
+    modes: Sequence[BitMode],
+    images: Images,
+    names: Sequence[str],
+    natural: dict[str, Images],
+    args: argparse.Namespace,
+) -> None:
+    """Agreement on all shifts, indicators and cascade; what is measured is in the study at once."""
+    severities = [s for s in SEVERITIES if str(s) in args.severities.split(",")]
+    console = Console()
+    try:
+        with console.status("clean images") as status:
+            for one in shifts(mode_models(network, modes), images, names, severities, natural, args.seed):
+                study.shifts.append(one)
+                status.update(f"{one.shift} {one.severity or ''}: {len(study.shifts)} sets measured")
+    finally:
+        if study.shifts:
+            study_indicators(study, args.seed)
+            channels, height, width = images.pixels.shape[1:]
+            study_cascade(study, network, (channels, height, width), args.seed)
+
+
+def search_all(
+    study: Study,
+    network: QuantizableNetwork,
+    modes: Sequence[BitMode],
+    images: Images,
+    constraints: tuple[Constraint, Constraint],
+    args: argparse.Namespace,
+) -> None:
+    """Pixel searchers under both constraints, relations under the second, where all methods meet."""
+    near, loud = constraints
+    pixels, relations = pixel_searchers(), relation_searchers(images.pixels.shape[1])
+    for pair in pairs_of(network, [mode.name for mode in modes]):
+        seeds = agreeing(pair, images, args.search)
+        for searchers, constraint in ((pixels, near), ([*pixels, *relations], loud)):
+            searched(study, compare(pair, seeds, searchers, constraint, args.budget, args.seed, print))
+            if not study.complete:
+                return

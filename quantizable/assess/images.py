@@ -1,0 +1,84 @@
+"""The images of an assessment: pixels in [0, 1], before any normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from quantizable.data import ImageDataModule
+from quantizable.data.memory import MemoryDataModule
+from quantizable.data.order import generator
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images in units of pixels, so that whatever changes them comes before the one normalisation.
+
+    Args:
+        pixels: float32 ``[N, C, H, W]`` in [0, 1].
+        labels: int64 ``[N]``.
+        class_names: by label.
+
+    Raises:
+        ValueError: there are no images, numbers of images and labels differ, or values are NaN or outside [0,
+            1].
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.pixels) == 0:
+            raise ValueError("the data has no images")
+        if len(self.pixels) != len(self.labels):
+            raise ValueError(f"there are {len(self.pixels)} images but {len(self.labels)} labels")
+        if not torch.isfinite(self.pixels).all():
+            bad = (~torch.isfinite(self.pixels).flatten(1).all(1)).nonzero().flatten().tolist()
+            raise ValueError(f"{len(bad)} images hold NaN or infinite values; the first is number {bad[0]}")
+        low, high = self.pixels.min().item(), self.pixels.max().item()
+        if low < 0 or high > 1:
+            raise ValueError(f"pixels are in [{low:.3g}, {high:.3g}]; give images in [0, 1], not normalised")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def subset(self, index: Tensor) -> Images:
+        """The images of these indices (or of this mask)."""
+        return replace(self, pixels=self.pixels[index], labels=self.labels[index])
+
+    def sample(self, count: int | None, seed: int = 0) -> Images:
+        """``count`` images chosen at random, the same for the same seed; all of them for None."""
+        if count is None or count >= len(self):
+            return self
+        if count < 1:
+            raise ValueError(f"{count} images are asked for; give at least 1")
+        return self.subset(torch.randperm(len(self), generator=generator(seed))[:count].sort().values)
+
+
+def images_of(datamodule: ImageDataModule, which: str = "test") -> Images:
+    """The test, validation or (unaugmented) training images of a data module.
+
+    Args:
+        datamodule: its loaders yield normalised images; the normalisation is taken back.
+        which: "test", "val" or "train" (whole batches of them; only of data that fit in memory).
+
+    Raises:
+        ValueError: there are no such images, or they come augmented only.
+    """
+    if which == "train":
+        if not isinstance(datamodule, MemoryDataModule):
+            raise ValueError(f"{type(datamodule).__name__} gives its training images augmented only")
+        datamodule.augmentation = None  # type: ignore[assignment]
+    loader = getattr(datamodule, f"{which}_dataloader")()
+    if not loader:
+        raise ValueError(f"the data has no {which} images (val_size=0 holds none out)")
+    std, mean = (torch.tensor(v).view(-1, 1, 1) for v in (datamodule.std, datamodule.mean))
+    pixels, labels = [], []
+    for batch, label in loader:
+        pixels.append(batch * std + mean)
+        labels.append(label)
+    # the round trip through the normalisation may leave [0, 1] by a rounding error
+    return Images(torch.cat(pixels).clamp_(0, 1), torch.cat(labels), tuple(datamodule.class_names))

@@ -1,0 +1,104 @@
+"""Searchers side by side: the same seeds, budget and constraint for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from quantizable.assess.agreement import Interval, share
+from quantizable.assess.images import Images
+from quantizable.assess.models import Pair, probabilities
+from quantizable.assess.relations import relations_for
+from quantizable.assess.search.constraint import Constraint
+from quantizable.assess.search.diffchaser import FITNESS, DiffChaser
+from quantizable.assess.search.diverget import DiverGet
+from quantizable.assess.search.gradient import Gradient
+from quantizable.assess.search.hunt import Found, Searcher, search_inputs
+from quantizable.assess.search.uniform import RandomNoise, RandomRelations
+
+
+def pixel_searchers() -> list[Searcher]:
+    """Those that move pixels."""
+    return [RandomNoise(), *(DiffChaser(fitness) for fitness in FITNESS), Gradient()]
+
+
+def relation_searchers(channels: int) -> list[Searcher]:
+    """Those that set metamorphic relations, for inputs of so many channels."""
+    relations = relations_for(channels)
+    return [RandomRelations(relations), *(DiverGet(relations, kind) for kind in ("pso", "genetic", "cma"))]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One searcher on one pair under one constraint.
+
+    Attributes:
+        success: share of seeds from which an input was found.
+        queries: median to the first success, over the seeds with one.
+        seeds: how many.
+        complete: False if the search was interrupted.
+    """
+
+    pair: str
+    searcher: str
+    constraint: str
+    budget: int
+    seeds: int
+    success: Interval
+    queries: float | None
+    complete: bool
+
+
+def agreeing(pair: Pair, images: Images, count: int | None = None) -> Images:
+    """The first ``count`` images on which the pair agrees, from which a search can start.
+
+    Raises:
+        ValueError: there are none.
+    """
+    rows = probabilities({"a": pair.reference, "b": pair.quantized}, images.pixels)
+    same = (rows["a"].argmax(1) == rows["b"].argmax(1)).nonzero().flatten()
+    if len(same) == 0:
+        raise ValueError(f"{pair.name} agrees on no image; there is nothing to search from")
+    return images.subset(same[:count])
+
+
+def compare(
+    pair: Pair,
+    seeds: Images,
+    searchers: Sequence[Searcher],
+    constraint: Constraint,
+    budget: int,
+    seed: int = 0,
+    tell: Callable[[str], Any] = lambda text: None,
+) -> list[tuple[Row, Found]]:
+    """Run the searchers one after the other; after Ctrl-C the rows so far, the last marked as incomplete.
+
+    Args:
+        seeds: see :func:`agreeing`.
+        budget: queries per seed, at least 1.
+        tell: called with one line per finished searcher.
+
+    Raises:
+        ValueError: no seeds, or a budget below 1.
+    """
+    rows = []
+    for searcher in searchers:
+        found = search_inputs(searcher, pair, seeds.pixels, seeds.labels, constraint, budget, seed)
+        rows.append((summarise(pair, found, constraint, budget), found))
+        tell(f"{pair.name}, {searcher.name}: {100 * rows[-1][0].success[0]:.1f} % of {len(seeds)} seeds")
+        if not found.complete:
+            break
+    return rows
+
+
+def summarise(pair: Pair, found: Found, constraint: Constraint, budget: int) -> Row:
+    """The row of a table."""
+    queries = found.queries[found.success].double()
+    median = float(queries.quantile(torch.tensor(0.5, dtype=torch.double))) if len(queries) else None
+    rate = share(found.success)
+    return Row(
+        pair.name, found.searcher, str(constraint), budget, len(found.success), rate, median, found.complete
+    )

@@ -1,0 +1,85 @@
+"""Agreement on shifted images: every corruption at every severity, and images from a second source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantizable.assess.agreement import Agreement, agreement
+from quantizable.assess.corruptions import SEVERITIES, corrupt, suite
+from quantizable.assess.images import Images
+from quantizable.assess.models import Model, probabilities
+
+CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """Images of one shift with what the models say to them."""
+
+    shift: str
+    severity: int
+    outputs: dict[str, Tensor]
+    labels: Tensor
+    agreement: Agreement
+
+    def disagree(self, name: str) -> Tensor:
+        """Mask ``[N]`` of the images on which a model disagrees with the reference."""
+        return self.outputs[name].argmax(1) != self.outputs[self.agreement.names[-1]].argmax(1)
+
+
+def measure(
+    models: Mapping[str, Model], images: Images, shift: str = CLEAN, severity: int = 0, batch_size: int = 256
+) -> Shifted:
+    """Agreement of the models (the reference last) on a set of images."""
+    outputs = probabilities(models, images.pixels, batch_size)
+    return Shifted(shift, severity, outputs, images.labels, agreement(outputs, images.labels))
+
+
+def shifts(
+    models: Mapping[str, Model],
+    images: Images,
+    names: Sequence[str] | None = None,
+    severities: Iterable[int] = SEVERITIES,
+    natural: Mapping[str, Images] | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> Iterator[Shifted]:
+    """The clean images first, then each corruption at each severity, then the natural shifts.
+
+    Corruptions act on pixels, and the models' own normalisation follows: clean and shifted images take one
+    path.
+
+    Args:
+        models: the reference last.
+        images: clean.
+        names: corruptions; None: all that suit the number of channels, () for none.
+        natural: further labelled images by name, for example of a second folder.
+
+    Raises:
+        ValueError: an unknown corruption, before anything is measured; or as :func:`corrupt` and
+            :class:`Images` do.
+    """
+    chosen = list(suite(images.pixels.shape[1]) if names is None else names)
+    levels = list(severities)
+    for name in chosen:
+        corrupt(
+            images.pixels[:1], name, levels[0]
+        )  # an unknown name or a bad severity shows before long work
+    yield measure(models, images, batch_size=batch_size)
+    for name in chosen:
+        for severity in levels:
+            changed = Images(corrupt(images.pixels, name, severity, seed), images.labels, images.class_names)
+            yield measure(models, changed, name, severity, batch_size)
+    for name, others in (natural or {}).items():
+        yield measure(models, others, name, 0, batch_size)
+
+
+def pooled(measured: Sequence[Shifted]) -> tuple[dict[str, Tensor], Tensor]:
+    """Outputs ``[N, K]`` by model and labels ``[N]`` of several shifts together."""
+    names = measured[0].outputs
+    outputs = {name: torch.cat([one.outputs[name] for one in measured]) for name in names}
+    return outputs, torch.cat([one.labels for one in measured])

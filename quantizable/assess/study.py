@@ -1,0 +1,141 @@
+"""A whole assessment of one network: everything the report shows, gathered as it is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from quantizable.assess.guard import CascadePoint, Guard, cascade, choose_guard, thresholds_for
+from quantizable.assess.indicators import Quality, indicator_quality
+from quantizable.assess.models import Pair, mode_models
+from quantizable.assess.repair import Repair
+from quantizable.assess.search.compare import Row
+from quantizable.assess.search.hunt import Found
+from quantizable.assess.shifts import Shifted, pooled
+from quantizable.deploy.cost import layer_costs
+from quantizable.network import QuantizableNetwork
+
+SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # escalated by the points of a cascade's curve
+
+
+@dataclass
+class Study:
+    """What is known so far; a study that was interrupted has less in it, and says so.
+
+    Attributes:
+        shifts: agreement on clean images first, then on each shift.
+        indicators: by low mode, over all shifts together.
+        guard, cascade: of the lowest mode whose next mode is quantized too.
+        rows, found: of the searches.
+        skipped: what could not be computed, and why.
+    """
+
+    title: str
+    class_names: tuple[str, ...]
+    shifts: list[Shifted] = field(default_factory=list)
+    indicators: dict[str, dict[str, Quality]] = field(default_factory=dict)
+    bops: dict[str, float] = field(default_factory=dict)
+    guard: Guard | None = None
+    cascade: list[CascadePoint] = field(default_factory=list)
+    repairs: dict[str, Repair] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    found: list[Found] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    complete: bool = True
+
+    def plain(self) -> dict[str, Any]:
+        """As ``assessment.json`` holds it: shares, not percent; intervals as [value, low, high]."""
+        return {
+            "title": self.title,
+            "complete": self.complete,
+            "shifts": [
+                {"shift": one.shift, "severity": one.severity, **one.agreement.plain()} for one in self.shifts
+            ],
+            "indicators": {
+                mode: {name: asdict(quality) for name, quality in found.items()}
+                for mode, found in self.indicators.items()
+            },
+            "bops_per_image": self.bops,
+            "guard": None if self.guard is None else asdict(self.guard),
+            "cascade": [asdict(point) for point in self.cascade],
+            "repairs": {mode: asdict(one) for mode, one in self.repairs.items()},
+            "search": [asdict(row) for row in self.rows],
+            "skipped": self.skipped,
+        }
+
+
+def attempt(study: Study, what: str, action: Callable[[], Any]) -> Any:
+    """The action's result; None, with the reason kept in the study, where the data does not allow it."""
+    try:
+        return action()
+    except ValueError as error:
+        study.skipped[what] = str(error)
+        return None
+
+
+def study_indicators(study: Study, seed: int = 0) -> None:
+    """Indicators of each mode over all shifts that were measured."""
+    outputs, _ = pooled(study.shifts)
+    *lows, top = outputs
+    for low in lows:
+        differ = outputs[low].argmax(1) != outputs[top].argmax(1)
+        action = partial(indicator_quality, outputs[low], differ, seed)
+        if found := attempt(study, f"indicators of mode {low}", action):
+            study.indicators[low] = found
+
+
+def study_cascade(
+    study: Study, network: QuantizableNetwork, input_size: tuple[int, int, int], seed: int = 0
+) -> None:
+    """A guard between two quantized modes: chosen on one half of the shifted images, reported on the other.
+
+    The low mode is the lowest of 4 bits or more, the high mode the next one below float (else the reference).
+
+    Args:
+        input_size: channels, height, width, for the count of operations.
+    """
+    names = study.shifts[0].agreement.names
+    modes = {mode.name: mode for mode in network.modes if mode.name in names}
+    study.bops = dict.fromkeys(modes, 0.0)
+    for cost in layer_costs(network, input_size, modes.values()):
+        study.bops[cost.mode] += cost.bops
+    lows = [name for name, mode in modes.items() if not mode.is_float and mode.weight >= 4] or names[:1]
+    if len(names) < 2 or lows[0] == names[-1]:
+        study.skipped["cascade"] = "it takes two modes"
+        return
+    low, high = lows[0], names[names.index(lows[0]) + 1]
+    outputs, labels = pooled(study.shifts)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    fit, held = order[::2], order[1::2]
+    reference = outputs[names[-1]]
+    differ = outputs[low].argmax(1) != reference.argmax(1)
+    study.guard = attempt(
+        study, "guard", lambda: choose_guard(modes[low], modes[high], outputs[low][fit], differ[fit])
+    )
+    thresholds = thresholds_for(outputs[low][fit], SHARES)
+    if study.guard is not None:
+        thresholds = sorted([*thresholds, study.guard.threshold], reverse=True)
+    study.cascade = cascade(
+        outputs[low][held], outputs[high][held], reference[held], labels[held],
+        (study.bops[low], study.bops[high]), thresholds,
+    )  # fmt: skip
+
+
+def pairs_of(network: QuantizableNetwork, names: Sequence[str]) -> Iterator[Pair]:
+    """Each mode against the last of ``names``."""
+    models = mode_models(network, names)
+    top = list(models)[-1]
+    for name in list(models)[:-1]:
+        yield Pair(models[top], models[name], f"{name} against {top}")
+
+
+def searched(study: Study, rows: list[tuple[Row, Found]]) -> None:
+    """Keep the results of a comparison of searchers."""
+    for row, found in rows:
+        study.rows.append(row)
+        study.found.append(found)
+        study.complete &= row.complete

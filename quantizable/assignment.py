@@ -1,0 +1,115 @@
+"""An assignment of bits to layers as a YAML file that belongs to one network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from quantizable.bits import BitMode, ModeLike
+from quantizable.network import QuantizableNetwork, plain
+from quantizable.nn.layers import QuantLayer
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SavedAssignment:
+    """Bits per layer, and what the layers' norms need to fit them.
+
+    Attributes:
+        bits: the mode of each layer, as ``set_bits`` takes it.
+        norm_batches: batches of training data to re-estimate the norms with; 0: the modes' own norms.
+        about: how it was found (method, score, cost), for the reader only.
+    """
+
+    bits: Mapping[str, ModeLike]
+    norm_batches: int = 0
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def apply(self, network: QuantizableNetwork, loader: Iterable[Any] = ()) -> None:
+        """Switch the network to it, adding the modes that it mixes and fitting the norms.
+
+        Args:
+            network: the network that it was made for.
+            loader: training batches; needed only if ``norm_batches`` is above 0.
+
+        Raises:
+            ValueError: a width that the network was not built for, or the loader is empty.
+        """
+        layers = network.layers()
+        free = [n for n in self.bits if getattr(layers.get(n), "fixed_bits", None) is None]
+        add_modes(network, (BitMode.parse(self.bits[name]) for name in free))
+        network.set_bits(self.bits)
+        if self.norm_batches:
+            network.reestimate_norms(loader, batches=self.norm_batches)
+
+
+def fingerprint(network: QuantizableNetwork) -> str:
+    """SHA-256 (16 hexadecimal digits) of the names and float weights of all quantized layers."""
+    digest = hashlib.sha256()
+    for name, layer in network.layers().items():
+        digest.update(name.encode())
+        if isinstance(layer, QuantLayer):
+            digest.update(layer.float_weight().detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def add_modes(network: QuantizableNetwork, modes: Iterable[BitMode]) -> list[BitMode]:
+    """Add the modes that the network lacks, each with the norms of the mode nearest to it; returns those."""
+    missing, held = sorted(set(modes) - set(network.modes)), list(network.modes)
+    for new in missing:
+        network.add_mode(new, like=min(held, key=lambda mode: _distance(mode, new)))
+    return missing
+
+
+def _distance(one: BitMode, other: BitMode) -> tuple[int, int]:
+    # norms follow the weights' width first: it changes the scale of what they normalise
+    return abs(one.weight - other.weight), abs(one.activation - other.activation)
+
+
+def write_assignment(path: Path, network: QuantizableNetwork, assignment: SavedAssignment) -> None:
+    """Write the file, with the fingerprint of its network."""
+    contents = {
+        "format": FORMAT,
+        "network": fingerprint(network),
+        "norm_batches": assignment.norm_batches,
+        "about": dict(assignment.about),
+        "bits": {name: plain(BitMode.parse(mode)) for name, mode in assignment.bits.items()},
+    }
+    part = path.with_name(path.name + ".part")
+    part.write_text(yaml.safe_dump(contents, sort_keys=False))
+    os.replace(part, path)
+
+
+def read_assignment(path: str | Path, network: QuantizableNetwork) -> SavedAssignment:
+    """The assignment in a file of :func:`write_assignment`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no assignment, or that of another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no assignment file {path}; `quantizable search bits` writes one")
+    try:
+        contents = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML file: {str(error).splitlines()[0]}") from error
+    if not isinstance(contents, dict) or not isinstance(contents.get("bits"), dict):
+        raise ValueError(f"{path} is no assignment of bits; `quantizable search bits` writes one")
+    if contents.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {contents.get('format')}; this version reads format {FORMAT}")
+    if contents.get("network") != (own := fingerprint(network)):
+        raise ValueError(
+            f"{path} was made for another network (fingerprint {contents.get('network')}, here {own}); "
+            "use the checkpoint that it was searched on, or search anew"
+        )
+    return SavedAssignment(
+        contents["bits"], int(contents.get("norm_batches", 0)), contents.get("about") or {}
+    )

@@ -1,0 +1,52 @@
+"""The data module that a command line asks for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from quantizable.data import DATAMODULES, ImageDataModule
+from quantizable.network import QuantizableNetwork
+
+
+def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDataModule:
+    """The data module that ``data=NAME data.KEY=VALUE ...`` asks for, else that of training.
+
+    Args:
+        words: from the command line.
+        trained: ``network.info``, for the name and the sizes that are not given.
+
+    Raises:
+        ValueError: a word of another form, an unknown name or key.
+    """
+    for word in words:
+        if "=" not in word or not (word.startswith(("data=", "data."))):
+            raise ValueError(
+                f"{word!r} is not understood; write data=NAME and data.KEY=VALUE, as for train.py"
+            )
+    name = next((w.partition("=")[2] for w in words if w.startswith("data=")), trained.get("data"))
+    if name not in DATAMODULES:
+        raise ValueError(f"data set {name!r} is unknown; choose data= from {', '.join(DATAMODULES)}")
+    kind = DATAMODULES[name]
+    takes = inspect.signature(kind).parameters
+    sizes = [k for k in ("image_size", "in_chans", "num_classes") if k in takes and trained.get(k)]
+    asked = OmegaConf.from_dotlist([w.removeprefix("data.") for w in words if w.startswith("data.")])
+    options: Any = {key: trained[key] for key in sizes} | dict(asked)
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise ValueError(f"data set {name!r}: {error}") from error
+
+
+def check_fit(network: QuantizableNetwork, datamodule: ImageDataModule) -> None:
+    """``ValueError`` if the data has other classes or channels than the network was trained for."""
+    for what in ("num_classes", "in_chans"):
+        trained, given = network.info.get(what), getattr(datamodule, what)
+        if trained is not None and trained != given:
+            raise ValueError(
+                f"the network was trained with {what}={trained}, {type(datamodule).__name__} has {given}; "
+                "choose the data it was trained on, or one like it"
+            )

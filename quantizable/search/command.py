@@ -1,0 +1,274 @@
+"""``quantizable search bits|sensitivity|certify CHECKPOINT``: bits per layer, certified robustness."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from quantizable.assignment import SavedAssignment, add_modes, fingerprint, read_assignment, write_assignment
+from quantizable.checkpoint import load
+from quantizable.data.choice import check_fit, make_datamodule
+from quantizable.network import QuantizableNetwork
+from quantizable.results import write_json
+from quantizable.search.certification import Certification, average_certified_radius, certified_accuracy
+from quantizable.search.costs import COSTS, Cost, bops_cost, bytes_cost, latency_cost
+from quantizable.search.evolution import check_installed
+from quantizable.search.front import print_outcomes, write_front
+from quantizable.search.incremental import Incremental
+from quantizable.search.methods import METHODS
+from quantizable.search.problem import Problem, solve
+from quantizable.search.scoring import OBJECTIVES, Scorer, check_objective
+from quantizable.search.sensitivity import print_sensitivity, sensitivity, write_sensitivity
+from quantizable.search.smoothing import Smoothing
+from quantizable.search.space import Space, parse_budget
+
+RADII = (0.0, 0.25, 0.5, 0.75)
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the subcommand and its three parts."""
+    top = subparsers.add_parser("search", help="bits per layer within a budget; certified robustness")
+    parts = top.add_subparsers(metavar="PART", required=True)
+    bits = _part(parts, "bits", "search the bits of each layer", run_bits, images=500)
+    bits.add_argument("--methods", default=",".join(METHODS), help="separated by commas (default: all)")
+    bits.add_argument("--objective", default="accuracy", help=f"one of {', '.join(OBJECTIVES)}")
+    bits.add_argument("--cost", default="bops", help=f"what is limited: one of {', '.join(COSTS)}")
+    bits.add_argument(
+        "--budget",
+        default="4bit",
+        help="uniform bits or a number: 3bit,60000 (default: 4bit)",
+    )
+    bits.add_argument(
+        "--latency-table", type=Path, help="JSON {layer: {mode: milliseconds}}, for --cost latency"
+    )
+    bits.add_argument("--evaluations", type=int, default=100, help="candidates for each method (100)")
+    bits.add_argument("--robust-images", type=int, default=20, help="images to certify, for --objective acr")
+    bits.add_argument("--samples", type=int, default=100, help="noisy images each, for --objective acr")
+    _norms(bits)
+    _smoothing(bits, n=1000)
+    one = _part(parts, "sensitivity", "one layer at a time in each mode", run_sensitivity, images=500)
+    _norms(one)
+    certify = _part(parts, "certify", "certified radii of modes or of an assignment", run_certify, images=100)
+    certify.add_argument(
+        "--bits", help="modes, separated by commas, or an assignment file (default: all modes)"
+    )
+    certify.add_argument("--from", dest="first", help="certify incrementally from this mode")
+    certify.add_argument("--samples", type=int, default=100, help="noisy images per image, with --from")
+    _smoothing(certify, n=100_000)
+
+
+def _part(
+    parts: argparse._SubParsersAction,
+    name: str,
+    text: str,
+    run: Callable[[argparse.Namespace], int],
+    images: int,
+) -> argparse.ArgumentParser:
+    parser = parts.add_parser(name, help=text, description=text)
+    parser.add_argument("checkpoint", type=Path, help="for example checkpoints/<run>/best.ckpt")
+    parser.add_argument("data", nargs="*", metavar="data=NAME data.KEY=VALUE", help="as for evaluate")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=images,
+        help="evenly spread over the set (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of noise and of methods that draw at random")
+    parser.add_argument("--output", type=Path, help="folder (default: search/ beside the checkpoint)")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _smoothing(parser: argparse.ArgumentParser, n: int) -> None:
+    parser.add_argument("--sigma", type=float, default=0.25, help="noise, in pixels of [0, 1] (0.25)")
+    parser.add_argument("--n", type=int, default=n, help="noisy images that bound a radius (%(default)s)")
+    parser.add_argument("--n0", type=int, default=100, help="noisy images per image that pick the class")
+    parser.add_argument("--alpha", type=float, default=0.001, help="failure probability of a certificate")
+
+
+def _norms(parser: argparse.ArgumentParser) -> None:
+    text = "training batches to fit a candidate's norms with; 0: the modes' own norms (default: 2)"
+    parser.add_argument("--norm-batches", type=int, default=2, help=text)
+
+
+class Setting:
+    """The network, its data and the output folder, checked before anything long begins."""
+
+    def __init__(self, args: argparse.Namespace, test: bool) -> None:
+        if args.images < 1:
+            raise ValueError(f"--images is {args.images}; at least 1 is needed")
+        self.network: QuantizableNetwork = load(args.checkpoint)
+        self.data = make_datamodule(args.data, self.network.info)
+        check_fit(self.network, self.data)
+        self.output: Path = args.output or args.checkpoint.parent / "search"
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.test, self.count = test, args.images
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """Evenly spread images ``[N, C, H, W]`` and labels ``[N]`` of the test or the validation set."""
+        self.data.prepare_data()
+        self.data.setup("test" if self.test else "fit")
+        loader: Any = self.data.test_dataloader() if self.test else self.data.val_dataloader()
+        if isinstance(loader, list):
+            raise ValueError("the data has no validation images; give data.val_size above 0")
+        spread = torch.linspace(0, loader.size - 1, min(self.count, loader.size)).round().long()
+        images, labels, first = [], [], 0
+        for x, y in loader:
+            own = spread[(spread >= first) & (spread < first + len(x))] - first
+            images.append(x[own])
+            labels.append(y[own])
+            first += len(x)
+        return torch.cat(images), torch.cat(labels)
+
+    def training_inputs(self, batches: int) -> list[Tensor]:
+        """The first training batches of the data module's seed."""
+        if batches < 0:
+            raise ValueError(f"--norm-batches is {batches}; it is 0 or more")
+        return [x for x, _ in islice(self.data.train_dataloader(), batches)] if batches else []
+
+    def smoothing(self, args: argparse.Namespace) -> Smoothing:
+        """The smoothing that the options ask for, in the units of the data."""
+        return Smoothing(args.sigma, args.n, args.n0, args.alpha, tuple(self.data.std), args.seed)
+
+
+def run_bits(args: argparse.Namespace) -> int:
+    """Search, print and write the front, the picture, and the best assignment of each method and budget."""
+    check_objective(args.objective)
+    methods = check_methods(args.methods)
+    if args.evaluations < 1:
+        raise ValueError(f"--evaluations is {args.evaluations}; at least 1 is needed")
+    setting = Setting(args, test=False)
+    network = setting.network
+    space = Space.of(network)
+    image = torch.zeros(1, setting.data.in_chans, setting.data.image_size, setting.data.image_size)
+    cost = make_cost(args.cost, network, image, args.latency_table)
+    budgets = {text: parse_budget(text, space, cost) for text in args.budget.split(",")}
+    incremental = None
+    if args.objective == "acr":
+        incremental = Incremental(setting.smoothing(args), args.samples)
+    if args.norm_batches < 1 and (lacking := set(space.modes) - set(network.modes)):
+        names = ", ".join(mode.name for mode in sorted(lacking))
+        raise ValueError(f"modes {names} have no norms of their own yet: give --norm-batches 1 or more")
+    images, labels = setting.images()
+    inputs = setting.training_inputs(args.norm_batches)
+    add_modes(network, space.modes)
+    scorer = Scorer(network, images, labels, setting.output, inputs, incremental, args.robust_images)
+    outcomes = []
+    for text, budget in budgets.items():
+        for name in methods:
+            problem = Problem(space, cost, budget, scorer, args.objective, args.evaluations, args.seed)
+            outcome = solve(name, METHODS[name], problem)
+            outcomes.append(outcome)
+            if outcome.best is not None:
+                about = {"method": name, "cost": cost.name, "of": outcome.best.cost, **outcome.best.score}
+                assignment = SavedAssignment(space.assignment(outcome.best.genome), args.norm_batches, about)
+                write_assignment(setting.output / f"{name}-{text}.yaml", network, assignment)
+            write_front(setting.output, outcomes, cost, args.objective)
+    print_outcomes(outcomes, cost, args.objective)
+    print(f"kept in {setting.output}: front.csv, front.png and the best assignments, METHOD-BUDGET.yaml")
+    return 0
+
+
+def check_methods(text: str) -> list[str]:
+    """The method names in a comma-separated list; ``ValueError`` for an unknown one."""
+    methods = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise ValueError(f"method {', '.join(unknown)!r} is unknown; choose from {', '.join(METHODS)}")
+    if "evolution" in methods:
+        check_installed()
+    return methods
+
+
+def make_cost(name: str, network: QuantizableNetwork, image: Tensor, table: Path | None) -> Cost:
+    """The cost of that name.
+
+    Raises:
+        ValueError: an unknown name, or latency without its table.
+    """
+    if name not in COSTS:
+        raise ValueError(f"cost {name!r} is unknown; choose from {', '.join(COSTS)}")
+    if name == "latency":
+        if table is None:
+            raise ValueError("--cost latency needs --latency-table FILE, measured on the device")
+        return latency_cost(table, network)
+    return bops_cost(network, image) if name == "bops" else bytes_cost(network)
+
+
+def run_sensitivity(args: argparse.Namespace) -> int:
+    """Measure, print and write the sensitivity of each layer in the network's own modes."""
+    setting = Setting(args, test=False)
+    space = Space.of(setting.network)
+    images, labels = setting.images()
+    inputs = setting.training_inputs(args.norm_batches)
+    scorer = Scorer(setting.network, images, labels, setting.output, inputs)
+    rows = sensitivity(scorer, space, [m for m in setting.network.modes if m in space.modes])
+    print_sensitivity(rows)
+    write_sensitivity(setting.output, rows)
+    print(f"kept in {setting.output}: sensitivity.csv, sensitivity.png")
+    return 0
+
+
+def run_certify(args: argparse.Namespace) -> int:
+    """Certify test images in each mode, or in an assignment; print and write ACR and certified accuracies."""
+    setting = Setting(args, test=True)
+    network, smoothing = setting.network, setting.smoothing(args)
+    incremental = None if args.first is None else Incremental(smoothing, args.samples)
+    first_mode = None if args.first is None else network.check_mode(args.first)
+    named: dict[str, SavedAssignment] = {}
+    if args.bits and args.bits.endswith((".yaml", ".yml")):
+        named[Path(args.bits).stem] = read_assignment(args.bits, network)
+    else:
+        modes = network.modes if not args.bits else [network.check_mode(m) for m in args.bits.split(",")]
+        named = {mode.name: SavedAssignment({"*": mode}) for mode in modes}
+    images, labels = setting.images()
+    about = {"network": fingerprint(network), "images": len(images), "data": type(setting.data).__name__}
+    first = None
+    if first_mode is not None:
+        own = about | {"bits": {"*": first_mode.name}}
+        first = Certification(setting.output, f"certified-{first_mode.name}", smoothing, own)
+        with network.at_bits(first_mode):
+            first.run(network, images, labels)
+    summary = {}
+    for name, assignment in named.items():
+        assignment.apply(network, setting.training_inputs(assignment.norm_batches))
+        own = about | {"bits": {k: str(v) for k, v in assignment.bits.items()}}
+        if incremental is None or first is None:
+            run = Certification(setting.output, f"certified-{name}", smoothing, own)
+            results = run.run(network, images, labels)
+        else:
+            own |= {"from": args.first, "samples": args.samples}
+            run = Certification(setting.output, f"from-{args.first}-{name}", smoothing, own)
+            results = run.fill(partial(incremental.certify_like, network, first), images, labels)
+        summary[name] = {
+            "acr": average_certified_radius(results),
+            "certified_accuracy": {str(r): certified_accuracy(results, r) for r in RADII},
+            "samples_per_image": sum(r.certificate.samples for r in results) / len(results),
+            "seconds": sum(r.seconds for r in results),
+            "failure_probability": smoothing.alpha if incremental is None else incremental.failure,
+        }
+    _print_certified(summary, smoothing)
+    write_json(
+        setting.output / "certified.json",
+        {"sigma": smoothing.sigma, "n": smoothing.n, "images": len(images), "bits": summary},
+    )
+    return 0
+
+
+def _print_certified(summary: dict, smoothing: Smoothing) -> None:
+    columns = ["bits", "ACR", *(f"radius {r:g}, %" for r in RADII), "samples per image", "seconds"]
+    table = Table(*columns, title=f"certified accuracy, sigma {smoothing.sigma:g}, n {smoothing.n}")
+    for name, row in summary.items():
+        shares = [f"{100 * share:.1f}" for share in row["certified_accuracy"].values()]
+        table.add_row(
+            name, f"{row['acr']:.4f}", *shares, f"{row['samples_per_image']:.0f}", f"{row['seconds']:.1f}"
+        )
+    Console().print(table)

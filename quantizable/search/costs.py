@@ -1,0 +1,104 @@
+"""What an assignment costs: bit operations, bytes of weights, or measured milliseconds."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from quantizable.bits import BitMode
+from quantizable.network import QuantizableNetwork
+from quantizable.nn.layers import QuantLayer
+
+COSTS = ("bops", "bytes", "latency")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost that adds up over layers.
+
+    Anything that knows what a layer costs in a mode can be one; ``latency_table`` reads measurements.
+
+    Attributes:
+        name: ``"bops"``, ``"bytes"``, ``"latency"`` or your own.
+        unit: for tables and pictures.
+        of: (layer name, mode that it runs in) to cost.
+        known: whether it is defined for widths that the network does not hold (for budgets such as 3 bits).
+    """
+
+    name: str
+    unit: str
+    of: Callable[[str, BitMode], float]
+    known: bool = True
+
+    def total(self, assignment: Mapping[str, BitMode]) -> float:
+        """The cost of an assignment that names the mode of every layer."""
+        return sum(self.of(name, mode) for name, mode in assignment.items())
+
+
+def macs(network: QuantizableNetwork, image: torch.Tensor) -> dict[str, int]:
+    """Multiply-accumulates of each quantized layer for one image ``[1, C, H, W]``, by torch's flop counter.
+
+    Attention that is quantized counts its two products only; its projections are layers of their own.
+    """
+    network = copy.deepcopy(network).eval()  # hooks and first-use initialisation stay away from the original
+    network.set_bits(network.modes[0])  # float attention is one fused kernel that the counter may not know
+    counter = FlopCounterMode(display=False)
+    with torch.enable_grad(), counter:  # the counter follows modules through autograd hooks
+        network.model(image)
+    root = type(network.model).__name__
+    flops = {
+        name.removeprefix(f"{root}."): sum(ops.values()) for name, ops in counter.get_flop_counts().items()
+    }
+    names = list(network.layers())
+    inside = {name: [n for n in names if n.startswith(f"{name}.")] for name in names}
+    return {n: (flops.get(n, 0) - sum(flops.get(i, 0) for i in inside[n])) // 2 for n in names}
+
+
+def bops_cost(network: QuantizableNetwork, image: torch.Tensor) -> Cost:
+    """Bit operations per image: multiply-accumulates * weight bits * activation bits (ARQ, 2024)."""
+    counts, layers = macs(network, image), network.layers()
+
+    def of(name: str, mode: BitMode) -> float:
+        # both operands of an attention product are activations
+        first = mode.weight if isinstance(layers[name], QuantLayer) else mode.activation
+        return counts[name] * first * mode.activation
+
+    return Cost("bops", "bit operations per image", of)
+
+
+def bytes_cost(network: QuantizableNetwork) -> Cost:
+    """Bytes of the quantized layers' packed weights; norms and biases, always the same, are left out."""
+    sizes = {
+        n: m.float_weight().numel() if isinstance(m, QuantLayer) else 0 for n, m in network.layers().items()
+    }
+    return Cost("bytes", "bytes of weights", lambda name, mode: sizes[name] * mode.weight / 8)
+
+
+def latency_cost(path: str | Path, network: QuantizableNetwork) -> Cost:
+    """Milliseconds per image from a JSON file ``{layer: {mode: milliseconds}}`` of measurements.
+
+    Raises:
+        ValueError: no such file, or it is not of that form or lacks a layer.
+    """
+    try:
+        table = {
+            name: {BitMode.parse(mode): float(ms) for mode, ms in modes.items()}
+            for name, modes in json.loads(Path(path).read_text()).items()
+        }
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is no latency table {{layer: {{mode: milliseconds}}}}: {error}") from error
+    if missing := [name for name in network.layers() if name not in table]:
+        raise ValueError(f"the latency table {path} lacks layer {', '.join(missing)}")
+
+    def of(name: str, mode: BitMode) -> float:
+        if mode not in table[name]:
+            raise ValueError(f"the latency table {path} lacks mode {mode.name} of layer {name!r}")
+        return table[name][mode]
+
+    return Cost("latency", "milliseconds per image", of, known=False)

@@ -1,0 +1,67 @@
+"""The Pareto front of searches: table, CSV and picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from quantizable.search.costs import Cost
+from quantizable.search.problem import Outcome, Trial
+
+
+def pareto(trials: Sequence[Trial], objective: str) -> list[Trial]:
+    """The trials that no other one beats in score at the same or a lower cost, from cheap to expensive."""
+    front: list[Trial] = []
+    for trial in sorted(trials, key=lambda t: (t.cost, -t.score[objective])):
+        if not front or trial.score[objective] > front[-1].score[objective]:
+            front.append(trial)
+    return front
+
+
+def print_outcomes(outcomes: Sequence[Outcome], cost: Cost, objective: str) -> None:
+    """Print the best of each method and what it took."""
+    table = Table("method", f"budget, {cost.name}", f"cost, {cost.name}", objective, "evaluations", "seconds")
+    for o in outcomes:
+        best = ("", "") if o.best is None else (f"{o.best.cost:.4g}", f"{o.best.score[objective]:.4f}")
+        table.add_row(o.method, f"{o.budget:.4g}", *best, str(len(o.trials)), f"{o.seconds:.1f}")
+    Console().print(table)
+
+
+def write_front(folder: Path, outcomes: Sequence[Outcome], cost: Cost, objective: str) -> None:
+    """``front.csv`` (every trial, and whether it is on a front) and ``front.png`` in ``folder``."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(o.method for o in outcomes))
+    trials = {name: [t for o in outcomes if o.method == name for t in o.trials] for name in names}
+    fronts = {name: pareto(trials[name], objective) for name in names}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    keys = sorted({key for found in trials.values() for t in found for key in t.score} - {"seconds"})
+    writer.writerow(["method", cost.name, *keys, "on_front", "genome"])
+    for name in names:
+        best = {t.genome for t in fronts[name]}
+        for genome, t in {t.genome: t for t in trials[name]}.items():
+            digits = "".join(map(str, genome))
+            writer.writerow([name, t.cost, *(t.score.get(k, "") for k in keys), int(genome in best), digits])
+    (folder / "front.csv.part").write_text(text.getvalue())
+    os.replace(folder / "front.csv.part", folder / "front.csv")
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name in names:
+        points = [(t.cost, t.score[objective]) for t in fronts[name]]
+        axes.step(*zip(*points, strict=True), "o-", where="post", label=name, alpha=0.8)
+    for budget in sorted({o.budget for o in outcomes}):
+        axes.axvline(budget, color="grey", lw=0.8, ls=":")
+    axes.set_xlabel(cost.unit)
+    axes.set_ylabel(objective)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(folder / "front.png.part", format="png", dpi=130)
+    os.replace(folder / "front.png.part", folder / "front.png")

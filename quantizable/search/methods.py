@@ -1,0 +1,16 @@
+"""The searches by name."""
+
+from quantizable.search.evolution import evolution
+from quantizable.search.greedy import greedy
+from quantizable.search.integer import integer
+from quantizable.search.problem import Method
+from quantizable.search.reinforcement import reinforcement
+from quantizable.search.uniform import uniform
+
+METHODS: dict[str, Method] = {
+    "uniform": uniform,
+    "greedy": greedy,
+    "integer": integer,
+    "evolution": evolution,
+    "reinforcement": reinforcement,
+}

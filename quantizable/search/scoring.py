@@ -1,0 +1,163 @@
+"""How good an assignment is, measured on a fixed set of images, each measurement kept on disk.
+
+A candidate needs no retraining: it is switched on, its norms are fitted if asked for, and it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quantizable.bits import BitMode
+from quantizable.fitting import active_batch_norms, fit_norms
+from quantizable.network import QuantizableNetwork
+from quantizable.search.certification import Certification, Certified, average_certified_radius
+from quantizable.search.incremental import Incremental
+from quantizable.search.journal import Journal
+
+OBJECTIVES = ("accuracy", "agreement", "acr")
+
+
+def check_objective(objective: str) -> str:
+    """The objective, or ``ValueError`` with those there are."""
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective {objective!r} is unknown; choose from {', '.join(OBJECTIVES)}")
+    return objective
+
+
+@contextmanager
+def fitted_norms(network: QuantizableNetwork, inputs: Sequence[Tensor]) -> Iterator[None]:
+    """Norms fitted to the current assignment on ``inputs`` (none: as they are) within a ``with`` block."""
+    kept = [(buffer, buffer.clone()) for norm in active_batch_norms(network) for buffer in norm.buffers()]
+    try:
+        if inputs:
+            fit_norms(network, inputs)
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+class Scorer:
+    """Scores of assignments of one network: accuracy, agreement with the highest mode, KL from it, ACR.
+
+    Args:
+        network: in evaluation mode.
+        images: ``[N, C, H, W]``, normalised, to measure accuracy, agreement and KL on.
+        labels: ``[N]``.
+        folder: where the scores are kept.
+        norm_inputs: training batches to fit each candidate's norms with; none: the modes' own norms.
+        incremental: settings of the certification; None: no ACR.
+        robust_images: how many of the images, from the first on, to certify for the ACR.
+        batch: images per forward pass.
+
+    Raises:
+        ValueError: no images, or the network has non-finite logits for them.
+    """
+
+    def __init__(
+        self,
+        network: QuantizableNetwork,
+        images: Tensor,
+        labels: Tensor,
+        folder: Path,
+        norm_inputs: Sequence[Tensor] = (),
+        incremental: Incremental | None = None,
+        robust_images: int = 20,
+        batch: int = 256,
+    ) -> None:
+        if len(images) == 0:
+            raise ValueError("there are no images to score assignments on")
+        self.network, self.images, self.labels, self.batch = network, images, labels, batch
+        self.norm_inputs, self.incremental = list(norm_inputs), incremental
+        self.robust_images = min(robust_images, len(images))
+        settings: dict[str, Any] = {
+            "network": _digest(list(network.state_dict().values())),  # norms and step sizes too
+            "images": _digest([images, labels]),
+            "norm_inputs": _digest(self.norm_inputs),
+        }
+        if incremental is not None:
+            settings |= {**asdict(incremental), "robust_images": self.robust_images}
+            settings["smoothing"].pop("batch")
+        self.name = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
+        self.journal = Journal(folder / f"scores-{self.name}.jsonl", settings)
+        self.known: dict[str, dict[str, float]] = {_key(r["bits"]): r["score"] for r in self.journal.rows}
+        self.measured = 0  # assignments that were run, not read, by this process
+        top = network.modes[-1]
+        with network.at_bits(top):
+            self.reference = self._logits()
+        if not torch.isfinite(self.reference).all():
+            raise ValueError(f"mode {top.name} of the network gives logits that are not finite")
+        self.first = self._certify_first(folder, top) if incremental is not None else None
+
+    def __call__(self, assignment: Mapping[str, BitMode]) -> dict[str, float]:
+        """``accuracy``, ``agreement``, ``kl`` (nats), ``seconds`` and, with certification, ``acr``."""
+        bits = {name: mode.name for name, mode in assignment.items()}
+        if _key(bits) not in self.known:
+            started = time.perf_counter()
+            with self.network.at_bits(assignment), fitted_norms(self.network, self.norm_inputs):
+                score = self._measure()
+            score["seconds"] = time.perf_counter() - started
+            self.journal.add({"bits": bits, "score": score})
+            self.known[_key(bits)] = score
+            self.measured += 1
+        return self.known[_key(bits)]
+
+    def _measure(self) -> dict[str, float]:
+        logits = self._logits()
+        answer = logits.argmax(1)
+        kl = F.kl_div(
+            logits.log_softmax(1), self.reference.log_softmax(1), reduction="batchmean", log_target=True
+        )
+        score = {
+            "accuracy": (answer == self.labels).double().mean().item(),
+            "agreement": (answer == self.reference.argmax(1)).double().mean().item(),
+            "kl": kl.item(),
+        }
+        if self.first is not None:
+            score["acr"] = average_certified_radius(self.certify())
+        return score
+
+    def certify(self) -> list[Certified]:
+        """Incremental certificates of the images for the assignment that the network is in."""
+        assert self.incremental is not None
+        assert self.first is not None
+        results = []
+        for i in range(self.robust_images):
+            certificate = self.incremental.certify_like(self.network, self.first, self.images[i], i)
+            results.append(Certified(i, int(self.labels[i]), certificate, 0.0))
+        return results
+
+    def _certify_first(self, folder: Path, top: BitMode) -> Certification:
+        assert self.incremental is not None
+        smoothing = self.incremental.smoothing
+        about = {k: v for k, v in self.journal.settings.items() if k in ("network", "images")}
+        first = Certification(folder, f"certified-{top.name}-{self.name}", smoothing, about)
+        with self.network.at_bits(top):
+            first.run(self.network, self.images[: self.robust_images], self.labels)
+        return first
+
+    @torch.inference_mode()
+    def _logits(self) -> Tensor:
+        return torch.cat([self.network(x).float() for x in self.images.split(self.batch)])
+
+
+def _digest(tensors: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _key(bits: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={mode}" for name, mode in sorted(bits.items()))

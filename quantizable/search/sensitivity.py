@@ -1,0 +1,147 @@
+"""Sensitivity: one layer at a time in each mode, all others in the network's highest."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+from quantizable.bits import FLOAT_BITS, BitMode
+from quantizable.functional import dequantize
+from quantizable.network import QuantizableNetwork
+from quantizable.nn.layers import QuantLayer
+from quantizable.quantizers import Quantizer
+from quantizable.search.scoring import Scorer
+from quantizable.search.space import Space
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What it does to the network to run one layer in one mode.
+
+    Attributes:
+        layer, mode: which.
+        accuracy, agreement: of the network, fractions; agreement with its highest mode.
+        kl: Kullback-Leibler divergence of its answers from the highest mode's, nats.
+        weight_sqnr, input_sqnr: signal to quantization noise of the layer's weight and input, dB;
+            infinite where nothing is quantized.
+    """
+
+    layer: str
+    mode: str
+    accuracy: float
+    agreement: float
+    kl: float
+    weight_sqnr: float
+    input_sqnr: float
+
+
+@torch.no_grad()
+def sqnr(x: Tensor, quantizer: Quantizer, bits: int) -> float:
+    """Signal-to-quantization-noise ratio ``10 log10(|x|^2 / |x - q(x)|^2)``, dB."""
+    if bits == FLOAT_BITS:
+        return float("inf")
+    noise = (x - dequantize(quantizer.codes(x, bits), quantizer.qparams(x, bits))).double().square().sum()
+    return float(10 * torch.log10(x.double().square().sum() / noise))
+
+
+@torch.inference_mode()
+def noise_ratios(
+    network: QuantizableNetwork, space: Space, images: Tensor
+) -> dict[tuple[str, BitMode], tuple[float, float]]:
+    """SQNR (dB) of (weight, input) by layer and mode; inputs are those of the network in its highest mode.
+
+    Layers without a weight or input of their own to quantize (attention products) are left out.
+    """
+    ratios: dict[tuple[str, BitMode], tuple[float, float]] = {}
+
+    def measure(name: str) -> torch.utils.hooks.RemovableHandle:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert isinstance(layer, QuantLayer)
+            weight = {b: sqnr(layer.float_weight(), layer.weight_quantizer, b) for b in space.weights}
+            given = {b: sqnr(inputs[0], layer.input_quantizer, b) for b in space.activations}
+            for mode in space.modes:
+                ratios[name, mode] = weight[mode.weight], given[mode.activation]
+
+        return network.layers()[name].register_forward_pre_hook(hook)
+
+    layers = network.layers()
+    handles = [measure(name) for name in space.layers if isinstance(layers[name], QuantLayer)]
+    try:
+        with network.at_bits(network.modes[-1]):
+            network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ratios
+
+
+def sensitivity(scorer: Scorer, space: Space, modes: Sequence[BitMode]) -> list[Sensitivity]:
+    """Every free layer in every one of ``modes``, the rest of the network in its highest mode.
+
+    Args:
+        scorer: of the network; what it has measured before is read from disk.
+        space: the free layers.
+        modes: modes of the space.
+    """
+    network = scorer.network
+    top = network.modes[-1]
+    rest = {name: layer.resolve(top) for name, layer in network.layers().items()}
+    ratios = noise_ratios(network, space, scorer.images[:64])
+    nothing = (float("nan"), float("nan"))
+    rows = []
+    for name in track(space.layers, "sensitivity", transient=True):
+        for mode in modes:
+            score = scorer({**rest, name: mode})
+            noise = ratios.get((name, mode), nothing)
+            rows.append(
+                Sensitivity(name, mode.name, score["accuracy"], score["agreement"], score["kl"], *noise)
+            )
+    return rows
+
+
+def print_sensitivity(rows: Sequence[Sensitivity]) -> None:
+    """Print a table, a row per layer and mode."""
+    headings = ("layer", "mode", "accuracy %", "agreement %", "KL, nats", "weight SQNR, dB", "input SQNR, dB")
+    table = Table(*headings, title="one layer at a time")
+    for row in rows:
+        shares = (f"{100 * row.accuracy:.2f}", f"{100 * row.agreement:.2f}", f"{row.kl:.5f}")
+        table.add_row(row.layer, row.mode, *shares, f"{row.weight_sqnr:.1f}", f"{row.input_sqnr:.1f}")
+    Console().print(table)
+
+
+def write_sensitivity(folder: Path, rows: Sequence[Sensitivity]) -> None:
+    """``sensitivity.csv`` and ``sensitivity.png`` (KL divergence and weight SQNR by layer) in ``folder``."""
+    from matplotlib.figure import Figure
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [f.name for f in fields(Sensitivity)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    (folder / "sensitivity.csv.part").write_text(text.getvalue())
+    os.replace(folder / "sensitivity.csv.part", folder / "sensitivity.csv")
+
+    layers = list(dict.fromkeys(row.layer for row in rows))
+    figure = Figure(figsize=(max(6, 0.4 * len(layers)), 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for mode in dict.fromkeys(row.mode for row in rows):
+        own = [row for row in rows if row.mode == mode]
+        upper.semilogy([r.layer for r in own], [max(r.kl, 1e-7) for r in own], "o-", label=mode)
+        lower.plot([r.layer for r in own], [r.weight_sqnr for r in own], "o-", label=mode)
+    upper.set_ylabel("KL from the highest mode, nats")
+    lower.set_ylabel("SQNR of the weight, dB")
+    lower.tick_params(axis="x", rotation=90)
+    upper.legend(title="mode", ncols=3)
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+    figure.savefig(folder / "sensitivity.png.part", format="png", dpi=130)
+    os.replace(folder / "sensitivity.png.part", folder / "sensitivity.png")

@@ -1,0 +1,100 @@
+"""What happens to a training batch before the network sees it, beside augmentation: nothing, an attack, or
+mixing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+
+
+class Strategy(Protocol):
+    """Changes a batch of (normalised images, labels).
+
+    ``module`` is the one in training (:class:`quantizable.MultiModeModule`); its network, modes, seed,
+    classes and trainer are read.
+    """
+
+    def __call__(self, module: Any, batch: Any, step: int) -> Any:
+        """The batch to train on; ``step`` numbers the batches of a run, for draws that repeat."""
+
+
+@dataclass(frozen=True)
+class Standard:
+    """The batch as it is."""
+
+    def __call__(self, module: Any, batch: Any, step: int) -> Any:
+        return batch
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Projected gradient descent (Madry et al., ICLR 2018): train on images that mislead the highest mode.
+
+    Args:
+        eps: largest change of a pixel in [0, 1].
+        step: of each iteration.
+        iterations: at least 1; each costs a forward and a backward pass.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    eps: float = 8 / 255
+    step: float = 2 / 255
+    iterations: int = 7
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps <= 1 or self.step <= 0 or self.iterations < 1:
+            raise ValueError(
+                f"eps={self.eps}, step={self.step}, iterations={self.iterations}; give eps in (0, 1], a step "
+                "above 0 and at least 1 iteration"
+            )
+
+    def __call__(self, module: Any, batch: Any, step: int) -> Any:
+        """The attacked images, started from random noise, and their labels."""
+        images, labels = batch
+        std = getattr(getattr(module.trainer, "datamodule", None), "std", None)
+        scale = torch.as_tensor(1.0 if std is None else std, device=images.device).reshape(-1, 1, 1)
+        source = torch.Generator().manual_seed(module.seed * 1_000_003 + step)
+        noise = (2 * torch.rand(images.shape, generator=source) - 1).to(images)
+        change = self.eps * noise  # in pixels; the images are normalised
+        module.network.eval()  # the attack must not move the batch norms' statistics
+        try:
+            with torch.enable_grad(), module.network.at_bits(module.modes[-1]):
+                for _ in range(self.iterations):
+                    change = change.detach().requires_grad_()
+                    loss = F.cross_entropy(module.network(images + change / scale), labels)
+                    (slope,) = torch.autograd.grad(loss, change)
+                    change = (change + self.step * slope.sign()).clamp(-self.eps, self.eps)
+        finally:
+            module.network.train()
+        return images + change.detach() / scale, labels
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Mixup (Zhang et al., ICLR 2018): convex combinations of images and of their one-hot labels.
+
+    Args:
+        alpha: of the Beta distribution that weights are drawn from, above 0.
+
+    Raises:
+        ValueError: ``alpha`` out of range.
+    """
+
+    alpha: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.alpha > 0:
+            raise ValueError(f"alpha={self.alpha}; give more than 0")
+
+    def __call__(self, module: Any, batch: Any, step: int) -> tuple[Tensor, Tensor]:
+        """The mixed images and the label probabilities ``[B, K]``."""
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+            torch.default_generator.manual_seed(module.seed * 1_000_003 + step)
+            return v2.MixUp(alpha=self.alpha, num_classes=module.num_classes)(*batch)

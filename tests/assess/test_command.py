@@ -1,0 +1,148 @@
+"""The whole command on a tiny trained network, and one clear error for each bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from quantizable import QuantizableClassifier, load
+from quantizable.assess import assessment
+from quantizable.assess.guard import Guard
+from quantizable.assess.images import images_of
+from quantizable.assess.indicators import INDICATORS
+from quantizable.assess.models import ModeModel, mode_models
+from quantizable.assess.repair import repair
+from quantizable.cli import main
+from quantizable.data import Fake
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that has seen noise only: its modes disagree often."""
+    torch.manual_seed(0)
+    data = Fake(size=64, num_classes=4, in_chans=1, image_size=12, batch_size=16)
+    options = {"in_chans": 1, "cifar_stem": False, "width": 4}
+    module = QuantizableClassifier("patch_cnn", num_classes=4, bits=[2, 8, 32], model_options=options)
+    trainer = pl.Trainer(
+        max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    trainer.fit(module, data)
+    path = tmp_path_factory.mktemp("run") / "best.ckpt"
+    trainer.save_checkpoint(path)
+    return path
+
+
+DATA = ["data=fake", "data.size=48"]
+
+
+def test_the_command_leaves_a_whole_report(checkpoint: Path, tmp_path: Path) -> None:
+    asked = ["--images", "40", "--corruptions", "shot_noise,stripe", "--severities", "1,5", "--repair", "2"]
+    asked += ["--search", "3", "--budget", "8", "--output", str(tmp_path)]
+    assert main(["assess", str(checkpoint), *DATA, *asked]) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"report.html", "assessment.json", "agreement.csv", "search.csv"} <= names
+    assert not [name for name in names if name.endswith(".part")]
+    found = json.loads((tmp_path / "assessment.json").read_text())
+    assert [(one["shift"], one["severity"]) for one in found["shifts"]] == [
+        *(("clean", 0), ("shot_noise", 1), ("shot_noise", 5), ("stripe", 1), ("stripe", 5))
+    ]
+    assert found["shifts"][0]["names"] == ["2", "8", "32"]
+    assert found["complete"]
+    assert found["bops_per_image"]["2"] < found["bops_per_image"]["8"] < found["bops_per_image"]["32"]
+    assert len(found["search"]) == 2 * (5 + 9)  # pairs x (pixel searchers, then all)
+    html = (tmp_path / "report.html").read_text()
+    assert "data:image/png;base64," in html
+    assert "http" not in html  # nothing is fetched
+    lines = (tmp_path / "agreement.csv").read_text().splitlines()
+    assert len(lines) == 1 + 5 * 3  # five sets, three pairs
+
+
+def test_a_guard_answers_with_the_high_mode_where_the_low_one_is_unsure(checkpoint: Path) -> None:
+    network, images = load(checkpoint), torch.randn(6, 1, 12, 12)
+    rows = {}
+    for mode in (8, 32):
+        with network.at_bits(mode), torch.no_grad():
+            rows[mode] = network(images).softmax(1)
+    median = INDICATORS["margin"](rows[8]).median().item()  # the lower of the two middle values
+    with torch.no_grad():
+        answers, unsure = Guard(8, 32, median).predict(network, images)
+    assert unsure.sum() == 4
+    torch.testing.assert_close(answers, torch.where(unsure[:, None], rows[32], rows[8]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budget", "0"], "--budget 0 finds nothing"),
+        (["--psnr", "200"], "200.0 dB is impossible"),
+        (["--linf", "-1"], "impossible"),
+        (["--bits", "3,32"], "no mode 3"),
+        (["--bits", "8"], "at least two"),
+        (["--images", "0"], "--images 0"),
+        (["--severities", "6"], "--severities 6"),
+        (["--corruptions", "hail"], "'hail' is unknown"),
+        (["--natural", "other"], "--natural other"),
+    ],
+)
+def test_bad_input_is_one_clear_line(checkpoint: Path, tmp_path: Path, capsys, words, message: str) -> None:  # type: ignore[no-untyped-def]
+    output = tmp_path / "report"
+    assert main(["assess", str(checkpoint), *DATA, "--output", str(output), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not output.exists()
+
+
+def test_interrupted_in_the_search_it_writes_what_it_has(
+    checkpoint: Path, tmp_path: Path, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]
+    class Interrupted:
+        name = "interrupted"
+
+        def run(self, hunt, generator) -> None:  # type: ignore[no-untyped-def]
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(assessment, "pixel_searchers", lambda: [Interrupted()])
+    asked = ["--corruptions", "none", "--search", "2", "--budget", "5", "--output", str(tmp_path)]
+    assert main(["assess", str(checkpoint), *DATA, *asked]) == 130
+    found = json.loads((tmp_path / "assessment.json").read_text())
+    assert not found["complete"]
+    assert [row["searcher"] for row in found["search"]] == ["interrupted"]
+    assert "Interrupted" in (tmp_path / "report.html").read_text()
+
+
+def test_clean_images_take_the_same_path_as_in_training(checkpoint: Path) -> None:
+    network = load(checkpoint)
+    data = Fake(size=48, num_classes=4, in_chans=1, image_size=12)
+    batch, labels = next(iter(data.test_dataloader()))
+    images = images_of(data)
+    assert torch.equal(images.labels[: len(labels)], labels)
+    for name, model in mode_models(network).items():
+        with network.at_bits(name), torch.no_grad():
+            torch.testing.assert_close(
+                model(images.pixels[: len(batch)]), network(batch), atol=1e-2 if name == "2" else 1e-3, rtol=0
+            )
+    with pytest.raises(ValueError, match="no mode 4"):
+        mode_models(network, [4])
+    assert ModeModel(network, 2)(images.pixels[:1]).shape == (1, 4)
+
+
+def test_repair_counts_what_persists_and_what_is_new(checkpoint: Path) -> None:
+    network = load(checkpoint)
+    train = images_of(Fake(size=64, num_classes=4, in_chans=1, image_size=12), "train")
+    test = images_of(Fake(size=40, num_classes=4, in_chans=1, image_size=12))
+    with torch.no_grad():  # it learnt one answer for all noise; centred logits give many, which 2 bits change
+        network.classifier.bias -= mode_models(network)["32"](train.pixels).mean(0)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    outputs = {name: model(test.pixels).argmax(1) for name, model in mode_models(network).items()}
+    differed = outputs["2"] != outputs["32"]
+    repaired, counts = repair(network, 2, train, test, steps=3)
+    now = mode_models(repaired)["2"](test.pixels).argmax(1) != outputs["32"]
+    assert counts.before == differed.sum() > 0
+    assert counts.persisting == (differed & now).sum()
+    assert counts.new == (~differed & now).sum()
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    with pytest.raises(ValueError, match="no mode 3"):
+        repair(network, 3, train, test)

@@ -1,0 +1,199 @@
+"""Searchers: never an input outside the constraint, never a query too many, the same for the same seed."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantizable.assess.images import Images
+from quantizable.assess.models import Pair
+from quantizable.assess.relations import relations_for
+from quantizable.assess.search import (
+    DiffChaser,
+    DiverGet,
+    Gradient,
+    Hunt,
+    LInf,
+    Psnr,
+    RandomNoise,
+    RandomRelations,
+    search_inputs,
+)
+from quantizable.assess.search.compare import agreeing, compare
+from quantizable.assess.search.constraint import psnr
+from tests.assess.conftest import threshold_model
+
+NATURAL = relations_for(1)
+SEARCHERS = [
+    RandomNoise(),
+    RandomRelations(NATURAL),
+    Gradient(steps=5),
+    *(DiffChaser(fitness, population=4) for fitness in ("basic", "uncertainty", "target")),
+    *(DiverGet(NATURAL, optimizer, batch=2, generations=3) for optimizer in ("pso", "genetic", "cma")),
+]
+NAMES = [searcher.name for searcher in SEARCHERS]
+
+
+def seeds(levels: list[float]) -> torch.Tensor:
+    """Flat images, a little textured so that relations have something to act on."""
+    texture = 0.02 * torch.sin(torch.arange(64.0)).view(8, 8)
+    return torch.tensor(levels).view(-1, 1, 1, 1) + texture
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS, ids=NAMES)
+@pytest.mark.parametrize("constraint", [LInf(0.03), Psnr(20)], ids=str)
+def test_what_is_returned_is_allowed_and_disagrees(searcher, constraint, planted: Pair) -> None:  # type: ignore[no-untyped-def]
+    start = seeds([0.47, 0.49, 0.55])
+    found = search_inputs(searcher, planted, start, torch.tensor([0, 0, 1]), constraint, budget=30)
+    assert (found.spent <= 30).all()
+    assert (found.queries[found.success] >= 1).all()
+    assert constraint.allows(found.inputs, start).all()
+    a, b = (rows.argmax(1) for rows in planted.probabilities(found.inputs))
+    assert torch.equal(a != b, found.success)
+    assert torch.equal(torch.stack((a, b), 1)[found.success], found.answers[found.success])
+    assert torch.equal(found.inputs[~found.success], start[~found.success])
+    again = search_inputs(searcher, planted, start, torch.tensor([0, 0, 1]), constraint, budget=30)
+    assert torch.equal(found.inputs, again.inputs)
+    assert torch.equal(found.queries, again.queries)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from(SEARCHERS),
+    st.floats(0.002, 0.3),
+    st.booleans(),
+    st.integers(1, 12),
+    st.integers(0, 10**6),
+)
+def test_no_searcher_leaves_the_constraint(
+    searcher, size: float, maximum: bool, budget: int, seed: int
+) -> None:  # type: ignore[no-untyped-def]
+    pair = Pair(threshold_model(0.50), threshold_model(0.52))
+    source = torch.Generator().manual_seed(seed)
+    start = torch.rand(3, 1, 6, 6, generator=source)
+    constraint = LInf(size) if maximum else Psnr(5 + 100 * size)
+    found = search_inputs(searcher, pair, start, torch.zeros(3, dtype=torch.long), constraint, budget, seed)
+    assert (found.spent <= budget).all()
+    assert (found.inputs >= 0).all()
+    assert (found.inputs <= 1).all()
+    if maximum:
+        assert (found.inputs - start).abs().max() <= size + 1e-6
+    else:
+        error = (found.inputs - start).double().square().flatten(1).mean(1)
+        assert (-10 * error.log10() >= 5 + 100 * size - 1e-4).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.floats(1, 60), st.floats(0.001, 1))
+def test_projection_ends_inside(seed: int, decibel: float, eps: float) -> None:
+    source = torch.Generator().manual_seed(seed)
+    start, wild = torch.rand(4, 2, 5, 5, generator=source), 3 * torch.randn(4, 2, 5, 5, generator=source)
+    for constraint in (Psnr(decibel), LInf(eps)):
+        assert constraint.allows(constraint.project(wild, start), start).all()
+        torch.testing.assert_close(constraint.project(start, start), start)
+
+
+def test_psnr_by_hand() -> None:
+    zero = torch.zeros(2, 1, 2, 2)
+    changed = zero.clone()
+    changed[0] = 0.1
+    assert psnr(changed, zero).tolist() == [pytest.approx(20), float("inf")]
+
+
+def test_the_gradient_finds_what_chance_does_not(planted: Pair) -> None:
+    start, labels = seeds([0.475] * 8), torch.zeros(8, dtype=torch.long)
+    by_gradient = search_inputs(Gradient(), planted, start, labels, LInf(0.04), budget=60)
+    by_chance = search_inputs(RandomNoise(), planted, start, labels, LInf(0.04), budget=60)
+    assert by_gradient.success.all()
+    assert by_chance.success.sum() < by_gradient.success.sum()
+
+
+def test_the_ledger_counts_queries_and_closes_accounts(planted: Pair) -> None:
+    hunt = Hunt(planted, seeds([0.3, 0.4]), torch.zeros(2), LInf(0.5), budget=3)
+    owner = torch.tensor([0, 1, 0, 0, 0])
+    inputs = seeds(
+        [0.3, 0.51, 0.3, 0.3, 0.51]
+    )  # the second seed's input disagrees; so does the first seed's fourth
+    p, _ = hunt.ask(inputs, owner)
+    assert hunt.queries.tolist() == [3, 1]
+    assert hunt.first.tolist() == [0, 1]  # beyond the budget nothing is recorded ...
+    assert p.isnan().all(1).tolist() == [False, False, False, False, True]  # ... nor learnt
+    assert hunt.active().tolist() == []
+
+
+def test_a_gradient_costs_three_queries(planted: Pair) -> None:
+    hunt = Hunt(planted, seeds([0.3]), torch.zeros(1), LInf(0.5), budget=5)
+    hunt.gradient(seeds([0.3]), torch.tensor([0]))
+    assert hunt.queries.tolist() == [3]
+    assert hunt.active(3).tolist() == []
+
+
+def test_a_pair_without_gradients_says_so() -> None:
+    session = Pair(lambda x: threshold_model(0.5)(x).detach(), threshold_model(0.52))
+    with pytest.raises(ValueError, match="no gradient"):
+        search_inputs(Gradient(), session, seeds([0.3]), torch.zeros(1), LInf(0.1), 10)
+    found = search_inputs(
+        RandomNoise(), session, seeds([0.3]), torch.zeros(1), LInf(0.1), 10
+    )  # any callables will do
+    assert found.spent.tolist() == [10]
+
+
+def test_an_interrupted_search_keeps_what_it_found(planted: Pair) -> None:
+    class Impatient:
+        name = "impatient"
+
+        def run(self, hunt: Hunt, generator: torch.Generator) -> None:
+            hunt.ask(seeds([0.51]), torch.tensor([1]))
+            raise KeyboardInterrupt
+
+    images = Images(seeds([0.3, 0.4]), torch.zeros(2))
+    rows = compare(planted, images, [Impatient(), RandomNoise()], LInf(0.5), 10)
+    assert len(rows) == 1  # the next searcher is not started
+    row, found = rows[0]
+    assert not row.complete
+    assert found.success.tolist() == [False, True]
+
+
+def test_comparison_starts_from_agreeing_images_and_counts(planted: Pair) -> None:
+    images = Images(seeds([0.3, 0.51, 0.9]), torch.tensor([0, 1, 1]))
+    chosen = agreeing(planted, images)
+    assert chosen.labels.tolist() == [0, 1]
+    row, _ = compare(planted, chosen, [RandomNoise()], LInf(0.01), 5)[0]
+    assert (row.seeds, row.budget, row.success[0], row.queries) == (2, 5, 0.0, None)
+    with pytest.raises(ValueError, match="agrees on no image"):
+        agreeing(planted, Images(seeds([0.51]), torch.tensor([1])))
+
+
+@pytest.mark.parametrize("decibel", [200, 0, -3, float("nan")])
+def test_impossible_constraints_are_refused(decibel: float) -> None:
+    with pytest.raises(ValueError, match="impossible"):
+        Psnr(decibel)
+    with pytest.raises(ValueError, match="impossible"):
+        LInf(decibel)
+
+
+def test_impossible_searches_are_refused(planted: Pair) -> None:
+    start = seeds([0.3])
+    with pytest.raises(ValueError, match="0 queries"):
+        search_inputs(RandomNoise(), planted, start, torch.zeros(1), LInf(0.1), 0)
+    with pytest.raises(ValueError, match="NaN"):
+        search_inputs(RandomNoise(), planted, start * float("nan"), torch.zeros(1), LInf(0.1), 5)
+    with pytest.raises(ValueError, match="no seeds"):
+        search_inputs(RandomNoise(), planted, start[:0], torch.zeros(0), LInf(0.1), 5)
+    with pytest.raises(ValueError, match="fitness 'best' is unknown"):
+        DiffChaser("best")
+    with pytest.raises(ValueError, match="population of 5"):
+        DiffChaser(population=5)
+    with pytest.raises(ValueError, match="optimizer 'annealing' is unknown"):
+        DiverGet(NATURAL, "annealing")
+
+
+def test_the_three_fitnesses_by_hand() -> None:
+    rows = torch.tensor([[[0.6, 0.1, 0.3], [0.2, 0.5, 0.3]]])  # one seed, two individuals
+    aims = torch.tensor([1])
+    basic, uncertain, target = (
+        DiffChaser(fitness).score(rows, aims) for fitness in ("basic", "uncertainty", "target")
+    )
+    torch.testing.assert_close(basic, torch.tensor([[0.3, 0.2]]))
+    torch.testing.assert_close(uncertain, torch.tensor([[0.5, 0.3]]))  # k = 3
+    torch.testing.assert_close(target, torch.tensor([[0.5, 0.0]]))

@@ -1,0 +1,118 @@
+import itertools
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from quantizable.data import Folder, ImageNet
+from tests.data.conftest import write_images
+from tests.data.test_modules import contract
+
+
+def folder(root, **options):
+    options = {"image_size": 24, "batch_size": 4, "num_workers": 0, "val_size": 4} | options
+    return Folder(root, **options)
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_contract(image_root, in_chans):
+    data = folder(image_root, in_chans=in_chans)
+    contract(data)
+    assert data.class_names == ("cat", "dog")
+
+
+def test_val_is_the_test_set_unless_there_is_one(image_root):
+    data = folder(image_root)
+    parts = {part: {file for file, _ in found} for part, found in data.samples.items()}
+    assert {part: len(files) for part, files in parts.items()} == {"train": 16, "val": 4, "test": 6}
+    assert all("/train/" in file for file in parts["train"] | parts["val"])
+    assert not parts["train"] & parts["val"]
+    assert all("/val/" in file for file in parts["test"])
+
+    write_images(image_root, "test", 2, ("cat", "dog"), seed=2)
+    sizes = {part: len(found) for part, found in folder(image_root).samples.items()}
+    assert sizes == {"train": 20, "val": 6, "test": 4}
+
+
+def test_workers_and_resuming_change_nothing(image_root):
+    whole = list(folder(image_root).train_dataloader())
+    assert len(whole) == 4
+    loader = folder(image_root, num_workers=2).train_dataloader()
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(whole, loader, strict=True))
+
+    loader = folder(image_root).train_dataloader()
+    list(itertools.islice(loader, 2))
+    resumed = folder(image_root).train_dataloader()
+    resumed.load_state_dict(loader.state_dict())
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[2:], resumed, strict=True))
+
+
+def test_every_epoch_is_augmented_anew(image_root):
+    def bright(loader):  # the sum of each image's pixels, whatever the order
+        return torch.cat([x.sum((1, 2, 3)) for x, _ in loader]).sort().values
+
+    loader = folder(image_root).train_dataloader()
+    first = bright(loader)
+    assert not torch.equal(first, bright(loader))
+    loader.set_epoch(0)
+    assert torch.equal(first, bright(loader))
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "autoaugment", "randaugment", "trivialaugment"])
+def test_augmentations(image_root, augment):
+    images, _ = next(iter(folder(image_root, augment=augment).train_dataloader()))
+    assert images.shape == (4, 3, 24, 24)
+    assert images.isfinite().all()
+
+
+def test_ranks_share_the_images(image_root):
+    seen = []
+    for rank in (0, 1):
+        data = folder(image_root, batch_size=2)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        seen.append([y.tolist() for _, y in data.train_dataloader()])
+        assert data.shard == (rank, 2)
+    whole = [sorted(y.tolist()) for _, y in folder(image_root).train_dataloader()]
+    assert [sorted(a + b) for a, b in zip(*seen, strict=True)] == whole
+
+
+def test_corrupt_images_show_before_training(image_root):
+    broken = image_root / "train" / "cat" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    (image_root / "val" / "dog" / "0.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"2 of 26 images are corrupt: .*3\.png cannot be decoded"):
+        folder(image_root).prepare_data()
+    unchecked = folder(image_root, verify=False, val_size=0)
+    unchecked.prepare_data()
+    with pytest.raises(ValueError, match=r"3\.png cannot be decoded"):
+        list(unchecked.train_dataloader())
+
+
+def test_missing_folders(tmp_path, image_root):
+    with pytest.raises(FileNotFoundError, match=r"data\.root"):
+        folder(tmp_path / "nowhere").prepare_data()
+    with pytest.raises(FileNotFoundError, match=r"ILSVRC2012_img_train\.tar.*image-net\.org"):
+        ImageNet(tmp_path / "nowhere").prepare_data()
+    with pytest.raises(ValueError, match="holds 2 classes, ImageNet has 1000"):
+        ImageNet(image_root).prepare_data()
+    shutil.rmtree(image_root / "val")
+    with pytest.raises(FileNotFoundError, match="neither val/ nor test/"):
+        folder(image_root).prepare_data()
+
+
+def test_imagenet_knows_its_classes_before_it_is_there(tmp_path):
+    assert ImageNet(tmp_path).num_classes == 1000
+
+
+def test_other_classes_are_refused(image_root):
+    write_images(image_root, "test", 1, ("cat", "wolf"), seed=2)
+    with pytest.raises(ValueError, match=r"do not hold the same classes.*dog, wolf"):
+        folder(image_root).prepare_data()
+
+
+def test_bad_options(tmp_path):
+    with pytest.raises(ValueError, match="choose from none, crop"):
+        folder(tmp_path, augment="cutout")
+    with pytest.raises(ValueError, match="in_chans=2"):
+        folder(tmp_path, in_chans=2)

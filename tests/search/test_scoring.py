@@ -1,0 +1,80 @@
+"""Scores: what they mean, that they are kept, and that measuring leaves no trace."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from quantizable.network import QuantizableNetwork
+from quantizable.search.incremental import Incremental
+from quantizable.search.scoring import Scorer
+from quantizable.search.smoothing import Smoothing
+from quantizable.search.space import Space
+from tests.search.conftest import make_network
+
+
+def test_the_highest_mode_agrees_with_itself(
+    network: QuantizableNetwork, images: Tensor, tmp_path: Path
+) -> None:
+    labels = network(images).argmax(1)
+    labels[:10] = (labels[:10] + 1) % 5
+    score = Scorer(network, images, labels, tmp_path)(dict.fromkeys(network.layers(), network.modes[-1]))
+    assert score["accuracy"] == 0.75
+    assert score["agreement"] == 1.0
+    assert score["kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_scores_are_kept_on_disk_and_not_measured_again(
+    network: QuantizableNetwork, images: Tensor, tmp_path: Path
+) -> None:
+    space, labels = Space.of(network), torch.zeros(len(images))
+    first = Scorer(network, images, labels, tmp_path)
+    score = first(space.assignment(space.lowest))
+    again = Scorer(make_network(), images, labels, tmp_path)
+    assert again(space.assignment(space.lowest)) == score
+    assert (first.measured, again.measured) == (1, 0)
+    other = Scorer(make_network(seed=5), images, labels, tmp_path)  # other weights: another file
+    assert other.known == {}
+
+
+def test_measuring_fits_the_norms_and_leaves_the_network_as_it_was(
+    network: QuantizableNetwork, images: Tensor, tmp_path: Path
+) -> None:
+    space, labels = Space.of(network), torch.zeros(len(images))
+    shifted = images + 1.0
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assignment = space.assignment(space.lowest)
+    as_they_are = Scorer(network, images, labels, tmp_path)(assignment)
+    fitted = Scorer(network, images, labels, tmp_path, norm_inputs=[shifted])(assignment)
+    assert as_they_are["kl"] != fitted["kl"]
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert network.bits == 32
+
+
+def test_acr_is_that_of_incremental_certification(
+    network: QuantizableNetwork, images: Tensor, tmp_path: Path
+) -> None:
+    labels = network(images).argmax(1)
+    smoothing = Smoothing(0.1, n=100, n0=20)
+    incremental = Incremental(smoothing, samples=50)
+    scorer = Scorer(network, images, labels, tmp_path, incremental=incremental, robust_images=4)
+    space = Space.of(network)
+    score = scorer(space.assignment(space.lowest))
+    radii = []
+    for i in range(4):
+        with network.at_bits(32):
+            first, votes = smoothing.certify(network, images[i], i)
+        with network.at_bits(2):
+            second = incremental.certify(network, images[i], i, first, votes)
+        radii.append(second.radius if second.predicted == labels[i] else 0.0)
+    assert score["acr"] == pytest.approx(sum(radii) / 4)
+
+
+def test_no_images_and_broken_networks_are_refused(network: QuantizableNetwork, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no images"):
+        Scorer(network, torch.zeros(0, 3, 8, 8), torch.zeros(0), tmp_path)
+    with torch.no_grad():
+        network.layers()["14"].bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        Scorer(network, torch.zeros(2, 3, 8, 8), torch.zeros(2), tmp_path)

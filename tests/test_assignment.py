@@ -1,0 +1,66 @@
+"""Assignments as files: they come back as they were, and only to their own network."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from quantizable.assignment import SavedAssignment, fingerprint, read_assignment, write_assignment
+from tests.search.conftest import make_network
+
+BITS = {"0": 8, "3": "w2a8", "6": 4, "9": "w8a2", "14": 8}
+
+
+def test_a_file_sets_the_bits_it_was_written_from(tmp_path: Path) -> None:
+    network, x = make_network(), torch.randn(32, 3, 8, 8)
+    saved = SavedAssignment(BITS, norm_batches=2, about={"method": "greedy", "accuracy": 0.5})
+    saved.apply(network, [x, x])
+    expected = network(x)
+    write_assignment(tmp_path / "a.yaml", network, saved)
+    again = make_network()
+    read = read_assignment(tmp_path / "a.yaml", again)
+    assert read == saved
+    read.apply(again, [x, x])
+    assert torch.equal(again(x), expected)
+    assert again.layers()["3"].bits.name == "w2a8"
+
+
+def test_the_fingerprint_follows_the_weights_and_nothing_else() -> None:
+    network = make_network()
+    before = fingerprint(network)
+    network.add_mode("w4a8", like=4)
+    network.set_bits(2)
+    network.reestimate_norms([torch.randn(8, 3, 8, 8)], [4])
+    assert fingerprint(network) == before
+    assert fingerprint(make_network(seed=1)) != before
+    with torch.no_grad():
+        network.layers()["3"].weight[0, 0, 0, 0] += 0.1
+    assert fingerprint(network) != before
+
+
+def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
+    write_assignment(tmp_path / "a.yaml", make_network(), SavedAssignment(BITS))
+    with pytest.raises(ValueError, match="made for another network"):
+        read_assignment(tmp_path / "a.yaml", make_network(seed=1))
+
+
+def test_files_that_are_no_assignment_are_refused(tmp_path: Path) -> None:
+    network, path = make_network(), tmp_path / "a.yaml"
+    with pytest.raises(FileNotFoundError, match="no assignment file"):
+        read_assignment(path, network)
+    path.write_text("a: [")
+    with pytest.raises(ValueError, match="no YAML"):
+        read_assignment(path, network)
+    for contents in ("just words", "bits: 4"):
+        path.write_text(contents)
+        with pytest.raises(ValueError, match="no assignment of bits"):
+            read_assignment(path, network)
+    path.write_text(yaml.safe_dump({"format": 99, "bits": {"0": 8}}))
+    with pytest.raises(ValueError, match="format 99"):
+        read_assignment(path, network)
+
+
+def test_a_width_that_the_network_was_not_built_for_is_refused() -> None:
+    with pytest.raises(ValueError, match="mode 3 cannot be added"):
+        SavedAssignment({**BITS, "3": 3}).apply(make_network())
