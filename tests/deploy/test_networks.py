@@ -31,7 +31,7 @@ NETWORKS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network_exports_and_runs(name: str) -> None:
-    size = 224 if name.startswith("vit") else 64
+    size = 224 if name.startswith(("vit", "vgg")) else 64
     torch.manual_seed(0)
     model = trained_like(timm.create_model(name, num_classes=10))
     network = quantizable.quantize(model, [8]).eval()
