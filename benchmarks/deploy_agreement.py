@@ -2,12 +2,14 @@
 
     python benchmarks/deploy_agreement.py CHECKPOINT --data FOLDER --bits 8,4,2 --output agreement.json
 
-Counts the images on which an engine's prediction differs, and the codes that differ layer by layer.
+Counts the images on which an engine's prediction differs, and the codes that differ layer by layer. How often
+fake quantization differs from itself, computed in float64, is the floor: values that nearly tie.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import pickle
 import tempfile
@@ -64,6 +66,10 @@ def main() -> None:
             expected = fake_quant_logits(network, bits, images)
             accuracy = 100 * float((expected.argmax(1) == labels).mean())
             print(f"\nmode {bits}: fake quant {accuracy:.2f} %")
+            again = fake_quant_logits(copy.deepcopy(network).double(), bits, images.double())
+            floor = int((again.argmax(1) != expected.argmax(1)).sum())
+            print(f"  fake quant in float64: {floor} of {len(images)} differ", flush=True)
+            results.append({"bits": bits, "engine": "fake quant in float64", "disagreements": floor})
             codes = fake_quant_codes(network, bits, images[: args.code_images])
             for name, engine, exact in ENGINES:
                 session = Session(Path(folder) / "model.qz", engine, bits, batch=250, exact=exact)

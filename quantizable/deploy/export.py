@@ -116,6 +116,7 @@ def _to_onnx(lowered: Lowered, example: Tensor) -> Any:
 
 def _store_int4(onnx: Any, model: Any) -> None:
     """Weights of 4 bits and less as INT4 tensors, two to a byte."""
+    int4 = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.INT4)
     held = {i.name: i for i in model.graph.initializer}
     for node in model.graph.node:
         tensor = held.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
@@ -123,9 +124,7 @@ def _store_int4(onnx: Any, model: Any) -> None:
             continue
         values = onnx.numpy_helper.to_array(tensor)
         if values.dtype == "int8" and values.min() >= -8 and values.max() <= 7:
-            packed = onnx.helper.make_tensor(
-                tensor.name, onnx.TensorProto.INT4, values.shape, values.flatten()
-            )
+            packed = onnx.numpy_helper.from_array(values.astype(int4), tensor.name)
             tensor.CopyFrom(packed)
     for value in model.graph.value_info:
         if value.name in held:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import quantizable
 from quantizable.deploy import export_onnx
+from quantizable.deploy.engines import onnxruntime_options
 from quantizable.deploy.export import METADATA, onnx_model
 from quantizable.deploy.steps import engine_codes, fake_quant_codes, step_differences
 from quantizable.quantizers import QUANTIZERS
@@ -23,7 +24,8 @@ from onnx.reference.op_run import OpRun  # noqa: E402
 def run(engine: str, model: bytes, images: Tensor) -> np.ndarray:
     module = pytest.importorskip(engine, reason=f"{engine} is not installed")
     if engine == "onnxruntime":
-        return module.InferenceSession(model).run(None, {"image": images.numpy()})[0]
+        session = module.InferenceSession(model, onnxruntime_options())
+        return session.run(None, {"image": images.numpy()})[0]
     core = module.Core()
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     return core.compile_model(core.read_model(model), "CPU", options)(images.numpy())[0]
@@ -49,16 +51,16 @@ def test_engines_give_the_fake_quant_logits(make, images: Tensor, name: str, eng
 
 @pytest.mark.parametrize("bits", [2, 8])
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_codes_inside_an_engine_differ_by_a_step_at_most(
-    make, images: Tensor, engine: str, bits: int
-) -> None:
+def test_codes_inside_an_engine_hardly_differ(make, images: Tensor, engine: str, bits: int) -> None:
     pytest.importorskip(engine, reason=f"{engine} is not installed")
     network = make(bits=(bits,))
     found = step_differences(
         fake_quant_codes(network, bits, images), engine_codes(network, bits, images, engine)
     )
     assert {d.layer for d in found} == set(network.layers())
-    assert max(d.largest for d in found) <= 1
+    assert found[0].differing == 0  # the image itself
+    # a code on a tie that goes the other way is worth up to two of the fine 8-bit steps further on
+    assert max(d.largest for d in found) <= (1 if bits == 2 else 2)
     assert max(d.differing for d in found) <= 0.01
 
 
