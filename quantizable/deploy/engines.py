@@ -34,8 +34,8 @@ def compile_onnxruntime(
         threads: of one inference; None: as many as cores.
         shape: not needed, as ONNX Runtime serves any batch size equally well.
         exact: multiply the codes in float, which loses nothing. If False it fuses QLinearConv kernels,
-            which round the bias to the accumulator's unit: one code in a thousand moves by a step, and a
-            deep network amplifies that.
+            which round the bias to the accumulator's unit: codes move by a step, and a deep network
+            amplifies that.
     """
     onnxruntime = require("onnxruntime", "engine 'onnxruntime'")
     options = onnxruntime_options(threads, exact)

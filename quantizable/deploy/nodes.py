@@ -140,8 +140,7 @@ class WeightNode(nn.Module):
     def use_headroom(self) -> None:
         """Move the integers up to the top of int8, the scale down by the same power of two.
 
-        Nothing changes but the unit of the accumulator. ONNX Runtime rounds the bias to that unit, and with
-        2-bit weights half a unit moves 3 % of the outputs by a step.
+        Nothing changes but the unit of the accumulator, to which ONNX Runtime's fused kernels round the bias.
         """
         self.shift = max(8 - self.width, 0)
         self.integers = self.integers << self.shift

@@ -58,7 +58,6 @@ def test_codes_inside_an_engine_hardly_differ(make, images: Tensor, engine: str,
         fake_quant_codes(network, bits, images), engine_codes(network, bits, images, engine)
     )
     assert {d.layer for d in found} == set(network.layers())
-    assert found[0].differing == 0  # the image itself
     # a code on a tie that goes the other way is worth up to two of the fine 8-bit steps further on
     assert max(d.largest for d in found) <= (1 if bits == 2 else 2)
     assert max(d.differing for d in found) <= 0.01
