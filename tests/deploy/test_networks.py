@@ -50,7 +50,8 @@ def test_network_exports_and_runs(name: str) -> None:
     )(images.numpy())[0]
     with torch.no_grad():
         expected = network(images).numpy()
-    # codes on ties may go either way in an engine, and random weights turn each into other logits: the
-    # layers are compared exactly elsewhere, here a wrong graph would give logits of another image
-    for here, there in zip(got, expected, strict=True):
-        assert np.corrcoef(here, there)[0, 1] > 0.9
+    # codes on ties may go either way in an engine, and random weights turn each into other logits: the layers
+    # are compared exactly elsewhere; a wrong graph would give no image right and logits of another image
+    right = np.isclose(got, expected, atol=1e-3 * np.abs(expected).max()).all(1)
+    alike = [np.corrcoef(here, there)[0, 1] > 0.9 for here, there in zip(got, expected, strict=True)]
+    assert right.any() or all(alike)
