@@ -48,7 +48,11 @@ def run(args: argparse.Namespace) -> int:
         saved = read_assignment(args.bits, network)
         runs: dict[str, Assignment] = {Path(args.bits).stem: saved.bits}
     else:
-        modes = [network.check_mode(m) for m in parse_modes(args.bits)] if args.bits else network.modes
+        modes = (
+            [network.check_mode(m) for m in parse_modes(args.bits)]
+            if args.bits is not None
+            else network.modes
+        )
         runs = {mode.name: mode for mode in modes}
     datamodule = make_datamodule(args.data, network.info)
     check_fit(network, datamodule)

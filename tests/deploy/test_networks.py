@@ -50,8 +50,8 @@ def test_network_exports_and_runs(name: str) -> None:
     )(images.numpy())[0]
     with torch.no_grad():
         expected = network(images).numpy()
-    # codes on ties may go either way in an engine, and random weights turn each into other logits: the layers
-    # are compared exactly elsewhere; a wrong graph would give no image right and logits of another image
+    # Codes on ties may go either way in an engine, and random weights turn each into other logits. The
+    # layers are compared exactly elsewhere; with a wrong graph no image would be right, nor all of them close.
     right = np.isclose(got, expected, atol=1e-3 * np.abs(expected).max()).all(1)
-    alike = [np.corrcoef(here, there)[0, 1] > 0.9 for here, there in zip(got, expected, strict=True)]
-    assert right.any() or all(alike)
+    close = [np.corrcoef(here, there)[0, 1] > 0.9 for here, there in zip(got, expected, strict=True)]
+    assert right.any() or all(close)
