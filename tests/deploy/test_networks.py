@@ -51,7 +51,7 @@ def test_network_exports_and_runs(name: str) -> None:
     with torch.no_grad():
         expected = network(images).numpy()
     # Codes on ties may go either way in an engine, and random weights turn each into other logits. The
-    # layers are compared exactly elsewhere; with a wrong graph no image would be right, nor all of them close.
+    # layers are compared exactly elsewhere; with a wrong graph none would be right, nor all of them close.
     right = np.isclose(got, expected, atol=1e-3 * np.abs(expected).max()).all(1)
     close = [np.corrcoef(here, there)[0, 1] > 0.9 for here, there in zip(got, expected, strict=True)]
     assert right.any() or all(close)
