@@ -54,7 +54,7 @@ def fronts(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10)
     cost = bops_cost(network, torch.zeros(1, 3, 32, 32))
     inputs = [x for (x, _), _ in zip(data.train_dataloader(), range(args.norm_batches), strict=False)]
     add_modes(network, space.modes)
-    work = args.output / "work"
+    work = args.output / "journal"
     scorer = Scorer(network, *spread(data.val_dataloader(), args.images), work, inputs)
     tester = Scorer(network, *spread(data.test_dataloader(), args.test_images), work, inputs)
     plain = Scorer(network, *spread(data.test_dataloader(), args.test_images), work)
@@ -91,7 +91,7 @@ def one_layer(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR
     """Sensitivity in the network's own modes."""
     inputs = [x for (x, _), _ in zip(data.train_dataloader(), range(args.norm_batches), strict=False)]
     space = Space.of(network)
-    scorer = Scorer(network, *spread(data.val_dataloader(), args.images), args.output / "work", inputs)
+    scorer = Scorer(network, *spread(data.val_dataloader(), args.images), args.output / "journal", inputs)
     write_sensitivity(args.output, sensitivity(scorer, space, [BitMode(b, b) for b in (2, 4, 8)]))
 
 
@@ -104,13 +104,13 @@ def certify(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10
     top, rows = network.modes[-1], {}
     scratch, runs = {}, {}
     for mode in reversed(network.modes):
-        runs[mode] = Certification(args.output / "work", f"scratch-{mode.name}", smoothing, settings)
+        runs[mode] = Certification(args.output / "journal", f"scratch-{mode.name}", smoothing, settings)
         with network.at_bits(mode):
             scratch[mode] = runs[mode].run(network, images, labels)
         row = {"scratch": summary(scratch[mode])}
         if mode != top:
             own = settings | {"samples": args.samples}
-            steps = Certification(args.output / "work", f"incremental-{mode.name}", smoothing, own)
+            steps = Certification(args.output / "journal", f"incremental-{mode.name}", smoothing, own)
 
             def step(x: Tensor, image: int) -> object:
                 return incremental.certify_like(network, runs[top], x, image)

@@ -99,7 +99,7 @@ def read_scene(file: Path, cube: str, labels: str) -> tuple[Tensor, Tensor]:
         raise FileNotFoundError(f"there is no scene {file}; set data.file to a MATLAB file")
     try:
         contents = loadmat(file)
-    except (ValueError, NotImplementedError, TypeError) as error:
+    except Exception as error:  # scipy raises many kinds, also for files of version 7.3
         raise ValueError(
             f"{file} is no MATLAB file that can be read ({error}); save it as version 7"
         ) from error
