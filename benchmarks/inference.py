@@ -30,6 +30,7 @@ import quantizable
 from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import onnx_model
 from quantizable.deploy.latency import interleaved
+from quantizable.deploy.requirements import openvino_core
 
 Run = Callable[[], object]
 
@@ -91,7 +92,7 @@ def onnxruntime_int8(model: bytes, array: np.ndarray, folder: Path) -> bytes:
 
 def openvino_int8(model: bytes, array: np.ndarray, threads: int) -> Run:
     """NNCF's post-training quantization of the float network."""
-    core = openvino.Core()
+    core = openvino_core("this benchmark")
     graph = core.read_model(model)
     graph.reshape(list(array.shape))
     graph = nncf.quantize(graph, nncf.Dataset([array]), subset_size=1)

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import openvino
 import timm
 import torch
 from onnx import GraphProto, ModelProto, TensorProto, helper
@@ -24,6 +23,7 @@ import quantizable
 from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import INPUT, OPSET, OUTPUT, onnx_model
 from quantizable.deploy.latency import interleaved
+from quantizable.deploy.requirements import openvino_core
 
 
 def branch(model: ModelProto, bits: int) -> GraphProto:
@@ -90,7 +90,7 @@ def main() -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
     session = onnxruntime.InferenceSession(whole, options)
-    core = openvino.Core()
+    core = openvino_core("this benchmark")
     graph = core.read_model(whole)
     graph.reshape({INPUT: list(images.shape)})
     settings = {"INFERENCE_NUM_THREADS": args.threads, "INFERENCE_PRECISION_HINT": "f32"}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from quantizable.deploy.export import INPUT
-from quantizable.deploy.requirements import require
+from quantizable.deploy.requirements import openvino_core, require
 
 Runner = Callable[[np.ndarray], np.ndarray]
 
@@ -54,11 +54,10 @@ def compile_openvino(
         shape: fixed ``[N, C, H, W]``, which it runs faster than a free batch size.
         precision: of what is not integer: ``"f32"``, or ``"bf16"`` at the cost of exactness.
     """
-    openvino = require("openvino", "engine 'openvino'")
+    core = openvino_core("engine 'openvino'")
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    core = openvino.Core()
     network = core.read_model(model)
     if shape is not None:
         network.reshape(list(shape))

@@ -9,7 +9,7 @@ from typing import Any
 
 from quantizable.deploy.export import METADATA, onnx_model
 from quantizable.deploy.files import check_target
-from quantizable.deploy.requirements import require
+from quantizable.deploy.requirements import openvino_core, require
 from quantizable.network import Assignment, QuantizableNetwork
 
 
@@ -31,7 +31,7 @@ def export_openvino(
     openvino = require("openvino", "OpenVINO export")
     model = onnx_model(network, bits, **options)
     about = {p.key: p.value for p in model.metadata_props}[METADATA]
-    graph = openvino.Core().read_model(model.SerializeToString())
+    graph = openvino_core("OpenVINO export").read_model(model.SerializeToString())
     graph.set_rt_info(about, METADATA)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.xml")
     try:

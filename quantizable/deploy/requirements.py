@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from types import ModuleType
+from typing import Any
 
 INSTALL = "pip install 'quantizable[deploy]'"
 
@@ -16,3 +18,15 @@ def require(package: str, purpose: str) -> ModuleType:
         raise ImportError(
             f"{purpose} needs the package {package}, which is not installed: {INSTALL}"
         ) from error
+
+
+def openvino_core(purpose: str) -> Any:
+    """The process's ``openvino.Core``; ``ImportError`` as :func:`require` where OpenVINO is missing."""
+    return _core(require("openvino", purpose))
+
+
+@functools.cache
+def _core(openvino: ModuleType) -> Any:
+    # One, for good: its CPU plugin takes over the thread's signal stack, and of two whose lives overlap the
+    # last to go puts back the other's, which is freed. The next handled signal then ends the process.
+    return openvino.Core()

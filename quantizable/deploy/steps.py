@@ -15,7 +15,7 @@ from quantizable.deploy.export import INPUT, node_layer, onnx_model
 from quantizable.deploy.lowering import lower
 from quantizable.deploy.nodes import SIGNED_OFFSET
 from quantizable.deploy.reference import Codes, integer_network
-from quantizable.deploy.requirements import require
+from quantizable.deploy.requirements import openvino_core, require
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import QuantLayer
 
@@ -143,8 +143,8 @@ def _run_all(model: bytes, images: np.ndarray, engine: str, exact: bool) -> dict
         session = runtime.InferenceSession(model, onnxruntime_options(exact=exact))
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(None, {INPUT: images}), strict=True))
-    openvino = require("openvino", "engine 'openvino'")
+    core = openvino_core("engine 'openvino'")
     options = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", options)
+    compiled = core.compile_model(core.read_model(model), "CPU", options)
     results = compiled(images)
     return {next(iter(port.get_names())): results[port] for port in compiled.outputs if port.get_names()}

@@ -126,7 +126,8 @@ class QuantAttention(Attention):
         if self.bits.is_float and not calibrating:
             return super().forward(x, attn_mask, is_causal)
         batch, tokens, _ = x.shape
-        gate = self.gate(x).sigmoid() if self.gate is not None else None
+        gate_layer = getattr(self, "gate", None)  # not in timm before 1.0.28
+        gate = gate_layer(x).sigmoid() if gate_layer is not None else None
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # [B, heads, N, d] each
         q, k = self.q_norm(q), self.k_norm(k)

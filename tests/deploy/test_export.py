@@ -12,6 +12,7 @@ import quantizable
 from quantizable.deploy import export_onnx
 from quantizable.deploy.engines import onnxruntime_options
 from quantizable.deploy.export import METADATA, onnx_model
+from quantizable.deploy.requirements import openvino_core
 from quantizable.deploy.steps import engine_codes, fake_quant_codes, step_differences
 from quantizable.quantizers import QUANTIZERS
 
@@ -26,7 +27,7 @@ def run(engine: str, model: bytes, images: Tensor) -> np.ndarray:
     if engine == "onnxruntime":
         session = module.InferenceSession(model, onnxruntime_options())
         return session.run(None, {"image": images.numpy()})[0]
-    core = module.Core()
+    core = openvino_core("this test")
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     return core.compile_model(core.read_model(model), "CPU", options)(images.numpy())[0]
 

@@ -9,11 +9,12 @@ import torch
 
 import quantizable
 from quantizable.deploy.export import METADATA, onnx_model
+from quantizable.deploy.requirements import openvino_core
 
 from .conftest import trained_like
 
 pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
-openvino = pytest.importorskip("openvino", reason="the deploy extra is not installed")
+pytest.importorskip("openvino", reason="the deploy extra is not installed")
 
 # layers on integers, and what runs in float
 NETWORKS = {
@@ -44,7 +45,7 @@ def test_network_exports_and_runs(name: str) -> None:
     integer, floats = NETWORKS[name]
     assert sum(how.startswith("integer") for how in layers.values()) == integer
     assert {how.split()[1] for how in layers.values() if how.startswith("float")} <= floats
-    core = openvino.Core()
+    core = openvino_core("this test")
     got = core.compile_model(
         core.read_model(proto.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )(images.numpy())[0]

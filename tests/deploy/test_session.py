@@ -1,5 +1,6 @@
 """Sessions: the same logits on every engine, and one clear error for bad input."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -111,3 +112,23 @@ def test_a_missing_engine_names_the_extra(saved, monkeypatch: pytest.MonkeyPatch
         ImportError, match=r"engine 'openvino' needs the package openvino.*quantizable\[deploy\]"
     ):
         Session(saved[1], "openvino")
+
+
+def test_signals_are_handled_after_engines_have_come_and_gone(make: Callable, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    export_onnx(make(bits=(8,)), tmp_path / "model.onnx", 8)
+    script = """
+import faulthandler, gc, os, pathlib, signal, sys
+from quantizable.deploy.engines import compile_openvino
+faulthandler.enable()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+model = pathlib.Path(sys.argv[1]).read_bytes()
+first, second = (compile_openvino(model, 1, None) for _ in range(2))
+for _ in range(2):
+    first, second = second, None
+    gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    command = [sys.executable, "-c", script, tmp_path / "model.onnx"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
