@@ -130,7 +130,10 @@ class _FakeQuantize(torch.autograd.Function):
         codes = _codes(x, scale, zero_point).round_().clamp_(low, high)  # type: ignore[arg-type]
         if zero_point is not None:
             codes -= zero_point
-        out = codes.mul_(scale).to(x.dtype)
+        # a compiled result that shares another's memory gets zero gradients from torch 2.11
+        out = codes * scale if torch.compiler.is_compiling() else codes.mul_(scale)
+        if out.dtype != x.dtype:
+            out = out.to(x.dtype)
         ctx.save_for_backward(x, out, scale, zero_point)
         ctx.constants = low, high, grad_scale
         return out
