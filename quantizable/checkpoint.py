@@ -10,31 +10,43 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from quantizable.build import build_network
-from quantizable.data import DATAMODULES
+from quantizable.data import DATAMODULES, ImageDataModule
+from quantizable.data.base import plain
 from quantizable.network import QuantizableNetwork
 
 if TYPE_CHECKING:
-    from quantizable.classifier import QuantizableClassifier
+    from quantizable.module import MultiModeModule
 
 FORMAT = 1
+ENTRIES = {
+    "format": int,
+    "model": str | None,
+    "num_classes": int | None,
+    "model_options": dict,
+    "quantize": dict,
+    "modes": list,
+    "data": dict,
+}
 
 
-def describe(module: QuantizableClassifier) -> dict[str, Any]:
+def describe(module: MultiModeModule) -> dict[str, Any]:
     """What it takes to build the network of ``module`` again and to feed it, in plain types."""
     datamodule = getattr(module.trainer, "datamodule", None) if module._trainer else None
     data = {
-        key: getattr(datamodule, key)
+        key: plain(getattr(datamodule, key))
         for key in ("class_names", "in_chans", "image_size", "mean", "std")
-        if datamodule
+        if hasattr(datamodule, key)  # one of the user's own need not have it
     }
     names: dict[Any, str] = {kind: name for name, kind in DATAMODULES.items()}
     data["data"] = names.get(type(datamodule))  # None for a data module of the user's own
+    if isinstance(datamodule, ImageDataModule) and data["data"]:
+        data["settings"] = datamodule.settings
     return {
         "format": FORMAT,
         **module.architecture,
         "quantize": module.network.config,
         "modes": [mode.name for mode in module.modes],
-        "data": {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()},
+        "data": data,
     }
 
 
@@ -52,7 +64,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is truncated or no checkpoint") from error
+            with path.open("rb") as file:
+                bare = file.read(1) == pickle.PROTO
+            old = "not loaded: a pickle, the format of old files, which can hold code"
+            raise ValueError(f"{path} is {old if bare else 'truncated or no checkpoint'}") from error
         raise ValueError(
             f"{path} was not loaded: it holds code or objects other than tensors and plain values. "
             "Use a checkpoint written by this library"
@@ -64,12 +79,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is no checkpoint of a quantizable network; float weights load with load_float_weights"
         )
-    if about["format"] > FORMAT:
+    damaged = [key for key, kind in ENTRIES.items() if key not in about or not isinstance(about[key], kind)]
+    if "format" not in damaged and about["format"] > FORMAT:
         raise ValueError(f"{path} has format {about['format']}, newer than {FORMAT}: update quantizable")
+    damaged += [key for key in ("bits", "quantizer") if not damaged and key not in about["quantize"]]
+    if damaged:
+        raise ValueError(f"{path} is damaged: it does not say {', '.join(damaged)} of its network")
     return contents
 
 
-def check_same_network(module: QuantizableClassifier, path: Path) -> None:
+def check_same_network(module: MultiModeModule, path: Path) -> None:
     """``ValueError`` if a run that is to be resumed trains another network than ``module``."""
     saved, given = read_checkpoint(path)["quantizable"], describe(module)
     for key in ("model", "num_classes", "model_options", "modes", "quantize"):
@@ -91,7 +110,9 @@ def load_network(network: QuantizableNetwork, path: str | Path) -> None:
         network.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()[:200]  # of a deep network it lists hundreds of keys
-        raise ValueError(f"{path} does not fit the network: {reason}") from error
+        classes = contents["quantizable"]["num_classes"]
+        trained = f", trained on {classes} classes," if classes else ""
+        raise ValueError(f"{path}{trained} does not fit the network: {reason}") from error
 
 
 def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableNetwork:
@@ -113,14 +134,17 @@ def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableN
     if model is None and about["model"] is None:
         raise ValueError(f"{path} was trained from a module of your own; pass it: load(path, model=...)")
     options = {key: value for key, value in about["quantize"].items() if key not in ("bits", "quantizer")}
-    network = build_network(
-        model or about["model"],
-        about["num_classes"],
-        about["quantize"]["bits"],
-        about["quantize"]["quantizer"],
-        model_options={**about["model_options"], "pretrained": False} if model is None else None,
-        quantize_options=options,
-    )
+    try:
+        network = build_network(
+            model or about["model"],
+            about["num_classes"],
+            about["quantize"]["bits"],
+            about["quantize"]["quantizer"],
+            model_options={**about["model_options"], "pretrained": False} if model is None else None,
+            quantize_options=options,
+        )
+    except TypeError as error:  # an option that neither the network nor the quantizer has
+        raise ValueError(f"{path} does not say how to build its network: {error}") from error
     load_network(network, path)
     info: Any = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}
     network.info = info

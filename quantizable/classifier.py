@@ -12,7 +12,6 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from quantizable.build import build_network
-from quantizable.checkpoint import describe
 from quantizable.module import MultiModeModule
 from quantizable.optim import OptimizerConfig
 from quantizable.schemes import Scheme
@@ -56,6 +55,8 @@ class QuantizableClassifier(MultiModeModule):
         label_smoothing: float = 0.0,
         **training: Any,
     ) -> None:
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise ValueError(f"num_classes={num_classes!r}; a classifier needs an integer of at least 2")
         network = build_network(
             model, num_classes, bits, quantizer, weights, reset_head, model_options, quantize_options
         )
@@ -78,6 +79,17 @@ class QuantizableClassifier(MultiModeModule):
             {f"{stage}_{mode.name}": self._metrics() for stage in ("val", "test") for mode in network.modes}
         )
 
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Lightning's, which needs the constructor's arguments; :func:`quantizable.load` needs none."""
+        try:
+            return super().load_from_checkpoint(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                "quantizable.load(path) gives the trained network; to train on, make the module as before "
+                f"and call Trainer.fit(module, ckpt_path=path) ({error})"
+            ) from error
+
     def _metrics(self) -> MetricCollection:
         top5 = MulticlassAccuracy(self.num_classes, top_k=min(5, self.num_classes), average="micro")
         top1 = MulticlassAccuracy(self.num_classes, average="micro")
@@ -91,7 +103,16 @@ class QuantizableClassifier(MultiModeModule):
 
     def loss(self, output: Tensor, batch: Any) -> Tensor:
         smoothing = self.label_smoothing if self.training else 0.0
-        return F.cross_entropy(output.float(), batch[1], label_smoothing=smoothing)
+        return self._cross_entropy(output.float(), batch[1], smoothing)
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+        try:
+            return F.cross_entropy(logits, target, label_smoothing=smoothing)
+        except IndexError as error:
+            raise ValueError(
+                f"labels reach from {target.min()} to {target.max()}, but num_classes={self.num_classes} and "
+                f"the network has {logits.shape[1]} outputs: labels count from 0"
+            ) from error
 
     def _evaluate(self, batch: Any, stage: str) -> None:
         target = batch[1]
@@ -100,19 +121,21 @@ class QuantizableClassifier(MultiModeModule):
             logits = logits.float()
             reference = logits.argmax(1) if reference is None else reference
             metrics: Any = self.metrics[f"{stage}_{mode.name}"]
-            metrics["loss"].update(F.cross_entropy(logits, target), len(target))
+            metrics["loss"].update(self._cross_entropy(logits, target), len(target))
             metrics["top1"].update(logits, target)
             metrics["top5"].update(logits, target)
             metrics["disagreement"].update((logits.argmax(1) != reference).float())
 
     def _log_metrics(self, stage: str) -> None:
-        top1 = []
+        top1, losses = [], {}
         for mode in self.modes:
             metrics: Any = self.metrics[f"{stage}_{mode.name}"]
             values = metrics.compute()
             metrics.reset()
             top1.append(values["top1"])
+            losses[mode.name] = values["loss"]
             self.log_dict({f"{stage}/{name}/{mode.name}": value for name, value in values.items()})
+        self._check(losses, f"{stage} ")
         self.log(f"{stage}/top1/mean", torch.stack(top1).mean(), prog_bar=True)
         self.log(f"{stage}/top1/lowest", torch.stack(top1).min(), prog_bar=True)
 
@@ -121,8 +144,3 @@ class QuantizableClassifier(MultiModeModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what :func:`quantizable.load` needs to build the network again, in plain types."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["quantizable"] = describe(self)

@@ -19,7 +19,7 @@ from quantizable.bits import BitMode, parse_modes
 from quantizable.checkpoint import load
 from quantizable.data.choice import check_fit, make_datamodule
 from quantizable.network import Assignment, QuantizableNetwork
-from quantizable.results import plot_modes, print_table, write_json
+from quantizable.results import finite, plot_modes, print_table, write_json
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         args.output.mkdir(parents=True, exist_ok=True)
         write_json(
             args.output / "results.json",
-            {"checkpoint": str(args.checkpoint), "set": args.set, "modes": results},
+            finite({"checkpoint": str(args.checkpoint), "set": args.set, "modes": results}),
         )
         plot_modes(args.output / "modes.png", {"": results}, args.checkpoint.parent.name)
     return 0

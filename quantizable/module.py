@@ -9,9 +9,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from quantizable.bits import BitMode
+from quantizable.checkpoint import describe
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.objectives import Consistency, mean_squared_error
 from quantizable.optim import OptimizerConfig, configure, parameter_groups
@@ -56,6 +59,10 @@ class MultiModeModule(pl.LightningModule):
         strategy: Strategy | None = None,
     ) -> None:
         super().__init__()
+        if not hasattr(network, "set_bits"):
+            raise TypeError(
+                f"network is a float {type(network).__name__}; give quantizable.quantize(network, bits=...)"
+            )
         self.automatic_optimization = False
         self.network = network
         self.scheme = get_scheme(scheme or Scheme(objective=Consistency(distance=mean_squared_error)))
@@ -72,6 +79,8 @@ class MultiModeModule(pl.LightningModule):
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self.noise_sigma, self.seed = noise_sigma, seed
         self.strategy = strategy
+        # how quantizable.load builds the float network again; it is given one where that is not known
+        self.architecture: dict[str, Any] = {"model": None, "num_classes": None, "model_options": {}}
 
     # -- the task ----------------------------------------------------------------------------------
 
@@ -117,6 +126,19 @@ class MultiModeModule(pl.LightningModule):
 
     # -- training ----------------------------------------------------------------------------------
 
+    def configure_callbacks(self) -> list[Callback]:
+        """None; but it is the first that a Trainer asks for, before it refuses these in words of its own."""
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            if self.trainer.gradient_clip_val:
+                raise ValueError(
+                    "clip gradients by the module: clip_norm=..., not Trainer(gradient_clip_val=...)"
+                )
+            if self.trainer.accumulate_grad_batches != 1:
+                raise ValueError(
+                    "accumulate by the module: accumulate=..., not Trainer(accumulate_grad_batches=...)"
+                )
+        return []
+
     def on_fit_start(self) -> None:
         """Set the activations' step sizes from training batches, unless a checkpoint brought them."""
         waiting = [q for q in self.network.quantizers().values() if q.levels and not q.starts_initialised()]
@@ -128,7 +150,8 @@ class MultiModeModule(pl.LightningModule):
             else:
                 self.trainer.fit_loop.setup_data()
                 loader = self.trainer.train_dataloader
-            self.network.calibrate(self.inputs(batch) for batch in loader)  # type: ignore[union-attr]
+            convert = self.trainer.precision_plugin.convert_input  # as every step gets its batch
+            self.network.calibrate(self.inputs(convert(batch)) for batch in loader)  # type: ignore[union-attr]
             self._share_calibration()
 
     def _share_calibration(self) -> None:
@@ -193,15 +216,15 @@ class MultiModeModule(pl.LightningModule):
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
         return x + noise * (self.noise_sigma / scale)
 
-    def _check(self, losses: dict[str, Tensor]) -> None:
-        """Stop before the optimizer takes a step that would spoil the weights."""
+    def _check(self, losses: dict[str, Tensor], stage: str = "") -> None:
+        """Stop before the optimizer takes a step that would spoil the weights, or they are kept."""
         finite = torch.stack([*losses.values()]).isfinite()
         if not finite.all():
             bad = ", ".join(name for name, ok in zip(losses, finite.tolist(), strict=True) if not ok)
             raise RuntimeError(
-                f"the loss of mode {bad} is not finite in epoch {self.trainer.current_epoch}, step "
-                f"{self.trainer.global_step}; lower the learning rate or clip gradients (the last checkpoint "
-                "is intact)"
+                f"the {stage}loss of mode {bad} is not finite in epoch {self.trainer.current_epoch}, step "
+                f"{self.trainer.global_step}; lower the learning rate or clip gradients"
+                + ("" if stage == "test " else " (the last checkpoint is intact)")
             )
 
     def _without_sync(self) -> AbstractContextManager[None]:
@@ -242,7 +265,8 @@ class MultiModeModule(pl.LightningModule):
     # -- random state: dropout goes on as if a resumed run had never stopped ------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of torch's random generators."""
+        """Keep the state of torch's random generators, and what :func:`quantizable.load` reads."""
+        checkpoint["quantizable"] = describe(self)
         checkpoint["random"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -266,18 +290,24 @@ class MultiModeModule(pl.LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluate(batch, "test")
 
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """The output of the current mode; a batch is as in training, or the inputs alone."""
+        return self.network(batch if isinstance(batch, Tensor) else self.inputs(batch))
+
     def _evaluate(self, batch: Any, stage: str) -> None:
         size = len(self.inputs(batch))
+        losses: dict[str, Tensor] = {}
         for mode, output in self.outputs_by_mode(batch):
-            loss = self.loss(output, batch)
+            losses[mode.name] = self.loss(output, batch)
             self.log(
                 f"{stage}/loss/{mode.name}",
-                loss,
+                losses[mode.name],
                 on_step=False,
                 on_epoch=True,
                 batch_size=size,
                 sync_dist=True,
             )
+        self._check(losses, f"{stage} ")
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,15 @@ def _cell(name: str, value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f}"
+
+
+def finite(contents: Any) -> Any:
+    """The same with None for numbers that are NaN or infinite, which JSON does not have."""
+    if isinstance(contents, Mapping):
+        return {key: finite(value) for key, value in contents.items()}
+    if isinstance(contents, list | tuple):
+        return [finite(value) for value in contents]
+    return None if isinstance(contents, float) and not math.isfinite(contents) else contents
 
 
 def write_json(path: Path, contents: Any) -> None:

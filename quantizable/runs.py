@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ import quantizable
 from quantizable.checkpoint import read_checkpoint
 
 
-def run_folder(cfg: dict[str, Any]) -> tuple[Path, Path | None]:
+@contextmanager
+def run_folder(cfg: dict[str, Any]) -> Iterator[tuple[Path, Path | None]]:
     """The run's folder, made here by the first process, and the checkpoint to resume from, if any.
+
+    If the block fails, a folder that was made here and is still empty is removed again.
 
     Raises:
         FileNotFoundError, ValueError: there is no such checkpoint, or it cannot be read.
@@ -37,10 +42,18 @@ def run_folder(cfg: dict[str, Any]) -> tuple[Path, Path | None]:
         resume = latest(folder) / "last.ckpt" if cfg["resume"] == "last" else Path(cfg["resume"])
         read_checkpoint(resume)
         folder = resume.parent
+    made = False
     if is_first_process():  # Lightning tells the others
         folder = folder if resume else free(folder)
+        made = not folder.exists()
         make(folder)
-    return folder, resume
+    try:
+        yield folder, resume
+    except BaseException:
+        if made:
+            with suppress(OSError):  # rmdir refuses a folder that holds something
+                folder.rmdir()
+        raise
 
 
 def is_first_process() -> bool:

@@ -15,7 +15,7 @@ import torch
 import wandb
 from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import (
     Callback,
     EMAWeightAveraging,
@@ -28,15 +28,15 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import WandbLogger
 
 import quantizable
-from quantizable.bits import parse_modes
 from quantizable.callbacks import WandbModes
 from quantizable.checkpoint import check_same_network, load_network
 from quantizable.classifier import QuantizableClassifier
 from quantizable.data import ImageDataModule
 from quantizable.precision import fastest_execution
 from quantizable.recompute import recompute_activations
-from quantizable.results import by_mode, plot_modes, print_table, write_json
+from quantizable.results import by_mode, finite, plot_modes, print_table, write_json
 from quantizable.runs import AtomicCheckpointIO, command, commit, is_first_process, run_folder, write_config
+from quantizable.settings import read_settings
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +50,18 @@ def train(config: DictConfig) -> dict[str, Any]:
     Raises:
         ValueError, OSError: a setting that cannot work, before any training.
     """
-    cfg: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    check(cfg)
+    cfg = read_settings(config)
     quiet()
-    folder, resume = run_folder(cfg)
+    with run_folder(cfg) as (folder, resume):
+        return _train(cfg, config, folder, resume)
+
+
+def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
     pl.seed_everything(cfg["seed"], workers=True, verbose=False)
     datamodule: ImageDataModule = instantiate(config.data)
-    if is_first_process():
-        datamodule.prepare_data()  # a missing data set is found before a network is built
+    if is_first_process():  # a missing data set, or one too small, is found before a network is built
+        datamodule.prepare_data()
+        datamodule.setup("fit")
     module = make_module(cfg, instantiate(config.scheme), datamodule)
     if resume is not None:
         check_same_network(module, resume)
@@ -72,19 +76,11 @@ def train(config: DictConfig) -> dict[str, Any]:
     try:
         trainer.fit(module, datamodule, ckpt_path=resume, weights_only=True)
         return finish(cfg, trainer, module, datamodule, folder, time.time() - started)
+    except MisconfigurationException as error:  # as a share of the batches that comes to none
+        raise ValueError(f"trainer: {error}") from error
     finally:
         if isinstance(trainer.logger, WandbLogger):
             wandb.finish()  # or the next run of a sweep would log into this one
-
-
-def check(cfg: dict[str, Any]) -> None:
-    """``ValueError`` for numbers that nothing else would refuse before training."""
-    parse_modes(cfg["bits"]["modes"])
-    epochs, ema = cfg["schedule"]["epochs"], cfg["train"]["ema"]
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"schedule.epochs is {epochs!r}; it must be an integer of at least 1")
-    if ema is not None and not (isinstance(ema, float) and 0 < ema < 1):
-        raise ValueError(f"train.ema is {ema!r}; it is a decay between 0 and 1, or null for no average")
 
 
 def quiet() -> None:
@@ -187,7 +183,7 @@ def make_trainer(
             use_distributed_sampler=False,  # the loaders share the images out themselves
             **options,
         )
-    except MisconfigurationException as error:
+    except (MisconfigurationException, TypeError) as error:  # TypeError: an argument that it does not have
         raise ValueError(f"trainer: {error}") from error
 
 
@@ -261,7 +257,7 @@ def finish(
         },
     }
     if trainer.is_global_zero:
-        write_json(folder / "results.json", results)
+        write_json(folder / "results.json", finite(results))
         plot_modes(
             folder / "modes.png",
             {"": modes},

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import quantizable
-from quantizable import QuantizableClassifier
+from quantizable import QuantizableClassifier, quantize
 from quantizable.checkpoint import check_same_network, read_checkpoint
+from tests.test_module import OwnData, Regressor
 from tests.tiny import TinyCNN, batches, loader, trainer
 
 
@@ -64,6 +65,46 @@ def test_a_network_of_the_users_own_is_passed_again(tmp_path: Path) -> None:
     assert torch.equal(network(images), module(images))
 
 
+def test_another_task_loads_into_its_float_network(tmp_path: Path) -> None:
+    module = Regressor(quantize(TinyCNN(num_classes=1), [2, 32]))
+    run = trainer(max_epochs=1)
+    run.fit(module, datamodule=OwnData())
+    run.save_checkpoint(tmp_path / "r.ckpt")
+    with pytest.raises(ValueError, match="module of your own; pass it"):
+        quantizable.load(tmp_path / "r.ckpt")
+    network = quantizable.load(tmp_path / "r.ckpt", TinyCNN(num_classes=1))
+    images = batches(1)[0][0]
+    module.eval()
+    for mode in (2, 32):
+        with network.at_bits(mode), module.at_bits(mode):
+            assert torch.equal(network(images), module(images))
+
+
+def test_lightnings_way_to_load_points_to_ours(path: Path) -> None:
+    with pytest.raises(TypeError, match=r"quantizable.load\(path\) gives the trained network"):
+        QuantizableClassifier.load_from_checkpoint(path)
+    options: Any = {"bits": [2, "w4a8", 32], "quantize_options": {"first_last": "mode"}}
+    module = QuantizableClassifier.load_from_checkpoint(path, model="tiny_cnn", num_classes=10, **options)
+    assert torch.equal(module.network.model.fc.weight, quantizable.load(path).model.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ({"format": 1}, "damaged: it does not say model, num_classes, "),
+        ({"format": "x"}, "damaged: it does not say format, "),
+        ({"quantize": {}}, "damaged: it does not say bits, quantizer"),
+        ({"model_options": {"banana": 1}, "model": "resnet20"}, "does not say how to build its network"),
+    ],
+)
+def test_damaged_entries(path: Path, about: dict[str, Any], message: str) -> None:
+    contents = torch.load(path, weights_only=True)
+    contents["quantizable"] = about if "format" in about else contents["quantizable"] | about
+    torch.save(contents, path)
+    with pytest.raises(ValueError, match=message):
+        quantizable.load(path)
+
+
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         quantizable.load(tmp_path / "best.ckpt")
@@ -103,7 +144,9 @@ def test_code_is_refused_and_never_run(path: Path, tmp_path: Path, zipped: bool)
         assert zipfile.is_zipfile(path)
     else:
         path.write_bytes(pickle.dumps(contents["extra"]))
-    with pytest.raises(ValueError, match="holds code" if zipped else "no checkpoint"):
+    with pytest.raises(
+        ValueError, match="holds code" if zipped else "a pickle, the format of old files, which can hold code"
+    ):
         quantizable.load(path)
     assert not target.exists()
     pickle.loads(pickle.dumps(Malicious(target)))
@@ -120,7 +163,9 @@ def test_another_architecture(path: Path) -> None:
 
 def test_another_class_count(path: Path) -> None:
     rewrite(path, num_classes=7)
-    with pytest.raises(ValueError, match=r"does not fit the network: size mismatch for model.fc"):
+    with pytest.raises(
+        ValueError, match=r"trained on 7 classes, does not fit the network: size mismatch for model.fc"
+    ):
         quantizable.load(path)
 
 

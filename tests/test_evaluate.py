@@ -10,7 +10,7 @@ import quantizable
 from quantizable import QuantizableClassifier
 from quantizable.bits import BitMode
 from quantizable.cli import main
-from quantizable.data import Fake
+from quantizable.data import Digits, Fake
 from quantizable.evaluate import check_fit, evaluate, make_datamodule
 from tests.tiny import batches, trainer
 
@@ -76,6 +76,25 @@ def test_sizes_are_those_of_training_unless_given(checkpoint: Path) -> None:
     data = make_datamodule(["data.size=4"], info)
     assert (data.image_size, data.num_classes, data.size) == (12, 7, 4)  # type: ignore[attr-defined]
     assert make_datamodule(["data=fake", "data.image_size=16"], info).image_size == 16
+
+
+def test_the_images_held_out_are_those_of_training(tmp_path: Path) -> None:
+    data = Digits(split_seed=3, val_size=0.2, batch_size=512)
+    module = QuantizableClassifier("tiny_cnn", 10, [2, 32], model_options={"in_chans": 1})
+    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    run.fit(module, datamodule=data)
+    run.save_checkpoint(tmp_path / "best.ckpt")
+    info = quantizable.load(tmp_path / "best.ckpt").info
+    again = make_datamodule(["data.batch_size=32"], info)
+    again.setup("fit")
+    assert torch.equal(data._val[0], again._val[0])  # type: ignore[attr-defined, index]
+    assert (again.batch_size, again.augment) == (32, "crop")
+    del info["settings"]  # as in older checkpoints
+    assert make_datamodule([], info).split_seed == 0  # type: ignore[attr-defined]
+
+
+def test_the_size_of_the_fake_data_is_kept(checkpoint: Path) -> None:
+    assert make_datamodule([], quantizable.load(checkpoint).info).size == 32  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ ROOMS = [  # from the ground up; a room may import from those before it and from
     {"objectives", "samplers", "schemes", "strategies"},
     {"cifar_resnet", "patch_cnn", "stem", "models", "weights", "optim", "build"},
     {"results", "precision", "recompute", "assignment"},
-    {"module", "classifier", "data", "callbacks", "checkpoint", "runs"},
+    {"module", "classifier", "data", "callbacks", "checkpoint", "runs", "settings"},
     {"deploy", "assess", "verify", "search"},
     {"training", "evaluate", "dashboard", "compare", "cli"},
 ]

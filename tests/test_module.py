@@ -317,6 +317,65 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
         classifier(**options)
 
 
+@pytest.mark.parametrize("num_classes", [1, 0, "banana"])
+def test_a_classifier_needs_two_classes(num_classes: Any) -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        QuantizableClassifier(TinyCNN(), num_classes)
+
+
+def test_labels_beyond_the_classes_name_them() -> None:
+    module = QuantizableClassifier(TinyCNN(num_classes=3), 3, [2, 32])
+    with pytest.raises(ValueError, match=r"labels reach from 0 to 8, but num_classes=3"):
+        trainer(max_epochs=1).fit(module, loader(2))
+    with pytest.raises(ValueError, match="num_classes=3"):
+        trainer().validate(module, loader(2), verbose=False)
+
+
+def test_a_float_network_is_refused() -> None:
+    network: Any = TinyCNN()
+    with pytest.raises(TypeError, match=r"float TinyCNN; give quantizable\.quantize"):
+        Regressor(network)
+
+
+@pytest.mark.parametrize(
+    ("option", "ours"),
+    [({"gradient_clip_val": 1.0}, "clip_norm="), ({"accumulate_grad_batches": 2}, "accumulate=")],
+)
+def test_what_the_module_does_itself_is_not_asked_of_the_trainer(option: dict[str, Any], ours: str) -> None:
+    with pytest.raises(ValueError, match=f"by the module: {ours}"):
+        trainer(max_epochs=1, **option).fit(classifier(), loader(1))
+    trainer(**option).validate(classifier(), loader(1), verbose=False)
+
+
+def test_predict_gives_the_logits_of_the_current_mode() -> None:
+    module = classifier()
+    module.network.calibrate(batches(1))
+    module.set_bits(2)
+    images = [x for x, _ in batches(2)]
+    expected = [module.eval()(x) for x in images]
+    for data in (loader(2), DataLoader(torch.cat(images), batch_size=8)):
+        found: Any = trainer().predict(module, data)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_parameters_of_any_type_are_calibrated_and_trained(precision: str) -> None:
+    module = classifier(optimizer=OptimizerConfig(lr=1e-3))
+    trainer(max_epochs=1, precision=precision).fit(module, loader(2), loader(1))
+    assert all(p.isfinite().all() for p in module.parameters())
+    assert all(q.initialised for q in module.network.quantizers().values() if q.levels)
+
+
+def test_a_loss_of_evaluation_that_is_not_finite_is_named() -> None:
+    class Lost(Regressor):
+        def loss(self, output: Tensor, batch: Any) -> Tensor:
+            return super().loss(output, batch) * (float("nan") if self.bits == 2 else 1)
+
+    module = Lost(quantize(TinyCNN(), [2, 32]))
+    with pytest.raises(RuntimeError, match="the val loss of mode 2 is not finite"):
+        trainer().validate(module, loader(1), verbose=False)
+
+
 @pytest.mark.parametrize("bits", [0, 1.5, 20, 33, -4, "w4", "banana"])
 def test_illegal_modes_are_refused(bits: Any) -> None:
     with pytest.raises(ValueError, match="allowed are"):

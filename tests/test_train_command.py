@@ -44,11 +44,24 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     [
         (["data=banana"], "data/banana"),
         (["data.banana=1"], "data.banana"),
-        (["schedul.epochs=1"], "schedul"),
+        (["schedul.epochs=1"], "no setting 'schedul.epochs'; did you mean 'schedule.epochs'"),
+        (["modle=resnet18"], "no setting 'modle'; did you mean 'model'"),
         (["scheme=banana"], "scheme/banana"),
         (["bits.modes=[2"], "bits.modes"),
-        (["data=folder"], "data.root"),
-        (["model=timm"], "model.name"),
+        (["data=folder"], "data.root has no value; give data.root=my_images"),
+        (["model=timm"], "model.name has no value; give model.name="),
+        (["+bits.extra=3"], "bits.extra is no setting; bits has modes, "),
+        (["+quantizer.banana=3"], "quantizer.banana is no setting"),
+        (["+trainer.banana=3", *TINY], "trainer: "),
+        (["data=fake", "schedule.augment=banana"], "augment='banana' is not available here"),
+        (["data=svhn", "schedule.augment=crop_flip"], "augment='crop_flip' is not available here"),
+        (["data=samson", "data.file=x.mat", "schedule.augment=crop"], "crop would be ignored"),
+        (["data=fake", "data.size=2"], "too few images: val_size=0.25 of 2 training images"),
+        (["data=fake", "trainer.limit_train_batches=0"], "no training batches"),
+        (["data=fake", "data.batch_size=banana"], "batch_size='banana' is no integer"),
+        (["data=fake", "data.image_size=banana"], "image_size='banana' is no integer"),
+        (["data.image_size=banana"], "image_size='banana' is no integer"),
+        (["data.val_size=banana"], "val_size='banana' is no number"),
         (["data=fake", "data.batch_size=0"], "batch_size=0; give at least 1"),
         (["data=fake", "+data.val_size=99999"], "cannot be held out"),
         (["data=fake", "+data.banana=1"], "banana"),
@@ -57,20 +70,24 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
         (["resume=last"], "there is no checkpoint"),
     ],
 )
-def test_a_mistake_gives_one_line(command: Command, words: list[str], message: str) -> None:
+def test_a_mistake_gives_one_line(
+    command: Command, words: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     said = command(*words)
     assert isinstance(said, str), "it ran"
     assert said.startswith("error: ")
     assert message in said
     assert "\n" not in said
+    assert "Error executing job" not in capfd.readouterr().err
+    assert not [*tmp_path.glob("checkpoints/*")]  # no folder of a run that never began
 
 
-def test_without_tensorboard_its_logger_says_so(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
-        monkeypatch.setattr(f"lightning_fabric.loggers.tensorboard.{name}", False)
+def test_without_tensorboard_its_logger_names_the_extra(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantizable.settings.find_spec", lambda name: None)
     said = command(*TINY, "logger=tensorboard")
-    assert "tensorboard" in said
-    assert "\n" not in said
+    assert said == "error: logger=tensorboard needs tensorboard: pip install 'quantizable[tensorboard]'"
 
 
 def test_a_sweep_keeps_every_run(command: Command, tmp_path: Path) -> None:

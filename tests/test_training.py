@@ -20,6 +20,7 @@ from scipy.io import savemat
 import quantizable
 from quantizable.data import ImageDataModule
 from quantizable.evaluate import evaluate
+from quantizable.results import finite
 from quantizable.runs import AtomicCheckpointIO, free, latest
 from quantizable.training import make_module, train
 from tests.tiny import CONF, config, same
@@ -267,4 +268,29 @@ def test_a_missing_data_set_says_what_to_do(tmp_path: Path) -> None:
     words = ("data=cifar10", f"data.root={tmp_path / 'none'}", "data.download=false")
     with pytest.raises(OSError, match=r"CIFAR.*(?s:.*)none"):
         train(config(tmp_path, *words, small=False))
-    assert not any((tmp_path / "cifar10_resnet20").iterdir())  # the name stays free
+    assert not (tmp_path / "cifar10_resnet20").exists()  # the name stays free
+    (tmp_path / "cifar10_resnet20").mkdir()
+    with pytest.raises(OSError, match="CIFAR"):
+        train(config(tmp_path, *words, small=False))
+    assert (tmp_path / "cifar10_resnet20").exists()  # it was not ours
+
+
+def test_names_that_look_like_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run in ("1", "nan"):
+        train(config(Path("5"), f"run={run}", "schedule.epochs=1"))
+        json.loads((tmp_path / "5" / run / "results.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_run_that_diverges_in_its_last_step_says_so(tmp_path: Path) -> None:
+    words = ("schedule.optimizer.lr=1e12", "schedule.epochs=1", "data.batch_size=48")  # one step in all
+    with pytest.raises(RuntimeError, match=r"the val loss of mode .* is not finite in epoch 0, step 1"):
+        train(config(tmp_path, *words))
+    with pytest.raises(RuntimeError, match=r"the test loss of mode .* is not finite .* step 1"):
+        train(config(tmp_path, *words, "+data.val_size=0", "data.batch_size=64"))
+    assert not [*tmp_path.rglob("results.json")]
+
+
+def test_numbers_that_json_does_not_have() -> None:
+    contents = {"loss": float("nan"), "rows": [1.0, float("inf")], "text": "nan"}
+    assert finite(contents) == {"loss": None, "rows": [1.0, None], "text": "nan"}

@@ -1,10 +1,29 @@
 """What every data module offers, whatever its images are."""
 
+import inspect
 from abc import abstractmethod
+from numbers import Integral
+from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import LightningDataModule
 
 from quantizable.data.loader import EpochLoader
+
+
+def check_integer(name: str, value: object, least: int) -> None:
+    """``ValueError`` that names the argument if it is no integer of at least ``least``."""
+    if not isinstance(value, Integral):
+        raise ValueError(f"{name}={value!r} is no integer; give at least {least}")
+    if int(value) < least:
+        raise ValueError(f"{name}={value}; give at least {least}")
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists and paths as strings: what a checkpoint holds without any code."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 class ImageDataModule(LightningDataModule):
@@ -45,8 +64,11 @@ class ImageDataModule(LightningDataModule):
         split_seed: int,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; give at least 1")
+        check_integer("batch_size", batch_size, 1)
+        check_integer("seed", seed, 0)
+        check_integer("split_seed", split_seed, 0)
+        if not isinstance(val_size, int | float):
+            raise ValueError(f"val_size={val_size!r} is no number; give a count or a fraction")
         self.batch_size, self.val_size, self.augment = batch_size, val_size, augment
         self.seed, self.split_seed = seed, split_seed
 
@@ -56,6 +78,12 @@ class ImageDataModule(LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments it was made from, in plain types: what it takes to make it again."""
+        given = {key: getattr(self, key) for key in inspect.signature(type(self)).parameters}
+        return {key: plain(value) for key, value in given.items()}
 
     @abstractmethod
     def train_dataloader(self) -> EpochLoader:

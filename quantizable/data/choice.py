@@ -17,7 +17,8 @@ def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDa
 
     Args:
         words: from the command line.
-        trained: ``network.info``, for the name and the sizes that are not given.
+        trained: ``network.info``, for the name and, of the same data, all settings that are not given;
+            for other data the sizes.
 
     Raises:
         ValueError: a word of another form, an unknown name or key.
@@ -32,9 +33,11 @@ def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDa
         raise ValueError(f"data set {name!r} is unknown; choose data= from {', '.join(DATAMODULES)}")
     kind = DATAMODULES[name]
     takes = inspect.signature(kind).parameters
-    sizes = [k for k in ("image_size", "in_chans", "num_classes") if k in takes and trained.get(k)]
+    known: Any = {k: trained[k] for k in ("image_size", "in_chans", "num_classes") if trained.get(k)}
+    if name == trained.get("data"):
+        known |= trained.get("settings") or {}  # with these the same images are held out
     asked = OmegaConf.from_dotlist([w.removeprefix("data.") for w in words if w.startswith("data.")])
-    options: Any = {key: trained[key] for key in sizes} | dict(asked)
+    options: Any = {key: value for key, value in known.items() if key in takes} | dict(asked)
     try:
         return kind(**options)
     except TypeError as error:

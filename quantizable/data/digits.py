@@ -5,6 +5,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
+from quantizable.data.base import check_integer
 from quantizable.data.memory import MemoryDataModule
 from quantizable.data.order import split
 
@@ -36,6 +37,7 @@ class Digits(MemoryDataModule):
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
+        check_integer("image_size", image_size, 1)
         if image_size < 8:
             raise ValueError(f"image_size={image_size}; the digits have 8x8 pixels, give 8 or more")
         super().__init__(batch_size, val_size, augment, seed, split_seed)

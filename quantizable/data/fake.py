@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from quantizable.data.base import check_integer
 from quantizable.data.memory import MemoryDataModule
 from quantizable.data.order import generator
 
@@ -30,6 +31,9 @@ class Fake(MemoryDataModule):
         split_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, val_size, augment, seed, split_seed)
+        sizes = {"size": size, "num_classes": num_classes, "in_chans": in_chans, "image_size": image_size}
+        for name, value in sizes.items():
+            check_integer(name, value, 1)
         self.size, self.num_classes = size, num_classes
         self.in_chans, self.image_size = in_chans, image_size
         self.class_names = tuple(f"class {label}" for label in range(num_classes))

@@ -8,7 +8,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
-from quantizable.data.base import ImageDataModule
+from quantizable.data.base import ImageDataModule, check_integer
 from quantizable.data.files import FileLoader, Sample, verify_images
 from quantizable.data.order import split
 
@@ -66,6 +66,8 @@ class Folder(ImageDataModule):
             raise ValueError(
                 f"augment={augment!r} is not available here; choose from {', '.join(AUGMENTATIONS)}"
             )
+        check_integer("image_size", image_size, 1)
+        check_integer("num_workers", num_workers, 0)
         if in_chans not in (1, 3):
             raise ValueError(f"in_chans={in_chans}; an image file gives 1 (grey) or 3 (colour)")
         self.root, self.image_size, self.in_chans = Path(root), image_size, in_chans

@@ -43,7 +43,7 @@ def split(size: int, val_size: int | float, seed: int = 0) -> tuple[Tensor, Tens
         seed: the split's own seed, so that changing the run's seed does not change the split.
 
     Raises:
-        ValueError: `val_size` out of range.
+        ValueError: `val_size` out of range, or a fraction that comes to no image.
     """
     count = round(val_size * size) if isinstance(val_size, float) else val_size
     in_range = val_size < 1 if isinstance(val_size, float) else count < size
@@ -51,6 +51,11 @@ def split(size: int, val_size: int | float, seed: int = 0) -> tuple[Tensor, Tens
         raise ValueError(
             f"val_size={val_size} cannot be held out of {size} training images; give a count "
             f"from 0 to {size - 1}, or a fraction from 0.0 to below 1.0"
+        )
+    if val_size and not count:
+        raise ValueError(
+            f"too few images: val_size={val_size} of {size} training images holds out none; give more "
+            "images, a larger val_size, or 0 for no validation"
         )
     order = torch.randperm(size, generator=generator(seed))
     return order[count:].sort().values, order[:count].sort().values

@@ -1,6 +1,7 @@
 """Small published sets that torchvision reads: CIFAR-10, CIFAR-100 and SVHN."""
 
 from abc import abstractmethod
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -59,8 +60,14 @@ class PublishedDataModule(MemoryDataModule):
         Raises:
             FileNotFoundError: they are missing or damaged and cannot be downloaded.
         """
-        for train in (True, False):
-            self._open(train, self.download)
+        empty = not self.root.exists()
+        try:
+            for train in (True, False):
+                self._open(train, self.download)
+        finally:
+            if empty:  # torchvision makes the folder before it downloads
+                with suppress(OSError):  # rmdir refuses a folder that holds something
+                    self.root.rmdir()
 
     def _open(self, train: bool, download: bool) -> datasets.VisionDataset:
         try:

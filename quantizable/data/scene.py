@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy.io import loadmat
 from torch import Tensor
 
+from quantizable.data.base import check_integer
 from quantizable.data.memory import MemoryDataModule
 
 
@@ -51,12 +52,15 @@ class Scene(MemoryDataModule):
         split_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, val_size, "none", seed, split_seed)
-        if patch < 1 or patch % 2 == 0:
+        check_integer("patch", patch, 1)
+        check_integer("block", block, 1)
+        if patch % 2 == 0:
             raise ValueError(f"patch={patch}; give an odd number, so that there is a middle pixel")
         if block <= patch:
             raise ValueError(f"block={block}; give more than the patch's {patch} pixels")
-        self.image_size, self.block = patch, block
-        self.spectra, self.map = read_scene(Path(file), cube, labels)
+        self.file, self.cube, self.labels = Path(file), cube, labels
+        self.image_size, self.patch, self.block = patch, patch, block
+        self.spectra, self.map = read_scene(self.file, cube, labels)
         self.in_chans = self.spectra.shape[0]
         self.num_classes = int(self.map.max()) + 1
         self.class_names = tuple(class_names or (f"class {label}" for label in range(self.num_classes)))

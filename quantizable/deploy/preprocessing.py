@@ -23,7 +23,9 @@ def preprocessing(network: QuantizableNetwork) -> dict[str, Any]:
         channels, size = config["input_size"][:2]
         found = {"in_chans": channels, "image_size": size}
         found |= {key: config[key] for key in ("mean", "std", "crop_pct", "interpolation") if config.get(key)}
-    return found | (getattr(network, "info", None) or {})
+    info = dict(getattr(network, "info", None) or {})
+    info.pop("settings", None)  # of training, with its folders: no business of whom the file is shipped to
+    return found | info
 
 
 def input_size_of(network: QuantizableNetwork) -> tuple[int, int, int]:

@@ -141,6 +141,17 @@ def test_missing_set_says_what_to_do(module, tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.svhn.download_url", no_network)
     with pytest.raises(FileNotFoundError, match=f"no network.*Download .*{tmp_path}"):
         module(root=tmp_path).prepare_data()
+    with pytest.raises(FileNotFoundError):
+        module(root=tmp_path / "new").prepare_data()
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("data", [Digits(split_seed=3, val_size=7), Fake(size=8, in_chans=1), CIFAR10("x")])
+def test_settings_make_it_again(data):
+    again = type(data)(**data.settings)
+    assert again.settings == data.settings
+    assert {type(value) for value in data.settings.values()} <= {int, float, str, bool}
+    assert again.split_seed == data.split_seed
 
 
 def test_batch_size_is_checked_at_once():

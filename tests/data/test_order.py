@@ -39,6 +39,11 @@ def test_split_refuses_what_cannot_be_held_out(val_size):
         split(10, val_size)
 
 
+def test_split_refuses_a_share_of_no_image():
+    with pytest.raises(ValueError, match=r"too few images: val_size=0\.1 of 4 training images"):
+        split(4, 0.1)
+
+
 @given(sizes, batch_sizes, worlds)
 def test_eval_shards_cover_every_image_once(size, batch_size, world):
     shards = [eval_batches(size, batch_size, rank, world) for rank in range(world)]

@@ -137,3 +137,11 @@ def test_bad_requests_leave_nothing_behind(make, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load_qz(tmp_path / "model.qz")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folders_of_training_do_not_travel(make, tmp_path: Path) -> None:
+    network = make()
+    network.info["settings"] = {"root": "/home/somebody"}
+    save_qz(network, tmp_path / "model.qz")
+    assert b"somebody" not in (tmp_path / "model.qz").read_bytes()
+    assert load_qz(tmp_path / "model.qz", model=SmallNet()).info["class_names"][0] == "ant"

@@ -1,0 +1,63 @@
+"""The composed configuration as a plain dictionary; what cannot work is refused before anything is built."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from quantizable.bits import parse_modes
+
+# the groups that are read key by key; classes refuse by themselves what they do not know
+KEYS = {
+    "model": ("name", "pretrained", "weights", "reset_head", "cifar_stem", "options"),
+    "bits": ("modes", "first_last", "norms", "exclude", "overrides"),
+    "quantizer": ("name", "per_channel", "attention"),
+    "schedule": ("epochs", "augment", "optimizer"),
+    "train": ("label_smoothing", "accumulate", "clip_norm", "noise_sigma", "recompute_activations", "ema"),
+}
+EXAMPLES = {"model.name": "mobilenetv2_100", "data.root": "my_images", "data.file": "Samson.mat"}
+
+
+def read_settings(config: DictConfig) -> dict[str, Any]:
+    """The configuration in plain types.
+
+    Raises:
+        ValueError: a key without a value, one that nothing reads, or a number that nothing else would
+            refuse before training.
+        ImportError: the logger is not installed.
+    """
+    try:
+        cfg: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise ValueError(f"{key} has no value; give {key}={EXAMPLES.get(key, '...')}, for example") from error
+    for key in ("run", "output", "resume", "start"):
+        cfg[key] = None if cfg[key] is None else str(cfg[key])  # run=1 and run=nan are names too
+    cfg["model"]["name"] = str(cfg["model"]["name"])
+    check(cfg)
+    return cfg
+
+
+def check(cfg: dict[str, Any]) -> None:
+    """Errors: see :func:`read_settings`."""
+    parse_modes(cfg["bits"]["modes"])
+    for group, known in KEYS.items():
+        if unknown := sorted(cfg[group].keys() - set(known)):
+            raise ValueError(f"{group}.{unknown[0]} is no setting; {group} has {', '.join(known)}")
+    epochs, ema = cfg["schedule"]["epochs"], cfg["train"]["ema"]
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"schedule.epochs is {epochs!r}; it must be an integer of at least 1")
+    if ema is not None and not (isinstance(ema, float) and 0 < ema < 1):
+        raise ValueError(f"train.ema is {ema!r}; it is a decay between 0 and 1, or null for no average")
+    if cfg["trainer"]["limit_train_batches"] == 0:
+        raise ValueError("trainer.limit_train_batches=0 leaves no training batches; give more than 0")
+    if "augment" not in cfg["data"] and cfg["schedule"]["augment"] != "none":
+        ignored = f"schedule.augment={cfg['schedule']['augment']} would be ignored"
+        raise ValueError(f"this data set takes no augmentation: {ignored}; give schedule.augment=none")
+    if "TensorBoard" in cfg["logger"]["_target_"] and not (
+        find_spec("tensorboard") or find_spec("tensorboardX")
+    ):
+        raise ImportError("logger=tensorboard needs tensorboard: pip install 'quantizable[tensorboard]'")
