@@ -110,6 +110,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     train(config(tmp_path, "logger=wandb", "schedule.epochs=1"))
     assert wandb.run is None  # the next run of a sweep gets its own
+    wandb.teardown()  # waits for what is still being written
     (file,) = (tmp_path / "fake_tiny_cnn").glob("wandb/offline-run-*/run-*.wandb")
     logged = file.read_bytes()  # names stand in it as they are
     for mode in ("2", "8", "32"):
