@@ -12,6 +12,7 @@ from torch import nn
 
 from quantizable import fitting
 from quantizable.bits import BitMode, ModeLike
+from quantizable.keys import without_prefix
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
@@ -257,9 +258,12 @@ class QuantizableNetwork(nn.Module):
         """Load a checkpoint of this network, or of its float model.
 
         A float state dict (timm's, torchvision's: keys without ``model.``) sets the weights, gives
-        each mode's norms the float norm's values and starts the weights' step sizes anew.
+        each mode's norms the float norm's values and starts the weights' step sizes anew. A prefix
+        that all keys share (``module.``) is left out.
         """
-        if not state_dict or any(key in state_dict for key in self.state_dict()):
+        own = self.state_dict()
+        state_dict = without_prefix(state_dict, own)
+        if not state_dict or any(key in state_dict for key in own):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         return self._load_float(state_dict, strict, assign)
 

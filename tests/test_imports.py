@@ -9,7 +9,7 @@ import quantizable
 
 ROOT = Path(quantizable.__file__).parent
 ROOMS = [  # from the ground up; a room may import from those before it and from itself
-    {"bits"},
+    {"bits", "keys"},
     {"functional"},
     {"quantizers"},
     {"nn"},
