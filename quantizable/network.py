@@ -14,6 +14,7 @@ from quantizable import fitting
 from quantizable.bits import BitMode, ModeLike
 from quantizable.keys import without_prefix
 from quantizable.nn.attention import QuantAttention
+from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm
@@ -37,6 +38,7 @@ class QuantizableNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, modes: list[BitMode], config: dict[str, Any]) -> None:
         super().__init__()
+        call_layers(model)
         self.model = model
         self.training = model.training
         self.modes = modes

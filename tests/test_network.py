@@ -294,6 +294,19 @@ def test_calibration_warns_of_layers_that_are_read_past() -> None:
         net.calibrate([images()])
 
 
+def test_calibration_warns_also_where_no_layer_was_called() -> None:
+    class Bypass(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, self.inner.weight)
+
+    model = Bypass(4, 4)
+    model.inner = nn.Linear(4, 4)
+    with pytest.warns(UserWarning, match="stay float"):
+        net = quantize(model, [4, 32])
+    with pytest.warns(UserWarning, match="no data passed through inner: the network skips"):
+        net.calibrate([torch.randn(2, 4)])
+
+
 @pytest.mark.parametrize(
     ("loader", "message"),
     [
