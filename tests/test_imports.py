@@ -13,7 +13,7 @@ ROOMS = [  # from the ground up; a room may import from those before it and from
     {"functional"},
     {"quantizers"},
     {"nn"},
-    {"fitting"},
+    {"fitting", "options"},
     {"network"},
     {"convert"},
     {"objectives", "samplers", "schemes", "strategies"},
