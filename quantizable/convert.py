@@ -5,69 +5,23 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 from timm.layers import Attention
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.lazy import LazyModuleMixin
 
-from quantizable.bits import FLOAT_BITS, BitMode, ModeLike, check_bits, parse_modes
+from quantizable.bits import FLOAT_BITS, BitMode, ModeLike, parse_modes
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.layers import QuantLayer, quant_class, quantize_layer
-from quantizable.nn.norms import SHARING, PerModeNorm, is_norm
+from quantizable.nn.norms import PerModeNorm, is_norm
+from quantizable.options import FirstLast, QuantizeConfig, override_options, pattern_list
 from quantizable.quantizers import QUANTIZERS, LSQActivation
 
-FirstLast = int | Literal["mode", "float"]
-OVERRIDES = ("quantizer", "bits", "per_channel")
-
-
-@dataclass
-class QuantizeConfig:
-    """Everything :func:`quantize` was asked for, in plain types; saved with every checkpoint."""
-
-    bits: list[str]
-    quantizer: str = "lsq"
-    first_last: FirstLast = 8
-    norms: str = "per_mode"
-    per_channel: bool | None = None
-    attention: bool = False
-    include: list[str] = field(default_factory=lambda: ["*"])
-    exclude: list[str] = field(default_factory=list)
-    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        known_quantizer(self.quantizer)
-        if self.first_last not in ("mode", "float"):
-            fixed_width(self.first_last, 'first_last (or "mode", or "float")')
-        if self.norms not in SHARING:
-            raise ValueError(f"norms {self.norms!r} is unknown; choose from {', '.join(SHARING)}")
-        for pattern, options in self.overrides.items():
-            for key, value in options.items():
-                if key not in OVERRIDES:
-                    raise ValueError(
-                        f"override {key!r} of {pattern!r} is unknown; choose from {', '.join(OVERRIDES)}"
-                    )
-                if key == "quantizer":
-                    known_quantizer(value)
-                if key == "bits" and value not in ("mode", "float"):
-                    fixed_width(value, f"bits of override {pattern!r}")
-
-    def asdict(self) -> dict[str, Any]:
-        """The config as plain dictionaries, lists and scalars."""
-        return asdict(self)
-
-
-def known_quantizer(name: str) -> None:
-    if name not in QUANTIZERS:
-        raise ValueError(f"quantizer {name!r} is unknown; choose from {', '.join(QUANTIZERS)}")
-
-
-def fixed_width(bits: Any, what: str) -> None:
-    if check_bits(bits, what) == FLOAT_BITS:
-        raise ValueError(f'{what} is 32; write "float" to leave the layer unquantized')
+PRODUCTS = (nn.Linear, _ConvNd, nn.MultiheadAttention)
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -80,10 +34,22 @@ def quantizable_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in model.named_modules() if quant_class(layer) is not None}
 
 
+def check_weights(model: nn.Module) -> None:
+    """``ValueError`` for weights that are not there yet, or that a hook computes anew at each forward."""
+    if lazy := [n for n, m in model.named_modules() if isinstance(m, LazyModuleMixin)]:
+        raise ValueError(f"{', '.join(lazy)}: lazy layers without weights; run the model on one batch first")
+    # a parameter is not in vars(), and such a weight is: a plain tensor, which cannot be copied
+    if hooked := [n for n, m in model.named_modules() if isinstance(m, PRODUCTS) and "weight" in vars(m)]:
+        raise ValueError(
+            f"{', '.join(hooked)}: a hook computes the weight (torch.nn.utils.weight_norm, spectral_norm or "
+            "prune); make it a parameter first, with remove_weight_norm(layer), remove_spectral_norm(layer) "
+            'or prune.remove(layer, "weight")'
+        )
+
+
 def warn_of_skipped(model: nn.Module) -> None:
     """Name the convolutions, linear and attention layers that will stay float in every mode."""
-    kinds = (nn.Linear, _ConvNd, nn.MultiheadAttention)
-    skipped = [n for n, m in model.named_modules() if isinstance(m, kinds) and quant_class(m) is None]
+    skipped = [n for n, m in model.named_modules() if isinstance(m, PRODUCTS) and quant_class(m) is None]
     if skipped:
         warnings.warn(
             f"{', '.join(skipped)}: these layers have a forward of their own that is not known here "
@@ -113,8 +79,8 @@ def quantize(
     norms: str = "per_mode",
     per_channel: bool | None = None,
     attention: bool = False,
-    include: Iterable[str] = ("*",),
-    exclude: Iterable[str] = (),
+    include: str | Iterable[str] = ("*",),
+    exclude: str | Iterable[str] = (),
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> QuantizableNetwork:
     """A quantizable copy of ``model``: the same weights, run at any of ``bits``.
@@ -136,21 +102,28 @@ def quantize(
         norms: ``"per_mode"``, ``"shared_affine"`` (statistics per mode) or ``"shared"``.
         per_channel: one weight scale per output channel; None: where the quantizer defines it.
         attention: also quantize the products Q K^T and A V of timm's ``Attention``.
-        include, exclude: shell patterns of layer names to quantize and to leave in float.
+        include, exclude: shell patterns (one, or several) of layer names to quantize and to leave in float.
         overrides: options by layer-name pattern, the last match counts: ``{"layer4.*": {"bits": 8}}``;
             keys ``quantizer``, ``per_channel`` and ``bits`` (a fixed width, ``"mode"`` or ``"float"``).
 
     Raises:
-        ValueError: an illegal bit-width, an unknown option, a pattern that matches nothing, or a model
-            without quantizable layers.
+        ValueError: an illegal bit-width, an unknown option, a pattern that matches nothing, a model
+            without quantizable layers, or one with weights that are lazy or that a hook computes.
+        TypeError: ``model`` is no network.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"the model is {model!r}; needed is a network (torch.nn.Module), as timm.create_model gives"
+        )
     modes = parse_modes(bits)
     config = QuantizeConfig(
         [mode.name for mode in modes], quantizer, first_last, norms, per_channel, attention,
-        list(include), list(exclude), {k: dict(v) for k, v in (overrides or {}).items()},
+        pattern_list(include), pattern_list(exclude),
+        override_options({} if overrides is None else overrides),
     )  # fmt: skip
     if isinstance(model, QuantizableNetwork) or any(isinstance(m, QuantLayer) for m in model.modules()):
         raise ValueError("the model is quantizable already; call to_float() on it first to quantize it anew")
+    check_weights(model)
     layers = quantizable_layers(model)
     if not layers:
         raise ValueError(
@@ -206,6 +179,12 @@ def _quantize(layer: nn.Module, modes: list[BitMode], options: dict[str, Any], i
     per_channel = recipe.per_channel if options["per_channel"] is None else options["per_channel"]
     axis = channel_axis(layer) if per_channel else None
     activation = LSQActivation if is_input else recipe.activation
+    if 1 in input_bits and activation.min_bits > recipe.activation.min_bits:
+        raise ValueError(
+            f"the first layer would run at 1 bit, but its input is read by LSQ whatever the quantizer, which "
+            f"has {activation.min_bits} bits at least; give it more (first_last=8, or an override), or "
+            'all activations ("w1a8")'
+        )
     quantize_layer(
         layer,
         lambda weight: recipe.weight(weight, weight_bits, axis),
@@ -221,6 +200,11 @@ def _quantize_attention(model: nn.Module, modes: list[BitMode], quantizer: str) 
             "attention=True quantizes timm's Attention blocks (ViT, DeiT), but the model has none"
         )
     bits = {m.activation for m in modes}
+    if 1 in bits:
+        raise ValueError(
+            "attention=True quantizes queries, keys and values, which have negative values, and 1-bit "
+            'activations have none; give activations more bits ("w1a8"), or attention=False'
+        )
     for block in blocks:
         QuantAttention.convert(block, lambda: QUANTIZERS[quantizer].activation(bits))
 

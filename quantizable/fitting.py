@@ -34,19 +34,30 @@ def fit_quantizers(model: nn.Module, inputs: Iterable[Tensor]) -> None:
         with evaluating(model), batch_statistics([n for n in active_batch_norms(model) if is_fresh(n)]):
             for x in inputs:
                 model(x)
-    except BaseException:
+        silent = [name for name, quantizer in waiting.items() if not _finish(owner(name), quantizer)]
+    finally:  # after an error, too, no quantizer goes on passing everything unchanged
         for quantizer in waiting.values():
             quantizer.stop_calibration()
-        raise
-    silent = [name for name, quantizer in waiting.items() if not quantizer.finish_calibration()]
-    if silent and len(silent) < len(waiting):
-        owners = sorted({name.rpartition(".")[0].removeprefix("model.") for name in silent})
+    if silent:
+        owners = sorted({owner(name) for name in silent})
         warnings.warn(
             f"no data passed through {', '.join(owners)}: the network skips these layers or reads their "
             "weights directly, so that they stay float in every mode; name them in exclude=[...] to say "
             "that this is meant",
             stacklevel=4,
         )
+
+
+def owner(quantizer: str) -> str:
+    """Name of the layer, as the user knows it, that a quantizer of that name belongs to."""
+    return quantizer.rpartition(".")[0].removeprefix("model.")
+
+
+def _finish(layer: str, quantizer: Quantizer) -> bool:
+    try:
+        return quantizer.finish_calibration()
+    except ValueError as error:
+        raise ValueError(f"layer {layer!r}: {error}") from None
 
 
 @torch.no_grad()

@@ -12,7 +12,9 @@ from torch import nn
 
 from quantizable import fitting
 from quantizable.bits import BitMode, ModeLike
+from quantizable.keys import without_prefix
 from quantizable.nn.attention import QuantAttention
+from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm
@@ -36,6 +38,7 @@ class QuantizableNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, modes: list[BitMode], config: dict[str, Any]) -> None:
         super().__init__()
+        call_layers(model)
         self.model = model
         self.training = model.training
         self.modes = modes
@@ -257,9 +260,12 @@ class QuantizableNetwork(nn.Module):
         """Load a checkpoint of this network, or of its float model.
 
         A float state dict (timm's, torchvision's: keys without ``model.``) sets the weights, gives
-        each mode's norms the float norm's values and starts the weights' step sizes anew.
+        each mode's norms the float norm's values and starts the weights' step sizes anew. A prefix
+        that all keys share (``module.``) is left out.
         """
-        if not state_dict or any(key in state_dict for key in self.state_dict()):
+        own = self.state_dict()
+        state_dict = without_prefix(state_dict, own)
+        if not state_dict or any(key in state_dict for key in own):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         return self._load_float(state_dict, strict, assign)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from quantizable.bits import BitMode
 from quantizable.objectives import Cascade, Consistency, Objective, Recursive, TaskOnly, kl_divergence
-from quantizable.samplers import AllModes, LayerWise, Sampler, Sandwich
+from quantizable.samplers import AllModes, LayerWise, RandomK, Sampler, Sandwich
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ SCHEMES: dict[str, Scheme] = {
     "cascade": Scheme(objective=Cascade()),
     "double_rounding": Scheme(objective=TaskOnly(), step_per_mode=True, damp_scales=True),
     "sandwich": Scheme(sampler=Sandwich(), objective=Recursive(alpha=0.5, beta=0.5, distance=kl_divergence)),
+    "random_k": Scheme(sampler=RandomK()),
     "layerwise": Scheme(sampler=LayerWise(), objective=Consistency(alpha=0.5, beta=0.5)),
     "individual": Scheme(objective=TaskOnly(), single_mode=True),
 }

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from quantizable.keys import without_prefix
+
 WRAPPERS = ("state_dict", "model")  # keys under which training programs keep the state dict
-PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, other programs
 
 
 def load_float_weights(
@@ -31,7 +32,7 @@ def load_float_weights(
     found = _state_dict(source)
     where = "the given state dict" if isinstance(source, Mapping) else str(source)
     wanted = model.state_dict()
-    found = _without_prefix(found, wanted)
+    found = dict(without_prefix(found, wanted))
     heads = classifier_names(model)
 
     def in_head(key: str) -> bool:
@@ -116,14 +117,6 @@ def _read(file: Path) -> Any:
             f"{file} is truncated or no file of weights ({reason.partition('.')[0]}); copy or "
             "download it again"
         ) from error
-
-
-def _without_prefix(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`found` without a prefix that all its keys share and the network's keys do not."""
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in found) and not any(key.startswith(prefix) for key in wanted):
-            return _without_prefix({key.removeprefix(prefix): value for key, value in found.items()}, wanted)
-    return found
 
 
 def _first(names: list[str], limit: int = 3) -> str:

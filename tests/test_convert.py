@@ -8,6 +8,7 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from quantizable import QuantizableNetwork, quantize
 from quantizable.nn import PerModeNorm, QuantLayer, QuantLinear
@@ -172,6 +173,18 @@ def test_weights_only_and_activations_only() -> None:
     alone.calibrate([x])
 
 
+def test_a_string_is_one_pattern() -> None:
+    net = quantize(SmallNet(), [2, 32], include="conv*", exclude="conv1")
+    assert list(net.layers()) == ["conv2"]
+    assert net.config["exclude"] == ["conv1"]
+
+
+def test_widths_may_be_written_as_text() -> None:
+    net = quantize(SmallNet(), ["2", "32"], first_last="8", overrides={"fc": {"bits": "4"}})
+    assert fixed(net) == {"conv1": 8, "conv2": None, "fc": 4}
+    assert quantize(SmallNet(), **net.config).config == net.config
+
+
 def test_the_first_layer_reads_images_with_lsq() -> None:
     net = quantize(SmallNet(), [1, 32], "dorefa")
     assert isinstance(net.conv1.input_quantizer, LSQActivation)
@@ -245,6 +258,15 @@ def test_training_flags_are_kept() -> None:
         ({"overrides": {"fc": {"quantizer": "no"}}}, "quantizer 'no' is unknown"),
         ({"exclude": ["*"]}, "leave no layer"),
         ({"attention": True}, "has none"),
+        ({"per_channel": "banana"}, "per_channel is 'banana'; it must be True, False"),
+        ({"overrides": {"fc": {"per_channel": "yes"}}}, "per_channel of override 'fc' is 'yes'"),
+        ({"overrides": {"fc": 4}}, "override of 'fc' is 4, no mapping; overrides is a mapping such as"),
+        ({"overrides": ["fc"]}, "needed is a mapping such as"),
+        (
+            {"bits": [1, 32], "quantizer": "dorefa", "first_last": "mode"},
+            "the first layer would run at 1 bit",
+        ),
+        ({"bits": [1, 32], "first_last": "mode"}, "choose dorefa or sat"),
         ({"quantizer": "dorefa", "per_channel": True}, "per-channel weights are not defined"),
     ],
 )
@@ -260,6 +282,60 @@ def test_a_model_without_layers_or_quantized_already_is_refused() -> None:
     for again in (net, net.model):
         with pytest.raises(ValueError, match="quantizable already"):
             quantize(again)
+
+
+def test_the_advice_for_one_bit_holds() -> None:
+    def vit() -> nn.Module:
+        return timm.create_model("test_vit", num_classes=3)
+
+    x = torch.randn(1, 3, 160, 160)
+    with pytest.raises(ValueError, match=r'attention=True quantizes queries.*"w1a8"'):
+        quantize(vit(), [1, 32], "dorefa", attention=True)
+    quantize(vit(), ["w1a8", 32], "dorefa", attention=True).calibrate([x])
+    with pytest.raises(ValueError, match=r"^layer 'blocks\.0\.attn\.qkv': 1-bit .*exclude.*\"w1a8\""):
+        (net := quantize(vit(), [1, 32], "dorefa")).calibrate([x])
+    assert not any(q.calibrating for q in net.quantizers().values())
+    quantize(vit(), [1, 32], "dorefa", exclude="blocks.*").calibrate([x])
+    for options in ({"first_last": 8}, {"first_last": "mode", "overrides": {"conv1": {"bits": 4}}}):
+        quantize(SmallNet(), [1, 32], "dorefa", **options)
+    quantize(SmallNet(), ["w1a8", 32], "dorefa", first_last="mode")
+
+
+def test_what_is_no_network_is_refused() -> None:
+    with pytest.raises(TypeError, match="the model is 'resnet18'; needed is a network"):
+        quantize("resnet18")
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize(
+    ("apply", "remove"),
+    [
+        (nn.utils.weight_norm, nn.utils.remove_weight_norm),
+        (nn.utils.spectral_norm, nn.utils.remove_spectral_norm),
+        (
+            lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+            lambda layer: prune.remove(layer, "weight"),
+        ),
+    ],
+    ids=["weight_norm", "spectral_norm", "prune"],
+)
+def test_weights_computed_by_a_hook_are_refused_until_removed(apply: Any, remove: Any) -> None:
+    model = SmallNet()
+    apply(model.conv2)
+    with pytest.raises(ValueError, match=r"^conv2: a hook computes the weight.*remove_weight_norm"):
+        quantize(model)
+    remove(model.conv2)
+    model.eval()
+    assert torch.equal(quantize(model, [4, 32]).eval()(x := images()), model(x))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_lazy_layers_are_refused_until_they_have_weights() -> None:
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d())
+    with pytest.raises(ValueError, match=r"^0, 1: lazy layers .* run the model on one batch"):
+        quantize(model)
+    model(images())
+    assert list(quantize(model).layers()) == ["0"]
 
 
 def test_layers_that_stay_float_are_named() -> None:

@@ -9,11 +9,11 @@ import quantizable
 
 ROOT = Path(quantizable.__file__).parent
 ROOMS = [  # from the ground up; a room may import from those before it and from itself
-    {"bits"},
+    {"bits", "keys"},
     {"functional"},
     {"quantizers"},
     {"nn"},
-    {"fitting"},
+    {"fitting", "options"},
     {"network"},
     {"convert"},
     {"objectives", "samplers", "schemes", "strategies"},

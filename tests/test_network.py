@@ -213,6 +213,14 @@ def test_a_float_state_dict_sets_weights_norms_and_step_sizes(assign: bool) -> N
     assert len({m.data_ptr() for m in means}) == 3
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module."])
+def test_a_prefix_of_all_keys_is_left_out(network: QuantizableNetwork, prefix: str) -> None:
+    x = images()
+    for source in (SmallNet().eval(), quantize(SmallNet(), [2, 4, "w4a8", 8, 32]).eval()):
+        network.load_state_dict({prefix + key: value for key, value in source.state_dict().items()})
+        assert torch.equal(network(x), source(x))
+
+
 def test_a_float_network_whose_own_part_is_called_model() -> None:
     class Wrapped(nn.Module):
         def __init__(self) -> None:
@@ -284,6 +292,19 @@ def test_calibration_warns_of_layers_that_are_read_past() -> None:
     net = quantize(Bypass(), [4, 32])
     with pytest.warns(UserWarning, match="no data passed through fc: the network skips"):
         net.calibrate([images()])
+
+
+def test_calibration_warns_also_where_no_layer_was_called() -> None:
+    class Bypass(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, self.inner.weight)
+
+    model = Bypass(4, 4)
+    model.inner = nn.Linear(4, 4)
+    with pytest.warns(UserWarning, match="stay float"):
+        net = quantize(model, [4, 32])
+    with pytest.warns(UserWarning, match="no data passed through inner: the network skips"):
+        net.calibrate([torch.randn(2, 4)])
 
 
 @pytest.mark.parametrize(

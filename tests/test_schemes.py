@@ -1,6 +1,7 @@
 """One step of each scheme: the modes it visits, the gradient it takes, the optimizer steps it counts."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def joint(scheme: str, z: list[Tensor], y: Tensor) -> Tensor:
     ce = [F.cross_entropy(logits, y) for logits in z]
     t = [logits.detach() for logits in z]
     below = range(1, len(z))
-    if scheme == "quantizable":
+    if scheme in ("quantizable", "random_k"):
         return ce[0] + sum(ce[k] + kl(t[0], z[k]) for k in below)
     if scheme == "any_precision":
         return ce[0] + sum(-(t[k - 1].softmax(1) * z[k].log_softmax(1)).sum(1).mean() for k in below)
@@ -108,6 +109,17 @@ def test_the_sandwich_visits_three() -> None:
     first, middle, last = one_step(network([2, 3, 4, 32]), "sandwich").visited
     assert (str(first), str(last)) == ("32", "2")
     assert str(middle) in ("3", "4")
+
+
+def test_random_k_visits_the_highest_and_two_others() -> None:
+    first, *others = one_step(network([2, 3, 4, 32]), "random_k").visited
+    assert str(first) == "32"
+    assert len({str(mode) for mode in others} & {"2", "3", "4"}) == len(others) == 2
+
+
+def test_every_scheme_of_the_configuration_has_its_name_here() -> None:
+    files = (Path(__file__).parents[1] / "conf" / "scheme").glob("*.yaml")
+    assert {file.stem for file in files} == set(SCHEMES)
 
 
 def test_layer_wise_steps_mix_modes_and_keep_the_fixed_layers() -> None:

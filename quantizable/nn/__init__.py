@@ -1,6 +1,7 @@
 """Layers whose bit mode can be switched."""
 
 from quantizable.nn.attention import QuantAttention, QuantMultiheadAttention
+from quantizable.nn.bypass import QuantShiftedWindowAttention, QuantShiftedWindowAttentionV2
 from quantizable.nn.layers import (
     QuantConv1d,
     QuantConv2d,
@@ -33,6 +34,8 @@ __all__ = [
     "QuantMultiheadAttention",
     "QuantScaledStdConv2d",
     "QuantScaledStdConv2dSame",
+    "QuantShiftedWindowAttention",
+    "QuantShiftedWindowAttentionV2",
     "QuantStdConv2d",
     "QuantStdConv2dSame",
 ]

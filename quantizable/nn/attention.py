@@ -11,7 +11,7 @@ from timm.layers.attention import maybe_add_mask, resolve_self_attn_mask
 from torch import Tensor, nn
 
 from quantizable.bits import BitMode
-from quantizable.nn.layers import QUANT_CLASSES, QuantLayer
+from quantizable.nn.layers import QUANT_CLASSES, QuantLayer, all_float
 from quantizable.quantizers import Quantizer
 
 
@@ -46,7 +46,7 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        if self._all_float():
+        if all_float(self):
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
@@ -58,7 +58,7 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
         x = query if self.batch_first else query.transpose(0, 1)
         batch, tokens, channels = x.shape
         qkv = F.linear(self.input_quantizer(x), self.quantized_weight(), self.in_proj_bias)
-        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, -1)
+        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, heads, N, d] each
         if attn_mask is not None:
             if attn_mask.dtype == torch.bool:
@@ -69,10 +69,6 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
         x = self.out_proj(x.transpose(1, 2).reshape(batch, tokens, channels))
         return (x if self.batch_first else x.transpose(0, 1)), None
-
-    def _all_float(self) -> bool:
-        layers = [layer for layer in (self, self.out_proj) if isinstance(layer, QuantLayer)]
-        return all(layer.bits.is_float and not layer.input_quantizer.calibrating for layer in layers)
 
 
 QUANT_CLASSES[nn.MultiheadAttention] = QuantMultiheadAttention

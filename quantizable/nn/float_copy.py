@@ -7,6 +7,7 @@ import copy
 from torch import nn
 
 from quantizable.bits import BitMode
+from quantizable.nn import bypass
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.layers import QuantLayer, to_float
 from quantizable.nn.norms import PerModeNorm
@@ -25,6 +26,7 @@ def float_copy(model: nn.Module, mode: BitMode) -> nn.Module:
             to_float(module)
         elif isinstance(module, QuantAttention):
             QuantAttention.restore(module)
+        bypass.restore(module)
         for name, child in list(module.named_children()):
             if isinstance(child, PerModeNorm):
                 setattr(module, name, child.norms[mode.name])

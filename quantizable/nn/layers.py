@@ -246,6 +246,17 @@ def quant_class(layer: nn.Module) -> type[QuantLayer] | None:
     return None
 
 
+def all_float(module: nn.Module) -> bool:
+    """True if all quantized layers inside are the identity just now: mode 32, and no calibration."""
+    return all(
+        # what deployment puts in a quantizer's place is never the identity
+        isinstance(quantizer, Quantizer) and quantizer.active is None and not quantizer.calibrating
+        for layer in module.modules()
+        if isinstance(layer, QuantLayer)
+        for quantizer in (layer.input_quantizer, layer.weight_quantizer)
+    )
+
+
 def quantize_layer(
     layer: nn.Module,
     make_weight_quantizer: Callable[[Tensor], Quantizer],

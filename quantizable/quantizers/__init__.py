@@ -23,7 +23,7 @@ class Recipe(NamedTuple):
     """
 
     weight: Callable[..., Quantizer]
-    activation: Callable[..., Quantizer]
+    activation: type[Quantizer]
     per_channel: bool = False
 
 

@@ -173,6 +173,8 @@ class Quantizer(nn.Module):
         object.__setattr__(self, "active", level)  # not a submodule: see the top of this file
 
     def forward(self, x: Tensor) -> Tensor:
+        if not x.numel():  # an empty batch has nothing to quantize and says nothing of the range
+            return x
         if self._observed is not None:
             self._observed.append(sample(x))
             return x

@@ -129,6 +129,6 @@ def choose_sign(quantizer: Quantizer, x: Tensor) -> None:
         if signed and level.binary:
             raise ValueError(
                 f"1-bit {type(quantizer).__name__} needs non-negative inputs (after ReLU), but these reach "
-                f'{x.min():.3g}; keep the layer in float (exclude=...) or use weights only ("w1a32")'
+                f'{x.min():.3g}; keep the layer in float (exclude=...) or give activations more bits ("w1a8")'
             )
         level.set_signed(signed)

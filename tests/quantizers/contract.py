@@ -107,6 +107,19 @@ class QuantizerContract:
         with pytest.raises(ValueError, match="no integer codes at float"):
             quantizer.codes(x)
 
+    def test_an_empty_batch_passes_and_fits_nothing(self) -> None:
+        x = self.data()
+        quantizer = self.make(x)
+        before = bool(quantizer.initialised)
+        quantizer.set_bits(4)
+        assert quantizer(x[:0]).shape == x[:0].shape
+        assert bool(quantizer.initialised) == before
+        quantizer.start_calibration()
+        quantizer(x[:0])
+        assert not quantizer.finish_calibration()
+        quantizer(x)
+        assert quantizer(x[:0]).shape == x[:0].shape
+
     def test_there_and_back(self) -> None:
         quantizer, x = self.ready()
         first = {}
