@@ -32,23 +32,24 @@ NOT_COMPARED = (
     "trainer",
 )  # change no result by themselves
 Flat = dict[str, Any]
+Curve = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its folder's name, its flat configuration, its results, and its validation curve.
+    """One run: its folder's name, its flat configuration, its results, and its validation curves.
 
     Attributes:
         name: the folder's name.
         config: ``{"schedule.epochs": 10, ...}`` without what changes no result.
         results: the contents of ``results.json``.
-        curve: (epoch, mean top-1 over modes as a fraction) for each validation.
+        curves: (epoch, top-1 as a fraction) for each validation, by mode, and of their ``"mean"``.
     """
 
     name: str
     config: Flat
     results: dict[str, Any]
-    curve: list[tuple[int, float]]
+    curves: dict[str, Curve]
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -98,18 +99,28 @@ def read_run(folder: Path) -> Run:
         raise ValueError(f"{folder}/results.json was not written by train.py ({error!r})") from error
     config = {key: value for key, value in config.items() if key.split(".")[0] not in NOT_COMPARED}
     return Run(
-        folder.name, {k: v for k, v in config.items() if not k.endswith(".seed")}, results, read_curve(folder)
+        folder.name,
+        {k: v for k, v in config.items() if not k.endswith(".seed")},
+        results,
+        read_curves(folder),
     )
 
 
-def read_curve(folder: Path) -> list[tuple[int, float]]:
-    """The validation curve from ``metrics.csv``, where there is one."""
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Validation accuracy by epoch from ``metrics.csv``, where there is one: of each mode, and ``"mean"``."""
     file = folder / "metrics.csv"
     if not file.is_file():
-        return []
+        return {}
     with open(file, newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if row.get("val/top1/mean")]
-    return [(int(row["epoch"]), float(row["val/top1/mean"])) for row in rows]
+    names = [
+        key.removeprefix("val/top1/") for key in (rows[0] if rows else {}) if key.startswith("val/top1/")
+    ]
+    return {
+        name: [(int(row["epoch"]), float(row[f"val/top1/{name}"])) for row in rows]
+        for name in names
+        if name != "lowest"
+    }
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Flat:
@@ -195,20 +206,28 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def plot_curves(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
-    """Validation accuracy (mean over modes) against epochs, one line per run, one colour per group."""
+    """Validation accuracy against epochs: each mode of one run, or the means of several, a colour per group."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    for number, (label, runs) in enumerate(groups.items()):
-        for index, one in enumerate(runs):
-            epochs, values = [e for e, _ in one.curve], [100 * v for _, v in one.curve]
-            axes.plot(epochs, values, color=f"C{number % 10}", label=label if index == 0 else None)
+    runs = [run for group in groups.values() for run in group]
+    lines: list[tuple[str | None, str | None, Curve]]
+    if len(runs) == 1:
+        lines = [(mode, None, runs[0].curves.get(mode, [])) for mode in runs[0].results["modes"]]
+    else:
+        lines = [
+            (label if run is group[0] else None, f"C{number % 10}", run.curves.get("mean", []))
+            for number, (label, group) in enumerate(groups.items())
+            for run in group
+        ]
+    for name, color, curve in lines:
+        axes.plot([epoch for epoch, _ in curve], [100 * top1 for _, top1 in curve], color=color, label=name)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("validation top-1, mean over modes, %")
+    axes.set_ylabel("validation top-1, %" if len(runs) == 1 else "validation top-1, mean over modes, %")
     axes.grid(alpha=0.3)
-    if len(groups) > 1:
-        axes.legend(fontsize="small")
+    if len(runs) == 1 or len(groups) > 1:
+        axes.legend(title="mode" if len(runs) == 1 else None, fontsize="small")
     part = path.with_name(path.name + ".part")
     figure.savefig(part, format="png", dpi=130)
     os.replace(part, path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from quantizable.cli import main
-from quantizable.compare import group, read_run, table_rows
+from quantizable.compare import Run, group, plot_curves, read_curves, read_run, table_rows
 
 
 def write_run(folder: Path, seed: int, epochs: int, top1: dict[str, float]) -> Path:
@@ -58,3 +58,23 @@ def test_bad_results_are_named(tmp_path: Path, contents: str, capsys: pytest.Cap
 def test_folder_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["compare", str(tmp_path)]) == 2
     assert "no finished run" in capsys.readouterr().err
+
+
+def test_one_run_shows_a_curve_for_each_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metrics.csv").write_text(
+        "epoch,val/top1/2,val/top1/32,val/top1/lowest,val/top1/mean\n0,,,,\n0,0.5,0.7,0.5,0.6\n1,0.6,0.8,0.6,0.7\n"
+    )
+    curves = read_curves(tmp_path)
+    assert curves == {
+        "2": [(0, 0.5), (1, 0.6)], "32": [(0, 0.7), (1, 0.8)], "mean": [(0, 0.6), (1, 0.7)]
+    }  # fmt: skip
+    run = Run("run", {}, {"modes": {"2": {}, "32": {}}}, curves)
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.plot", lambda _axes, x, y, color, label: drawn.append((label, y))
+    )
+    plot_curves(tmp_path / "curves.png", {"all": [run]})
+    assert drawn == [("2", [50, 60]), ("32", [70, 80])]
+    drawn.clear()
+    plot_curves(tmp_path / "curves.png", {"a": [run, run], "b": [run]})
+    assert drawn == [("a", [60, 70]), (None, [60, 70]), ("b", [60, 70])]
