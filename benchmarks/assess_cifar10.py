@@ -19,7 +19,13 @@ from quantizable.assess.corruptions import COMMON
 from quantizable.assess.images import images_of
 from quantizable.assess.models import mode_models
 from quantizable.assess.report import print_summary, write_report
-from quantizable.assess.search.compare import agreeing, compare, pixel_searchers, relation_searchers
+from quantizable.assess.search.compare import (
+    agreeing,
+    compare,
+    coverage_of,
+    pixel_searchers,
+    relation_searchers,
+)
 from quantizable.assess.search.constraint import LInf, Psnr
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, pairs_of, searched, study_cascade, study_indicators
@@ -43,7 +49,8 @@ def main() -> None:
     started = time.perf_counter()
 
     network = load(options.checkpoint)
-    every = images_of(make_datamodule(options.data, network.info))
+    datamodule = make_datamodule(options.data, network.info)
+    every = images_of(datamodule)
     images = every.sample(options.images)
     study = Study(f"{options.checkpoint.parent.name}, {options.images} test images", images.class_names)
     args = vars(options) | {"threads": torch.get_num_threads(), "torch": str(torch.__version__)}
@@ -65,9 +72,10 @@ def main() -> None:
     keep()
 
     top = network.modes[-1].name
-    pixels, relations = pixel_searchers(), relation_searchers(channels)
     searched_modes = options.search_modes.split(",") if options.seeds else []
+    known = images_of(datamodule, "val").sample(1000) if searched_modes else images
     for pair in pairs_of(network, [*searched_modes, top]):
+        pixels, relations = pixel_searchers(), relation_searchers(channels, coverage_of(pair, known))
         seeds = agreeing(pair, every.sample(3 * options.seeds, seed=1), options.seeds)
         for searchers, constraint in ((pixels, LInf(8 / 255)), ([*pixels, *relations], Psnr(20))):
             for searcher in searchers:

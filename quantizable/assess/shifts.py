@@ -11,7 +11,7 @@ from torch import Tensor
 from quantizable.assess.agreement import Agreement, agreement
 from quantizable.assess.corruptions import SEVERITIES, corrupt, suite
 from quantizable.assess.images import Images
-from quantizable.assess.models import Model, probabilities
+from quantizable.assess.models import CHUNK, Model, probabilities
 
 CLEAN = "clean"
 
@@ -32,7 +32,7 @@ class Shifted:
 
 
 def measure(
-    models: Mapping[str, Model], images: Images, shift: str = CLEAN, severity: int = 0, batch_size: int = 256
+    models: Mapping[str, Model], images: Images, shift: str = CLEAN, severity: int = 0, batch_size: int = CHUNK
 ) -> Shifted:
     """Agreement of the models (the reference last) on a set of images."""
     outputs = probabilities(models, images.pixels, batch_size)
@@ -46,7 +46,7 @@ def shifts(
     severities: Iterable[int] = SEVERITIES,
     natural: Mapping[str, Images] | None = None,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int = CHUNK,
 ) -> Iterator[Shifted]:
     """The clean images first, then each corruption at each severity, then the natural shifts.
 
