@@ -43,6 +43,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--budget", type=int, default=100)
     parser.add_argument("--search-modes", default="4,8", help="modes that are searched against the highest")
+    parser.add_argument(
+        "--skip", default="", help="searchers (names, with commas) not run under PSNR"
+    )
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/assess_cifar10.json"))
     parser.add_argument("--report", type=Path, help="folder for report.html")
     options = parser.parse_args()
@@ -77,7 +80,8 @@ def main() -> None:
     for pair in pairs_of(network, [*searched_modes, top]):
         pixels, relations = pixel_searchers(), relation_searchers(channels, coverage_of(pair, known))
         seeds = agreeing(pair, every.sample(3 * options.seeds, seed=1), options.seeds)
-        for searchers, constraint in ((pixels, LInf(8 / 255)), ([*pixels, *relations], Psnr(20))):
+        loud = [one for one in (*pixels, *relations) if one.name not in options.skip.split(",")]
+        for searchers, constraint in ((pixels, LInf(8 / 255)), (loud, Psnr(20))):
             for searcher in searchers:
                 rows = compare(pair, seeds, [searcher], constraint, options.budget, tell=print)
                 searched(study, rows)

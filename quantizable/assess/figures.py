@@ -10,9 +10,10 @@ from torch import Tensor
 
 from quantizable.assess.agreement import Agreement
 from quantizable.assess.guard import CascadePoint
-from quantizable.assess.indicators import INDICATORS, balanced
+from quantizable.assess.indicators import balanced
 from quantizable.assess.search.hunt import Found
 from quantizable.assess.shifts import CLEAN, Shifted, pooled
+from quantizable.uncertainty import INDICATORS
 
 
 def _figure(width: float, height: float = 3.6) -> Figure:

@@ -32,7 +32,11 @@ class Shifted:
 
 
 def measure(
-    models: Mapping[str, Model], images: Images, shift: str = CLEAN, severity: int = 0, batch_size: int = CHUNK
+    models: Mapping[str, Model],
+    images: Images,
+    shift: str = CLEAN,
+    severity: int = 0,
+    batch_size: int = CHUNK,
 ) -> Shifted:
     """Agreement of the models (the reference last) on a set of images."""
     outputs = probabilities(models, images.pixels, batch_size)

@@ -9,13 +9,13 @@ import torch
 
 from quantizable import QuantizableClassifier, load
 from quantizable.assess import assessment
-from quantizable.assess.guard import Guard
 from quantizable.assess.images import images_of
-from quantizable.assess.indicators import INDICATORS
 from quantizable.assess.models import ModeModel, mode_models
 from quantizable.assess.repair import repair
 from quantizable.cli import main
 from quantizable.data import Fake
+from quantizable.deploy.guard import Guard
+from quantizable.uncertainty import INDICATORS
 
 
 @pytest.fixture(scope="module")

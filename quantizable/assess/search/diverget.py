@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from quantizable.assess.relations import Relations
-from quantizable.assess.search.constraint import Psnr, psnr
+from quantizable.assess.search.constraint import psnr
 from quantizable.assess.search.fitness import Divergence, Fitness, Score
 from quantizable.assess.search.hunt import Hunt
 from quantizable.assess.search.optimizers import OPTIMIZERS

@@ -12,8 +12,8 @@ from torch import Tensor
 from quantizable.assess.agreement import js_distance
 
 Score = Callable[[Tensor, Tensor], float]
-"""Probabilities ``[N, K]`` of the reference and of the quantized model on the inputs of one setting to how good
-the setting is; higher is better."""
+"""Both models' probabilities ``[N, K]`` (the reference's first) on the inputs of one setting, to how good the
+setting is; higher is better."""
 
 
 class Fitness(Protocol):
@@ -38,9 +38,9 @@ class Divergence:
 class Surprise:
     """Distance-based surprise adequacy (Kim, Feldt and Yoo, ICSE 2019, sec. 3.2).
 
-    The distance of an input's trace to the nearest reference trace of its class, as a multiple of that trace's
-    own distance to the nearest of another class: 0 for a reference, about 1 and more near and beyond the
-    boundaries between classes. The published trace is a hidden layer's; a pair of callables shows its outputs
+    The distance of an input's trace to the nearest reference trace of its class, as a multiple of that
+    trace's own distance to the nearest of another class: 0 for a reference, about 1 and more near and beyond
+    the boundaries between classes. The published trace is a hidden layer's; a pair of callables shows its outputs
     alone, so that here it is the last layer's, log-probabilities.
 
     Args:
