@@ -43,9 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--budget", type=int, default=100)
     parser.add_argument("--search-modes", default="4,8", help="modes that are searched against the highest")
-    parser.add_argument(
-        "--skip", default="", help="searchers (names, with commas) not run under PSNR"
-    )
+    parser.add_argument("--skip", default="", help="searchers (names, with commas) not run under PSNR")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/assess_cifar10.json"))
     parser.add_argument("--report", type=Path, help="folder for report.html")
     options = parser.parse_args()

@@ -40,8 +40,8 @@ class Surprise:
 
     The distance of an input's trace to the nearest reference trace of its class, as a multiple of that
     trace's own distance to the nearest of another class: 0 for a reference, about 1 and more near and beyond
-    the boundaries between classes. The published trace is a hidden layer's; a pair of callables shows its outputs
-    alone, so that here it is the last layer's, log-probabilities.
+    the boundaries between classes. The published trace is a hidden layer's; a pair of callables shows its
+    outputs alone, so that here it is the last layer's, log-probabilities.
 
     Args:
         reference: the model's probabilities ``[M, K]`` on inputs like those that it was trained on.
