@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from quantizable.deploy.guard import Guard
 from quantizable.deploy.preprocessing import IMAGE_SUFFIXES, read_images
@@ -61,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def answers(session: Session, guard: Guard | None, images: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def answers(session: Session, guard: Guard | None, images: Tensor) -> tuple[np.ndarray, list[str]]:
     """Logits ``[N, classes]``, up to a constant per row, and the name of the mode that gave each row."""
     if guard is None:
         return session(images), [session.bits] * len(images)
-    rows, escalated = guard.predict(session, torch.from_numpy(images))
+    rows, escalated = guard.predict(session, images)
     return rows.log().numpy(), [str(guard.high if up else guard.low) for up in escalated]
 
 

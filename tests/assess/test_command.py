@@ -10,8 +10,9 @@ import torch
 from quantizable import QuantizableClassifier, load
 from quantizable.assess import assessment
 from quantizable.assess.images import images_of
-from quantizable.assess.models import ModeModel, mode_models
+from quantizable.assess.models import ModeModel, Pair, SessionModel, mode_models
 from quantizable.assess.repair import repair
+from quantizable.assess.search import DiffChaser, LInf, search_inputs
 from quantizable.cli import main
 from quantizable.data import Fake
 from quantizable.deploy.guard import Guard
@@ -127,6 +128,23 @@ def test_clean_images_take_the_same_path_as_in_training(checkpoint: Path) -> Non
     with pytest.raises(ValueError, match="no mode 4"):
         mode_models(network, [4])
     assert ModeModel(network, 2)(images.pixels[:1]).shape == (1, 4)
+
+
+def test_the_search_works_on_an_integer_session_against_the_float_network(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    deploy = pytest.importorskip("quantizable.deploy")
+    pytest.importorskip("onnxruntime", reason="the deploy extra is not installed")
+    network, images = load(checkpoint), images_of(Fake(size=8, num_classes=4, in_chans=1, image_size=12))
+    deploy.save_qz(network, tmp_path / "model.qz")
+    models = mode_models(network)
+    integers = SessionModel(deploy.Session(tmp_path / "model.qz", threads=1), 2)
+    torch.testing.assert_close(integers(images.pixels), models["2"](images.pixels), atol=1e-2, rtol=0)
+    pair = Pair(models["32"], integers, "integers against float")
+    found = search_inputs(DiffChaser(population=4), pair, images.pixels, images.labels, LInf(0.1), budget=8)
+    assert (found.spent[~found.success] == 8).all()
+    reference, low = found.answers[found.success].unbind(1)
+    assert (reference != low).all()
 
 
 def test_repair_counts_what_persists_and_what_is_new(checkpoint: Path) -> None:
