@@ -52,7 +52,7 @@ class DiverGet:
             raise ValueError(f"optimizer {self.optimizer!r} is unknown; choose from {', '.join(OPTIMIZERS)}")
         if self.population is not None and self.population < 2:
             raise ValueError(f"a population of {self.population} does not work; give at least 2")
-        self.name = f"DiverGet {self.optimizer}, {self.fitness.name}"
+        self.name = f"DiverGet {self.optimizer} ({self.fitness.name})"
 
     def run(self, hunt: Hunt, generator: Generator) -> None:
         """Search in batches of the active seeds until the budget is spent."""

@@ -19,7 +19,9 @@ setting is; higher is better."""
 class Fitness(Protocol):
     """A goal; what it remembers lives in the score that a search starts with."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Shown in tables."""
 
     def start(self) -> Score:
         """A score for one search."""
