@@ -206,7 +206,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def plot_curves(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
-    """Validation accuracy against epochs: each mode of one run, or the means of several, a colour per group."""
+    """Validation accuracy against epochs: of one run each mode, of several the means by group."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -217,9 +217,9 @@ def plot_curves(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
         lines = [(mode, None, runs[0].curves.get(mode, [])) for mode in runs[0].results["modes"]]
     else:
         lines = [
-            (label if run is group[0] else None, f"C{number % 10}", run.curves.get("mean", []))
+            (None if index else label, f"C{number % 10}", run.curves.get("mean", []))
             for number, (label, group) in enumerate(groups.items())
-            for run in group
+            for index, run in enumerate(group)
         ]
     for name, color, curve in lines:
         axes.plot([epoch for epoch, _ in curve], [100 * top1 for _, top1 in curve], color=color, label=name)

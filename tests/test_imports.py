@@ -18,7 +18,7 @@ ROOMS = [  # from the ground up; a room may import from those before it and from
     {"convert"},
     {"objectives", "samplers", "schemes", "strategies"},
     {"cifar_resnet", "patch_cnn", "stem", "models", "weights", "optim", "build"},
-    {"results", "precision", "recompute", "assignment"},
+    {"results", "precision", "uncertainty", "recompute", "assignment"},
     {"module", "classifier", "data", "callbacks", "checkpoint", "runs", "settings"},
     {"deploy", "assess", "verify", "search"},
     {"training", "evaluate", "dashboard", "compare", "cli"},

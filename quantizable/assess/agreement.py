@@ -80,7 +80,8 @@ class Agreement:
         accuracy: by name.
         disagreement, distance: share of images with another prediction, and mean Jensen-Shannon distance, in
             row ``a`` and column ``b``.
-        per_class: by name and label, the share of the label's images that disagree with the reference.
+        per_class: by name and label, the share of the label's images that disagree with the reference; zeros
+            for a label without images.
         flips: by name.
     """
 
@@ -89,7 +90,7 @@ class Agreement:
     accuracy: dict[str, Interval]
     disagreement: list[list[Interval]]
     distance: list[list[Interval]]
-    per_class: dict[str, list[float]]
+    per_class: dict[str, list[Interval]]
     flips: dict[str, Flips]
 
     def against_reference(self, name: str) -> Interval:
@@ -135,12 +136,11 @@ def agreement(outputs: Mapping[str, Tensor], labels: Tensor) -> Agreement:
         disagreement=disagreement,
         distance=distance,
         per_class={
-            name: [_rate((top[name] != reference)[labels == label]) for label in classes]
+            name: [
+                share((top[name] != reference)[labels == label]) if (labels == label).any() else zero
+                for label in classes
+            ]
             for name in names[:-1]
         },
         flips={name: flips(reference, top[name], labels) for name in names[:-1]},
     )
-
-
-def _rate(mask: Tensor) -> float:
-    return mask.double().mean().item() if len(mask) else 0.0  # a class without images disagrees on none

@@ -14,7 +14,13 @@ from quantizable.assess.images import Images, images_of
 from quantizable.assess.models import mode_models
 from quantizable.assess.repair import repair
 from quantizable.assess.report import log_wandb, print_summary, write_report
-from quantizable.assess.search.compare import agreeing, compare, pixel_searchers, relation_searchers
+from quantizable.assess.search.compare import (
+    agreeing,
+    compare,
+    coverage_of,
+    pixel_searchers,
+    relation_searchers,
+)
 from quantizable.assess.search.constraint import Constraint, LInf, Psnr
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, attempt, pairs_of, searched, study_cascade, study_indicators
@@ -23,6 +29,8 @@ from quantizable.checkpoint import load
 from quantizable.data import ImageDataModule
 from quantizable.data.choice import check_fit, make_datamodule
 from quantizable.network import QuantizableNetwork
+
+KNOWN = 1000  # held-out training images that surprise is measured against
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
                 if done := attempt(study, f"repair of mode {mode.name}", action):
                     study.repairs[mode.name] = done[1]
         if args.search:
-            search_all(study, network, modes, images, constraints, args)
+            known = attempt(study, "surprise coverage", lambda: images_of(datamodule, "val").sample(KNOWN))
+            search_all(study, network, modes, images, known, constraints, args)
     except KeyboardInterrupt:
         study.complete = False
     print_summary(study)
@@ -127,13 +136,21 @@ def search_all(
     network: QuantizableNetwork,
     modes: Sequence[BitMode],
     images: Images,
+    known: Images | None,
     constraints: tuple[Constraint, Constraint],
     args: argparse.Namespace,
 ) -> None:
-    """Pixel searchers under both constraints, relations under the second, where all methods meet."""
+    """Pixel searchers under both constraints, relations under the second, where all methods meet.
+
+    ``known`` are held-out training images, which surprise is measured against; without, it is not pursued.
+    """
     near, loud = constraints
-    pixels, relations = pixel_searchers(), relation_searchers(images.pixels.shape[1])
+    pixels = pixel_searchers()
     for pair in pairs_of(network, [mode.name for mode in modes]):
+        coverage = None
+        if known is not None:
+            coverage = attempt(study, f"surprise coverage of {pair.name}", partial(coverage_of, pair, known))
+        relations = relation_searchers(images.pixels.shape[1], coverage)
         seeds = agreeing(pair, images, args.search)
         for searchers, constraint in ((pixels, near), ([*pixels, *relations], loud)):
             searched(study, compare(pair, seeds, searchers, constraint, args.budget, args.seed, print))

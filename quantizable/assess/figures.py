@@ -10,9 +10,9 @@ from torch import Tensor
 
 from quantizable.assess.agreement import Agreement
 from quantizable.assess.guard import CascadePoint
-from quantizable.assess.indicators import INDICATORS, balanced
-from quantizable.assess.search.hunt import Found
+from quantizable.assess.indicators import balanced
 from quantizable.assess.shifts import CLEAN, Shifted, pooled
+from quantizable.uncertainty import INDICATORS
 
 
 def _figure(width: float, height: float = 3.6) -> Figure:
@@ -110,15 +110,16 @@ def cascade_curve(points: Sequence[CascadePoint], bops: dict[str, float]) -> Fig
     return figure
 
 
-def examples(found: Found, class_names: Sequence[str], title: str, count: int = 8) -> Figure | None:
-    """Inputs that a search found, with both predictions."""
-    hits = found.success.nonzero().flatten().tolist()[:count]
-    if not hits:
+def examples(
+    inputs: Tensor, answers: Tensor, class_names: Sequence[str], title: str, count: int = 8
+) -> Figure | None:
+    """Inputs ``[N, C, H, W]`` on which a pair disagrees, with both answers ``[N, 2]``; None without any."""
+    if len(inputs) == 0:
         return None
     figure = _figure(1.6 * count, 2.2)
-    for axes, hit in zip(figure.subplots(1, count, squeeze=False)[0], hits, strict=False):
-        axes.imshow(_shown(found.inputs[hit]), cmap="gray", vmin=0, vmax=1)
-        axes.set_title("\n".join(_label(int(a), class_names) for a in found.answers[hit]), fontsize=9)
+    for axes, one, pair in zip(figure.subplots(1, count, squeeze=False)[0], inputs, answers, strict=False):
+        axes.imshow(_shown(one), cmap="gray", vmin=0, vmax=1)
+        axes.set_title("\n".join(_label(int(answer), class_names) for answer in pair), fontsize=9)
     for axes in figure.axes:
         axes.axis("off")
     figure.suptitle(title)

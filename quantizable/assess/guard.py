@@ -1,67 +1,18 @@
-"""A guard: run the low mode, and ask the high mode again where the low one is unsure."""
+"""Choosing a guard, and what a cascade of two modes under it costs and gains."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
-from quantizable.assess.indicators import INDICATORS
 from quantizable.bits import BitMode
-from quantizable.network import QuantizableNetwork, plain
-from quantizable.results import write_json
-
-
-@dataclass(frozen=True)
-class Guard:
-    """When to escalate an input from one mode of a network to another.
-
-    Args:
-        low, high: modes, as ``set_bits`` takes them.
-        threshold: escalate where the indicator of the low mode's probabilities is at least this.
-        indicator: a key of ``INDICATORS``.
-    """
-
-    low: int | str
-    high: int | str
-    threshold: float
-    indicator: str = "margin"
-
-    def __post_init__(self) -> None:
-        if self.indicator not in INDICATORS:
-            raise ValueError(f"indicator {self.indicator!r} is unknown; choose from {', '.join(INDICATORS)}")
-
-    def escalates(self, low: Tensor) -> Tensor:
-        """Mask ``[N]`` of the inputs to escalate, from the low mode's probabilities ``[N, K]``."""
-        return INDICATORS[self.indicator](low) >= self.threshold
-
-    def predict(self, network: QuantizableNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities ``[B, K]`` of normalised images, and the mask ``[B]`` of those that were
-        escalated."""
-        with network.at_bits(self.low):
-            rows = network(images).float().softmax(1)
-        unsure = self.escalates(rows)
-        if unsure.any():
-            with network.at_bits(self.high):
-                rows[unsure] = network(images[unsure]).float().softmax(1)
-        return rows, unsure
-
-    def save(self, path: Path) -> None:
-        """Write the guard as JSON: what a deployment needs beside the network."""
-        write_json(path, asdict(self))
-
-    @classmethod
-    def load(cls, path: Path) -> Guard:
-        """Read what :meth:`save` wrote; ``ValueError`` if it is no guard."""
-        try:
-            return cls(**json.loads(Path(path).read_text()))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"{path} is no guard: {error}") from error
+from quantizable.deploy.guard import Guard
+from quantizable.network import plain
+from quantizable.uncertainty import INDICATORS
 
 
 def choose_guard(

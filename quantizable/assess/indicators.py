@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,33 +15,7 @@ from torchmetrics.functional.classification import (
 
 from quantizable.assess.agreement import Interval
 from quantizable.data.order import generator
-
-
-def margin(p: Tensor) -> Tensor:
-    """``1 - (p1 - p2)`` of the two largest of each row of ``[N, K]``; like all indicators, high where
-    unsure."""
-    top = p.topk(2, dim=1).values
-    return 1 - (top[:, 0] - top[:, 1])
-
-
-def gini(p: Tensor) -> Tensor:
-    """``1 - sum p^2``."""
-    return 1 - p.square().sum(1)
-
-
-def least_confidence(p: Tensor) -> Tensor:
-    """``1 - p1``."""
-    return 1 - p.amax(1)
-
-
-def entropy(p: Tensor) -> Tensor:
-    """``- sum p ln p``, in nats."""
-    return torch.special.entr(p).sum(1)
-
-
-INDICATORS: dict[str, Callable[[Tensor], Tensor]] = {
-    f.__name__: f for f in (margin, gini, least_confidence, entropy)
-}
+from quantizable.uncertainty import INDICATORS
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,19 @@ import torch
 from torch import Tensor
 
 from quantizable.bits import ModeLike
+from quantizable.deploy import Session
 from quantizable.network import QuantizableNetwork
 
 Model = Callable[[Tensor], Tensor]
 """Pixels ``[B, C, H, W]`` in [0, 1] to logits ``[B, K]``: a mode, an ONNX session, another framework's
 model."""
 
+CHUNK = 64  # inputs in one forward pass: a CIFAR network's activations then stay in the processor's caches
+
 
 @dataclass(frozen=True)
 class ModeModel:
-    """One mode of a network, fed with pixels: the only place where an assessment normalises images.
+    """One mode of a network, fed with pixels: images are normalised here and nowhere before.
 
     Args:
         network: in evaluation mode.
@@ -33,11 +36,37 @@ class ModeModel:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Logits ``[B, K]`` of pixels ``[B, C, H, W]``."""
-        if self.mean:
-            mean, std = (pixels.new_tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
-            pixels = (pixels - mean) / std
+        images = normalised(pixels, self.mean, self.std)
+        images = images.contiguous(memory_format=torch.channels_last)  # a quarter faster on CPUs
         with self.network.at_bits(self.mode):
-            return self.network(pixels).float()
+            return self.network(images).float()
+
+
+@dataclass(frozen=True)
+class SessionModel:
+    """One mode of a deployed file on its engine, fed with pixels: real integers, and no gradient.
+
+    >>> session = SessionModel(Session("model.qz", "openvino"), 4)              # doctest: +SKIP
+    >>> pair = Pair(mode_models(network)["32"], session, "integers against float")   # doctest: +SKIP
+    """
+
+    session: Session
+    mode: ModeLike
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Logits ``[B, K]`` of pixels ``[B, C, H, W]``."""
+        info = self.session.info
+        with self.session.at_bits(self.mode):
+            images = normalised(pixels, info.get("mean") or (), info.get("std") or ())
+            return torch.from_numpy(self.session(images))
+
+
+def normalised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pixels ``[B, C, H, W]`` as in training; as they are where there is no mean."""
+    if not mean:
+        return pixels
+    shift, scale = (pixels.new_tensor(v).view(-1, 1, 1) for v in (mean, std))
+    return (pixels - shift) / scale
 
 
 def mode_models(network: QuantizableNetwork, modes: Iterable[ModeLike] | None = None) -> dict[str, Model]:
@@ -69,10 +98,12 @@ class Pair:
 
     def probabilities(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Both softmax outputs, each ``[B, K]``."""
-        return self.reference(pixels).softmax(1), self.quantized(pixels).softmax(1)
+        parts = [(self.reference(part), self.quantized(part)) for part in pixels.split(CHUNK)]
+        p, q = (torch.cat(rows).softmax(1) for rows in zip(*parts, strict=True))
+        return p, q
 
 
-def probabilities(models: Mapping[str, Model], pixels: Tensor, batch_size: int = 256) -> dict[str, Tensor]:
+def probabilities(models: Mapping[str, Model], pixels: Tensor, batch_size: int = CHUNK) -> dict[str, Tensor]:
     """Softmax output ``[N, K]`` of each model on pixels ``[N, C, H, W]``."""
     with torch.no_grad():
         parts = [

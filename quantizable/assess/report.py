@@ -68,7 +68,7 @@ def tables(study: Study) -> Iterator[Grid]:
             "Disagreement on clean images by class, %",
             ["class", *clean.per_class],
             [
-                [label, *(f"{100 * rates[i]:.2f}" for rates in clean.per_class.values())]
+                [label, *(percent(rates[i]) for rates in clean.per_class.values())]
                 for i, label in enumerate(labels)
             ],
         )
@@ -118,13 +118,21 @@ def pictures(study: Study) -> Iterator[Figure]:
         yield figures.matrix(study.shifts[0].agreement, "clean images, every mode against every other")
         if (curve := figures.severity(study.shifts)) is not None:
             yield curve
+        most = max(study.shifts, key=lambda one: one.agreement.against_reference(one.agreement.names[0])[0])
+        for one in {id(one): one for one in (study.shifts[0], most)}.values():
+            for mode, (inputs, answers) in one.examples.items():
+                title = f"{one.shift} {one.severity or 'images'}: answers of the reference and of mode {mode}"
+                if (figure := figures.examples(inputs, answers, study.class_names, title)) is not None:
+                    yield figure
         for mode in study.indicators:
             yield figures.roc(study.shifts, mode)
     if study.cascade:
         yield figures.cascade_curve(study.cascade, study.bops)
     for row, found in zip(study.rows, study.found, strict=True):
         title = f"{row.pair}, {row.searcher}: answers of the reference and of the low mode"
-        if (figure := figures.examples(found, study.class_names, title)) is not None:
+        hits = found.success
+        figure = figures.examples(found.inputs[hits], found.answers[hits], study.class_names, title)
+        if figure is not None:
             yield figure
 
 

@@ -11,20 +11,28 @@ from torch import Tensor
 from quantizable.assess.agreement import Agreement, agreement
 from quantizable.assess.corruptions import SEVERITIES, corrupt, suite
 from quantizable.assess.images import Images
-from quantizable.assess.models import Model, probabilities
+from quantizable.assess.models import CHUNK, Model, probabilities
 
 CLEAN = "clean"
+EXAMPLES = 8  # images kept to be shown
 
 
 @dataclass(frozen=True)
 class Shifted:
-    """Images of one shift with what the models say to them."""
+    """Images of one shift with what the models say to them.
+
+    Attributes:
+        outputs: probabilities ``[N, K]`` by model, the reference last.
+        examples: by model, some images on which it disagrees, and both answers ``[n, 2]``, the reference's
+            first.
+    """
 
     shift: str
     severity: int
     outputs: dict[str, Tensor]
     labels: Tensor
     agreement: Agreement
+    examples: dict[str, tuple[Tensor, Tensor]]
 
     def disagree(self, name: str) -> Tensor:
         """Mask ``[N]`` of the images on which a model disagrees with the reference."""
@@ -32,11 +40,21 @@ class Shifted:
 
 
 def measure(
-    models: Mapping[str, Model], images: Images, shift: str = CLEAN, severity: int = 0, batch_size: int = 256
+    models: Mapping[str, Model],
+    images: Images,
+    shift: str = CLEAN,
+    severity: int = 0,
+    batch_size: int = CHUNK,
 ) -> Shifted:
     """Agreement of the models (the reference last) on a set of images."""
     outputs = probabilities(models, images.pixels, batch_size)
-    return Shifted(shift, severity, outputs, images.labels, agreement(outputs, images.labels))
+    answers = {name: rows.argmax(1) for name, rows in outputs.items()}
+    *lows, top = answers
+    examples = {}
+    for low in lows:
+        some = (answers[low] != answers[top]).nonzero().flatten()[:EXAMPLES]
+        examples[low] = images.pixels[some], torch.stack((answers[top], answers[low]), 1)[some]
+    return Shifted(shift, severity, outputs, images.labels, agreement(outputs, images.labels), examples)
 
 
 def shifts(
@@ -46,7 +64,7 @@ def shifts(
     severities: Iterable[int] = SEVERITIES,
     natural: Mapping[str, Images] | None = None,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int = CHUNK,
 ) -> Iterator[Shifted]:
     """The clean images first, then each corruption at each severity, then the natural shifts.
 

@@ -123,6 +123,8 @@ def read_scene(file: Path, cube: str, labels: str) -> tuple[Tensor, Tensor]:
         spectra = spectra.transpose(2, 0, 1)
     if classes.ndim != 2 or spectra.shape[1:] != classes.shape:
         raise ValueError(f"{file}: spectra {spectra.shape} and labels {truth.shape} do not fit each other")
+    if classes.max() < 0:
+        raise ValueError(f"{file}: no pixel is labelled in {labels!r}; there is nothing to train or test on")
     if not np.isfinite(spectra).all():
         raise ValueError(f"{file}: the spectra hold NaN or infinite values")
     low, high = float(spectra.min()), float(spectra.max())

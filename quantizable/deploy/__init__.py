@@ -8,7 +8,8 @@
 
 from quantizable.deploy.artefact import save_qz
 from quantizable.deploy.export import export_onnx
+from quantizable.deploy.guard import Guard
 from quantizable.deploy.load import load_qz
 from quantizable.deploy.session import Session
 
-__all__ = ["Session", "export_onnx", "load_qz", "save_qz"]
+__all__ = ["Guard", "Session", "export_onnx", "load_qz", "save_qz"]

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from quantizable.deploy.guard import Guard
 from quantizable.deploy.preprocessing import IMAGE_SUFFIXES, read_images
 from quantizable.deploy.session import ENGINES, Session
 
@@ -23,6 +25,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "images", nargs="+", help="image files, folders, globs, or - for a list on standard input"
     )
     parser.add_argument("--bits", help="mode; default: the highest of the file")
+    parser.add_argument(
+        "--guard",
+        type=Path,
+        help="guard.json of quantizable assess: answer in its low mode, and in its high mode where unsure",
+    )
     parser.add_argument("--engine", choices=ENGINES, default="onnxruntime")
     parser.add_argument("--threads", type=int, help="default: as many as cores")
     parser.add_argument("--batch", type=int, default=16, help="images per inference (default: 16)")
@@ -33,20 +40,33 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the five likeliest classes of each image."""
     paths = find_images(args.images)
-    session = Session(args.model, args.engine, args.bits, args.threads)
+    if args.guard and args.bits:
+        raise ValueError("--guard names its two modes itself; leave --bits out")
+    guard = Guard.load(args.guard) if args.guard else None
+    session = Session(args.model, args.engine, guard.low if guard else args.bits, args.threads)
     names = session.info.get("class_names")
     if args.batch < 1:
         raise ValueError(f"--batch is {args.batch}; give at least 1")
     for start in range(0, len(paths), args.batch):
         some = paths[start : start + args.batch]
-        logits = session(read_images(some, session.info))
-        for path, row in zip(some, logits, strict=True):
+        logits, modes = answers(session, guard, read_images(some, session.info))
+        for path, row, mode in zip(some, logits, modes, strict=True):
             best = top_classes(row, names)
             if args.json:
-                print(json.dumps({"image": str(path), "bits": session.bits, "top5": best}))
+                print(json.dumps({"image": str(path), "bits": mode, "top5": best}))
             else:
-                print(f"{path}: " + ", ".join(f"{c['class']} {100 * c['probability']:.1f} %" for c in best))
+                asked = f" (mode {mode})" if guard else ""
+                likeliest = ", ".join(f"{c['class']} {100 * c['probability']:.1f} %" for c in best)
+                print(f"{path}{asked}: {likeliest}")
     return 0
+
+
+def answers(session: Session, guard: Guard | None, images: Tensor) -> tuple[np.ndarray, list[str]]:
+    """Logits ``[N, classes]``, up to a constant per row, and the name of the mode that gave each row."""
+    if guard is None:
+        return session(images), [session.bits] * len(images)
+    rows, escalated = guard.predict(session, images)
+    return rows.log().numpy(), [str(guard.high if up else guard.low) for up in escalated]
 
 
 def find_images(words: list[str]) -> list[Path]:

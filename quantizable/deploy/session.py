@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,16 @@ class Session:
                 runner(np.zeros((self.batch or 1, *self.input_size), np.float32))
             self._runners[mode] = runner
         self._mode = mode
+
+    @contextmanager
+    def at_bits(self, bits: ModeLike) -> Iterator[Session]:
+        """Switch for the length of a ``with`` block, then back, as the network's ``at_bits``."""
+        before = self._mode
+        self.set_bits(bits)
+        try:
+            yield self
+        finally:
+            self._mode = before
 
     def _compile(self, mode: BitMode) -> Runner:
         if self.engine == "torch":

@@ -23,7 +23,8 @@ def test_counts_of_a_planted_pair_are_exact() -> None:
     assert found.disagreement[0][0] == (0.0, 0.0, 0.0)
     assert found.accuracy["4"][0] == pytest.approx(2 / 6)
     assert found.accuracy["32"][0] == pytest.approx(5 / 6)
-    assert found.per_class["4"] == pytest.approx([0.5, 0.5, 1.0])
+    assert [rate for rate, _, _ in found.per_class["4"]] == pytest.approx([0.5, 0.5, 1.0])
+    assert all(low <= rate <= high for rate, low, high in found.per_class["4"])
     assert found.flips["4"] == Flips(right_to_wrong=3, wrong_to_right=0, wrong_to_other=1)
     assert found.distance[0][1][0] == pytest.approx(4 / 6)  # disjoint rows are at distance 1
 
@@ -90,6 +91,9 @@ def test_shifts_measure_clean_images_first_and_each_severity(planted) -> None:  
     ]
     assert measured[0].agreement.against_reference("low")[0] == 0.5
     assert measured[0].disagree("low").tolist() == [False, True, True, False]
+    shown, answers = measured[0].examples["low"]
+    assert torch.equal(shown, images.pixels[1:3])
+    assert answers.tolist() == [[1, 0], [1, 0]]  # the reference's answer first
     assert measured[-1].agreement == measured[0].agreement
     outputs, labels = pooled(measured)
     assert len(labels) == len(outputs["low"]) == 24

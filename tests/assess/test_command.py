@@ -9,13 +9,14 @@ import torch
 
 from quantizable import QuantizableClassifier, load
 from quantizable.assess import assessment
-from quantizable.assess.guard import Guard
 from quantizable.assess.images import images_of
-from quantizable.assess.indicators import INDICATORS
-from quantizable.assess.models import ModeModel, mode_models
+from quantizable.assess.models import ModeModel, Pair, SessionModel, mode_models
 from quantizable.assess.repair import repair
+from quantizable.assess.search import DiffChaser, LInf, search_inputs
 from quantizable.cli import main
 from quantizable.data import Fake
+from quantizable.deploy.guard import Guard
+from quantizable.uncertainty import INDICATORS
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,9 @@ def test_the_command_leaves_a_whole_report(checkpoint: Path, tmp_path: Path) -> 
     assert found["shifts"][0]["names"] == ["2", "8", "32"]
     assert found["complete"]
     assert found["bops_per_image"]["2"] < found["bops_per_image"]["8"] < found["bops_per_image"]["32"]
-    assert len(found["search"]) == 2 * (5 + 9)  # pairs x (pixel searchers, then all)
+    skipped = [what for what in found["skipped"] if what.startswith("surprise coverage of")]
+    # pairs x (pixel searchers, then all), less the two that pursue surprise where one class is all there is
+    assert len(found["search"]) == 2 * (5 + 11) - 2 * len(skipped)
     html = (tmp_path / "report.html").read_text()
     assert "data:image/png;base64," in html
     assert "http" not in html  # nothing is fetched
@@ -127,6 +130,23 @@ def test_clean_images_take_the_same_path_as_in_training(checkpoint: Path) -> Non
     with pytest.raises(ValueError, match="no mode 4"):
         mode_models(network, [4])
     assert ModeModel(network, 2)(images.pixels[:1]).shape == (1, 4)
+
+
+def test_the_search_works_on_an_integer_session_against_the_float_network(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    deploy = pytest.importorskip("quantizable.deploy")
+    pytest.importorskip("onnxruntime", reason="the deploy extra is not installed")
+    network, images = load(checkpoint), images_of(Fake(size=8, num_classes=4, in_chans=1, image_size=12))
+    deploy.save_qz(network, tmp_path / "model.qz")
+    models = mode_models(network)
+    integers = SessionModel(deploy.Session(tmp_path / "model.qz", threads=1), 2)
+    torch.testing.assert_close(integers(images.pixels), models["2"](images.pixels), atol=1e-2, rtol=0)
+    pair = Pair(models["32"], integers, "integers against float")
+    found = search_inputs(DiffChaser(population=4), pair, images.pixels, images.labels, LInf(0.1), budget=8)
+    assert (found.spent[~found.success] == 8).all()
+    reference, low = found.answers[found.success].unbind(1)
+    assert (reference != low).all()
 
 
 def test_repair_counts_what_persists_and_what_is_new(checkpoint: Path) -> None:

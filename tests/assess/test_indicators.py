@@ -7,9 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from quantizable.assess.guard import Guard, cascade, choose_guard, thresholds_for
-from quantizable.assess.indicators import INDICATORS, balanced, indicator_quality
+from quantizable.assess.guard import cascade, choose_guard, thresholds_for
+from quantizable.assess.indicators import balanced, indicator_quality
 from quantizable.bits import BitMode
+from quantizable.deploy.guard import Guard
+from quantizable.uncertainty import INDICATORS
 
 
 def test_the_four_indicators_by_hand() -> None:

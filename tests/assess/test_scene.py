@@ -64,6 +64,9 @@ def test_what_cannot_be_read_is_refused(file: Path, tmp_path: Path) -> None:
     savemat(tmp_path / "nan.mat", {"Y": np.full((4, 6), np.nan), "S_GT": np.ones((2, 3))})
     with pytest.raises(ValueError, match="NaN"):
         Scene(tmp_path / "nan.mat")
+    savemat(tmp_path / "bare.mat", {"Y": np.arange(1600.0).reshape(20, 20, 4), "S_GT": np.zeros((20, 20))})
+    with pytest.raises(ValueError, match="no pixel is labelled"):
+        Scene(tmp_path / "bare.mat")
     savemat(tmp_path / "odd.mat", {"Y": np.ones((4, 7)), "S_GT": np.ones((2, 3))})
     with pytest.raises(ValueError, match="do not fit"):
         Scene(tmp_path / "odd.mat")

@@ -9,6 +9,7 @@ from quantizable.assess.images import Images
 from quantizable.assess.models import Pair
 from quantizable.assess.relations import relations_for
 from quantizable.assess.search import (
+    Coverage,
     DiffChaser,
     DiverGet,
     Gradient,
@@ -17,6 +18,7 @@ from quantizable.assess.search import (
     Psnr,
     RandomNoise,
     RandomRelations,
+    Surprise,
     search_inputs,
 )
 from quantizable.assess.search.compare import agreeing, compare
@@ -24,12 +26,14 @@ from quantizable.assess.search.constraint import psnr
 from tests.assess.conftest import threshold_model
 
 NATURAL = relations_for(1)
+ONE_HALF = torch.tensor([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
 SEARCHERS = [
     RandomNoise(),
     RandomRelations(NATURAL),
     Gradient(steps=5),
     *(DiffChaser(fitness, population=4) for fitness in ("basic", "uncertainty", "target")),
     *(DiverGet(NATURAL, optimizer, batch=2, generations=3) for optimizer in ("pso", "genetic", "cma")),
+    DiverGet(NATURAL, "pso", Coverage(Surprise(ONE_HALF)), population=4, batch=2, generations=3),
 ]
 NAMES = [searcher.name for searcher in SEARCHERS]
 
@@ -197,3 +201,35 @@ def test_the_three_fitnesses_by_hand() -> None:
     torch.testing.assert_close(basic, torch.tensor([[0.3, 0.2]]))
     torch.testing.assert_close(uncertain, torch.tensor([[0.5, 0.3]]))  # k = 3
     torch.testing.assert_close(target, torch.tensor([[0.5, 0.0]]))
+
+
+def test_surprise_by_hand() -> None:
+    # three traces (ln p): a and b answer 0, c answers 1
+    a, b, c = traces = ONE_HALF.double().log()
+    surprise = Surprise(ONE_HALF)
+    assert surprise(ONE_HALF).tolist() == [0, 0, 0]
+    near = torch.tensor([[0.55, 0.45]])  # answers 0; b is the nearest that does, c the nearest other of b
+    expected = (near.double().log() - b).norm() / (b - c).norm()
+    assert surprise(near).item() == pytest.approx(expected.item())
+    far = torch.tensor([[0.95, 0.05]])
+    expected = (far.double().log() - a).norm() / (a - c).norm()
+    assert surprise(far).item() == pytest.approx(expected.item())
+    assert len(traces) == 3
+    with pytest.raises(ValueError, match="two predicted classes"):
+        Surprise(ONE_HALF[:2])
+    three = torch.tensor([[0.8, 0.2, 0.0], [0.2, 0.8, 0.0]])
+    assert Surprise(three)(torch.tensor([[0.1, 0.1, 0.8]])).isinf().all()  # nobody knows the third class
+
+
+def test_coverage_counts_new_buckets_once_per_search() -> None:
+    fitness = Coverage(Surprise(ONE_HALF), buckets=4, upper=2.0)
+    rows = torch.tensor([[0.8, 0.2], [0.6, 0.4], [0.999999, 0.000001]])  # surprise 0, 0 and far above 2
+    score = fitness.start()
+    assert score(rows, rows) == 1
+    assert score(rows, rows) == 0
+    assert fitness.start()(rows, rows) == 1
+
+
+def test_a_population_of_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="population of 1"):
+        DiverGet(NATURAL, population=1)

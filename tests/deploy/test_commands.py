@@ -13,7 +13,7 @@ from PIL import Image
 
 import quantizable
 from quantizable.cli import main
-from quantizable.deploy import save_qz
+from quantizable.deploy import Guard, save_qz
 
 pytest.importorskip("onnxruntime", reason="the deploy extra is not installed")
 pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
@@ -65,6 +65,22 @@ def test_predict_takes_files_folders_globs_and_standard_input(
     assert "0.png: class" in capsys.readouterr().out
 
 
+def test_predict_with_a_guard_says_which_mode_answered(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["predict", str(folder / "model.qz"), str(folder / "pictures"), "--json"]
+    answers = {}
+    for name, threshold in (("never", 2.0), ("always", 0.0)):  # 1 - margin is in [0, 1]
+        Guard(2, 4, threshold).save(folder / "guard.json")
+        assert main([*words, "--guard", str(folder / "guard.json")]) == 0
+        answers[name] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["bits"] for one in answers["never"]] == ["2"] * 3
+    assert [one["bits"] for one in answers["always"]] == ["4"] * 3
+    assert main([*words, "--bits", "4"]) == 0
+    alone = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for one, other in zip(answers["always"], alone, strict=True):
+        assert one["top5"][0]["index"] == other["top5"][0]["index"]
+        assert one["top5"][0]["probability"] == pytest.approx(other["top5"][0]["probability"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -72,6 +88,7 @@ def test_predict_takes_files_folders_globs_and_standard_input(
         (["model.qz"], "is no image that can be read"),
         (["pictures", "--bits", "8"], "no mode 8; it has 2, 4"),
         (["pictures", "--batch", "0"], "--batch is 0"),
+        (["pictures", "--bits", "2", "--guard", "guard.json"], "leave --bits out"),
     ],
 )
 def test_predict_refuses_bad_input_in_one_line(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import quantizable.deploy.load
-from quantizable.deploy import Session, export_onnx, save_qz
+from quantizable.deploy import Guard, Session, export_onnx, save_qz
 
 from .conftest import SIZE, SmallNet
 
@@ -45,6 +45,26 @@ def test_switching_modes_gives_the_networks_logits(
         got = session(images)
         assert got.shape == (16, 5)
         assert np.isclose(got, expected, atol=1e-3 * np.abs(expected).max()).all(1).mean() >= 7 / 8
+
+
+def test_a_guard_asks_the_high_mode_where_the_low_one_is_unsure(saved, images: Tensor) -> None:
+    _, path = saved
+    session = Session(path, "onnxruntime", 2, threads=1)
+    rows = {}
+    for bits in (4, 8):
+        with session.at_bits(bits):
+            rows[bits] = torch.from_numpy(session(images)).softmax(1)
+    assert session.bits == "2"
+    top = rows[4].topk(2, dim=1).values
+    doubt = 1 - (top[:, 0] - top[:, 1])
+    guard = Guard(4, 8, doubt.median().item())
+    answers, unsure = guard.predict(session, images)
+    assert torch.equal(unsure, doubt >= doubt.median())
+    assert 0 < unsure.sum() < len(images)
+    torch.testing.assert_close(answers, torch.where(unsure[:, None], rows[8], rows[4]))
+    assert session.bits == "2"
+    with pytest.raises(ValueError, match="has no mode 3"):
+        Guard(3, 8, 0.5).predict(session, images)
 
 
 def test_a_mode_is_compiled_once(saved, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

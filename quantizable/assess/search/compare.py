@@ -15,6 +15,7 @@ from quantizable.assess.relations import relations_for
 from quantizable.assess.search.constraint import Constraint
 from quantizable.assess.search.diffchaser import FITNESS, DiffChaser
 from quantizable.assess.search.diverget import DiverGet
+from quantizable.assess.search.fitness import Coverage, Surprise
 from quantizable.assess.search.gradient import Gradient
 from quantizable.assess.search.hunt import Found, Searcher, search_inputs
 from quantizable.assess.search.uniform import RandomNoise, RandomRelations
@@ -25,10 +26,28 @@ def pixel_searchers() -> list[Searcher]:
     return [RandomNoise(), *(DiffChaser(fitness) for fitness in FITNESS), Gradient()]
 
 
-def relation_searchers(channels: int) -> list[Searcher]:
-    """Those that set metamorphic relations, for inputs of so many channels."""
+def relation_searchers(channels: int, coverage: Coverage | None = None) -> list[Searcher]:
+    """Those that set metamorphic relations, for inputs of so many channels.
+
+    Args:
+        coverage: also DiverGet's two searches for it, with their published populations; see
+            :func:`coverage_of`.
+    """
     relations = relations_for(channels)
-    return [RandomRelations(relations), *(DiverGet(relations, kind) for kind in ("pso", "genetic", "cma"))]
+    searchers: list[Searcher] = [RandomRelations(relations)]
+    searchers += [DiverGet(relations, kind) for kind in ("pso", "genetic", "cma")]
+    if coverage is not None:
+        searchers += [DiverGet(relations, kind, coverage, population=10) for kind in ("pso", "genetic")]
+    return searchers
+
+
+def coverage_of(pair: Pair, known: Images) -> Coverage:
+    """Surprise coverage of a pair's quantized model, against images like those that it was trained on.
+
+    Raises:
+        ValueError: see :class:`Surprise`.
+    """
+    return Coverage(Surprise(probabilities({"quantized": pair.quantized}, known.pixels)["quantized"]))
 
 
 @dataclass(frozen=True)

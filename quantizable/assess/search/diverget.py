@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from quantizable.assess.agreement import js_distance
 from quantizable.assess.relations import Relations
-from quantizable.assess.search.constraint import Psnr, psnr
+from quantizable.assess.search.constraint import psnr
+from quantizable.assess.search.fitness import Divergence, Fitness, Score
 from quantizable.assess.search.hunt import Hunt
 from quantizable.assess.search.optimizers import OPTIMIZERS
 
@@ -20,25 +20,29 @@ PATIENCE = 6  # generations without improvement after which a search starts anew
 
 @dataclass
 class DiverGet:
-    """One setting distorts a batch of seeds alike; the setting that drives the pair furthest apart is sought.
+    """One setting distorts a batch of seeds alike; the setting whose outputs score best is sought.
 
-    The fitness is the mean Jensen-Shannon distance of the batch's outputs. A setting is valid if the median
-    PSNR of the batch is at least ``decibel``; of its inputs only those that the hunt's constraint allows are
-    ever recorded.
+    A setting is valid if the median PSNR of the batch is at least ``decibel``; of its inputs only those that
+    the hunt's constraint allows are ever recorded.
 
     Args:
         relations: the distortions.
-        optimizer: "pso" (swarm of 3), "genetic" (population of 10) or "cma".
+        optimizer: "pso", "genetic" or "cma".
+        fitness: what is pursued: a distance between the pair's outputs, or surprise coverage.
+        population: settings of a generation; None: 3 for the swarm, 10 for the others. Published: 10 for the
+            swarm, too, where coverage is the fitness.
         batch: seeds that share a setting.
         generations: at most, before a search starts anew with the seeds that are left.
         decibel: validity of a setting.
 
     Raises:
-        ValueError: an unknown optimizer.
+        ValueError: an unknown optimizer, or fewer than 2 settings in a generation.
     """
 
     relations: Relations
     optimizer: str = "pso"
+    fitness: Fitness = field(default_factory=Divergence)
+    population: int | None = None
     batch: int = 8
     generations: int = 10
     decibel: float = 20.0
@@ -46,11 +50,13 @@ class DiverGet:
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer {self.optimizer!r} is unknown; choose from {', '.join(OPTIMIZERS)}")
-        self.limit = Psnr(self.decibel)
-        self.name = f"DiverGet {self.optimizer}"
+        if self.population is not None and self.population < 2:
+            raise ValueError(f"a population of {self.population} does not work; give at least 2")
+        self.name = f"DiverGet {self.optimizer} ({self.fitness.name})"
 
     def run(self, hunt: Hunt, generator: Generator) -> None:
         """Search in batches of the active seeds until the budget is spent."""
+        score = self.fitness.start()
         while len(active := hunt.active()):
             groups = list(active.split(self.batch))
             searches = [self._start(generator) for _ in groups]
@@ -63,7 +69,7 @@ class DiverGet:
                 if not running:
                     break
                 vectors = [searches[g].ask() for g in running]  # each [P, size] in [0, 1]
-                values = self._evaluate(hunt, [groups[g] for g in running], vectors)
+                values = self._evaluate(hunt, [groups[g] for g in running], vectors, score)
                 for g, found in zip(running, values, strict=True):
                     searches[g].tell(found)
                     barren[g] = 0 if found.min() < best[g] else barren[g] + 1
@@ -71,12 +77,15 @@ class DiverGet:
 
     def _start(self, generator: Generator) -> Any:
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
-        return OPTIMIZERS[self.optimizer](self.relations.size, seed)
+        make, usual = OPTIMIZERS[self.optimizer]
+        return make(self.relations.size, seed, self.population or usual)
 
     def _wanted(self, hunt: Hunt, group: Tensor) -> bool:
         return bool(torch.isin(group, hunt.active()).any())
 
-    def _evaluate(self, hunt: Hunt, groups: list[Tensor], vectors: list[np.ndarray]) -> list[np.ndarray]:
+    def _evaluate(
+        self, hunt: Hunt, groups: list[Tensor], vectors: list[np.ndarray], score: Score
+    ) -> list[np.ndarray]:
         """Fitness, lower is better, of each group's settings; all inputs of all groups go through the pair at
         once.
 
@@ -94,11 +103,11 @@ class DiverGet:
                 sizes.append(len(group))
                 penalties.append(max(self.decibel - psnr(changed, seeds).median().item(), 0.0))
         p, q = hunt.ask(torch.cat(inputs), torch.cat(owners))
-        known = torch.isfinite(p).all(1)
-        distance = torch.zeros(len(p), dtype=torch.double)
-        distance[known] = js_distance(p[known], q[known]) if known.any() else 0.0
-        means = [part.mean().item() for part in distance.split(sizes)]
+        values = []
+        for reference, quantized in zip(p.split(sizes), q.split(sizes), strict=True):
+            known = torch.isfinite(reference).all(1)  # the others came when their seed's budget was spent
+            values.append(score(reference[known], quantized[known]) if known.any() else 0.0)
         # an invalid setting is worse than any valid one, and the more so the further it is from validity
-        fitness = [pen if pen > 0 else -mean for mean, pen in zip(means, penalties, strict=True)]
+        fitness = [far if far > 0 else -value for value, far in zip(values, penalties, strict=True)]
         ends = np.cumsum([len(settings) for settings in vectors])
         return np.split(np.array(fitness), ends[:-1])

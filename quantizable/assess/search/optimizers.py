@@ -29,34 +29,34 @@ class Pymoo:
         self.algorithm.tell(infills=self.candidates)  # type: ignore[attr-defined]
 
 
-def pso(size: int, seed: int) -> Pymoo:
-    """Particle swarm as DiverGet sets it: 3 particles, inertia 1, both accelerations 0.5."""
+def pso(size: int, seed: int, population: int) -> Pymoo:
+    """Particle swarm as DiverGet sets it: inertia 1, both accelerations 0.5."""
     from pymoo.algorithms.soo.nonconvex.pso import PSO
 
-    return Pymoo(PSO(pop_size=3, w=1.0, c1=0.5, c2=0.5, adaptive=False, pertube_best=False), size, seed)
+    swarm = PSO(pop_size=population, w=1.0, c1=0.5, c2=0.5, adaptive=False, pertube_best=False)
+    return Pymoo(swarm, size, seed)
 
 
-def genetic(size: int, seed: int) -> Pymoo:
-    """Genetic algorithm as DiverGet sets it: population 10, uniform crossover 0.5, mutation 0.1."""
+def genetic(size: int, seed: int, population: int) -> Pymoo:
+    """Genetic algorithm as DiverGet sets it: uniform crossover 0.5, mutation 0.1."""
     from pymoo.algorithms.soo.nonconvex.ga import GA
     from pymoo.operators.crossover.ux import UniformCrossover
     from pymoo.operators.mutation.pm import PM
 
-    return Pymoo(
-        GA(pop_size=10, crossover=UniformCrossover(prob=0.5), mutation=PM(prob=1.0, prob_var=0.1)), size, seed
-    )
+    crossover, mutation = UniformCrossover(prob=0.5), PM(prob=1.0, prob_var=0.1)
+    return Pymoo(GA(pop_size=population, crossover=crossover, mutation=mutation), size, seed)
 
 
 class Cma:
-    """Covariance matrix adaptation (Hansen), populations of 10; not one of DiverGet's."""
+    """Covariance matrix adaptation (Hansen); not one of DiverGet's."""
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int, seed: int, population: int) -> None:
         import cma
 
         options = {
             "bounds": [0, 1],
             "seed": seed + 1,
-            "popsize": 10,
+            "popsize": population,
             "verbose": -9,
         }  # cma reads seed 0 as "any"
         self.strategy = cma.CMAEvolutionStrategy(np.full(size, 0.5), 0.3, options)
@@ -71,4 +71,5 @@ class Cma:
         self.strategy.tell(self.candidates, values.tolist())
 
 
-OPTIMIZERS = {"pso": pso, "genetic": genetic, "cma": Cma}
+OPTIMIZERS = {"pso": (pso, 3), "genetic": (genetic, 10), "cma": (Cma, 10)}
+"""How each is made, and its usual population: what DiverGet publishes for its two."""

@@ -1,30 +1,47 @@
-"""The tables of docs/assessment.md: agreement, indicators, cascade and search on a trained CIFAR-10 network.
+"""What docs/assessment.md reports of a trained network: agreement, indicators, cascade and search.
 
-    python benchmarks/assess_cifar10.py best.ckpt --root data --images 500 --seeds 200 --budget 100
+    python benchmarks/assess.py best.ckpt data.root=data --images 300 --seeds 200 --budget 50
 
-The images are a random subset of the test set. Results so far are written after every part
-(benchmarks/results/), so that an interrupted run leaves what it has. ``--corruptions none`` and ``--seeds 0``
-leave out one half or the other, to run them side by side.
+The images are a random subset of the test set. Results so far are written after every part, so that an
+interrupted run leaves what it has. ``--corruptions none`` and ``--seeds 0`` leave out one half or the other;
+``benchmarks/assess_tables.py`` makes the tables.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
+from typing import Any
 
-import torch
+from steps import machine
 
 from quantizable import load
 from quantizable.assess.corruptions import COMMON
 from quantizable.assess.images import images_of
 from quantizable.assess.models import mode_models
 from quantizable.assess.report import print_summary, write_report
-from quantizable.assess.search.compare import agreeing, compare, pixel_searchers, relation_searchers
+from quantizable.assess.search.compare import (
+    agreeing,
+    compare,
+    coverage_of,
+    pixel_searchers,
+    relation_searchers,
+)
 from quantizable.assess.search.constraint import LInf, Psnr
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, pairs_of, searched, study_cascade, study_indicators
 from quantizable.data.choice import make_datamodule
 from quantizable.results import write_json
+
+
+def brief(plain: dict[str, Any]) -> dict[str, Any]:
+    """A study without what its tables do not show: of a shift the accuracies, and disagreement with the last
+    mode."""
+    shifts = []
+    for one in plain["shifts"]:
+        differs = {name: one["disagreement"][i][-1] for i, name in enumerate(one["names"][:-1])}
+        kept = {key: one[key] for key in ("shift", "severity", "images", "accuracy")}
+        shifts.append(kept | {"differs": differs})
+    return plain | {"shifts": shifts}
 
 
 def main() -> None:
@@ -37,21 +54,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--budget", type=int, default=100)
     parser.add_argument("--search-modes", default="4,8", help="modes that are searched against the highest")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/assess_cifar10.json"))
+    parser.add_argument("--skip", default="", help="searchers (names, with commas) not run under PSNR")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/assess.json"))
     parser.add_argument("--report", type=Path, help="folder for report.html")
     options = parser.parse_args()
     started = time.perf_counter()
 
     network = load(options.checkpoint)
-    every = images_of(make_datamodule(options.data, network.info))
+    datamodule = make_datamodule(options.data, network.info)
+    every = images_of(datamodule)
     images = every.sample(options.images)
     study = Study(f"{options.checkpoint.parent.name}, {options.images} test images", images.class_names)
-    args = vars(options) | {"threads": torch.get_num_threads(), "torch": str(torch.__version__)}
 
     def keep() -> None:
         seconds = round(time.perf_counter() - started)
-        contents = {"arguments": {k: str(v) for k, v in args.items()}, "seconds": seconds, **study.plain()}
-        write_json(options.json, json.loads(json.dumps(contents)))
+        write_json(options.json, {"machine": machine("cpu"), "seconds": seconds, **brief(study.plain())})
         print(f"{seconds} s: kept {options.json}", flush=True)
 
     names = [] if options.corruptions == "none" else options.corruptions.split(",")
@@ -65,11 +82,13 @@ def main() -> None:
     keep()
 
     top = network.modes[-1].name
-    pixels, relations = pixel_searchers(), relation_searchers(channels)
     searched_modes = options.search_modes.split(",") if options.seeds else []
+    known = images_of(datamodule, "val").sample(1000) if searched_modes else images
     for pair in pairs_of(network, [*searched_modes, top]):
+        pixels, relations = pixel_searchers(), relation_searchers(channels, coverage_of(pair, known))
         seeds = agreeing(pair, every.sample(3 * options.seeds, seed=1), options.seeds)
-        for searchers, constraint in ((pixels, LInf(8 / 255)), ([*pixels, *relations], Psnr(20))):
+        loud = [one for one in (*pixels, *relations) if one.name not in options.skip.split(",")]
+        for searchers, constraint in ((pixels, LInf(8 / 255)), (loud, Psnr(20))):
             for searcher in searchers:
                 rows = compare(pair, seeds, [searcher], constraint, options.budget, tell=print)
                 searched(study, rows)
