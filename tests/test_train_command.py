@@ -26,7 +26,9 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", root.handlers[:])  # Hydra sets its own
+    monkeypatch.setattr(root, "handlers", root.handlers[:])  # Hydra sets its own,
+    # and shuts all others down: absl's, which tensorboard brings, would close pytest's capture
+    monkeypatch.setattr(logging, "shutdown", lambda *_: None)
 
     def run(*words: str) -> Any:
         monkeypatch.setattr(sys, "argv", ["train.py", *words])

@@ -6,13 +6,17 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+PAUSE = 0.1  # seconds
+
 
 def interleaved(
     runs: Mapping[str, Callable[[], object]], repeats: int = 20, warmup: int = 2
 ) -> dict[str, float]:
     """Median milliseconds of each run.
 
-    The runs take turns, so that whatever else the machine does falls on all of them alike.
+    The runs take turns, so that whatever else the machine does falls on all of them alike. Before its turn a
+    run waits, as the engines' threads go on spinning for a while after an inference and would take the cores
+    from the next one, and goes once untimed, which brings its own threads and caches back.
 
     Args:
         runs: what to time, by name.
@@ -22,6 +26,8 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(warmup + repeats):
         for name, run in runs.items():
+            time.sleep(PAUSE)
+            run()
             start = time.perf_counter()
             run()
             if turn >= warmup:
