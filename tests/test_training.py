@@ -130,6 +130,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+import torch
+torch.set_num_threads(1)  # as in the tests: sums depend on how many threads share them
 from tests.tiny import config
 from quantizable.training import train
 from quantizable import QuantizableClassifier
