@@ -1,5 +1,6 @@
 """Searchers: never an input outside the constraint, never a query too many, the same for the same seed."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +8,8 @@ from hypothesis import strategies as st
 
 from quantizable.assess.images import Images
 from quantizable.assess.models import Pair
-from quantizable.assess.relations import relations_for
+from quantizable.assess.relations import Relation, Relations, relations_for
+from quantizable.assess.relations.natural import brightness
 from quantizable.assess.search import (
     Coverage,
     DiffChaser,
@@ -233,3 +235,27 @@ def test_coverage_counts_new_buckets_once_per_search() -> None:
 def test_a_population_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match="population of 1"):
         DiverGet(NATURAL, population=1)
+
+
+def test_an_invalid_setting_covers_nothing_and_is_worse_the_further_it_is(planted: Pair) -> None:
+    class Remembering:
+        name = "remembering"
+
+        def start(self):  # type: ignore[no-untyped-def]
+            self.seen: list[int] = []
+
+            def score(p: torch.Tensor, q: torch.Tensor) -> float:
+                self.seen.append(len(p))
+                return 0.25
+
+            return score
+
+    relations = Relations((Relation(brightness, ((-0.2, 0.2),)),))  # 0.1 up is 20 dB
+    fitness = Remembering()
+    search = DiverGet(relations, fitness=fitness)
+    hunt = Hunt(planted, seeds([0.3, 0.4]), torch.zeros(2), Psnr(20), budget=10)
+    settings = np.array([[1.0, 0.6], [1.0, 0.9], [1.0, 1.0]])
+    values = search._evaluate(hunt, [torch.tensor([0, 1])], [settings], fitness.start())[0]
+    assert values[0] == -0.25
+    assert fitness.seen == [2]
+    assert 0 < values[1] < values[2]
