@@ -42,14 +42,14 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--bits {args.bits}: an assessment compares modes; give at least two")
     datamodule = data_for(network, args.data)
     images = images_of(datamodule).sample(args.images, args.seed)
+    train = images_of(datamodule, "train") if args.repair else None
     names = corruption_names(args.corruptions, images.pixels.shape[1])
     natural = {words[0]: natural_images(network, words, args) for words in args.natural}
     args.output.mkdir(parents=True, exist_ok=True)
     study = Study(f"{args.checkpoint}: {type(datamodule).__name__}", images.class_names)
     try:
         assess(study, network, modes, images, names, natural, args)
-        if args.repair:
-            train = images_of(datamodule, "train")
+        if train is not None:
             for mode in modes[:-1]:
                 action = partial(repair, network, mode, train, images, args.repair, seed=args.seed)
                 if done := attempt(study, f"repair of mode {mode.name}", action):
@@ -61,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
         study.complete = False
     print_summary(study)
     written = write_report(args.output, study)
+    print(f"kept in {args.output}: {', '.join(path.name for path in written)}")
     if args.logger == "wandb":
         log_wandb(study, "quantizable", f"assess {args.checkpoint.parent.name}")
-    print(f"kept in {args.output}: {', '.join(path.name for path in written)}")
     return 0 if study.complete else 130
 
 
@@ -147,11 +147,13 @@ def search_all(
     near, loud = constraints
     pixels = pixel_searchers()
     for pair in pairs_of(network, [mode.name for mode in modes]):
+        seeds = attempt(study, f"search, {pair.name}", partial(agreeing, pair, images, args.search))
+        if seeds is None:
+            continue
         coverage = None
         if known is not None:
             coverage = attempt(study, f"surprise coverage of {pair.name}", partial(coverage_of, pair, known))
-        relations = relation_searchers(images.pixels.shape[1], coverage)
-        seeds = agreeing(pair, images, args.search)
+        relations = relation_searchers(images.pixels.shape[1], coverage, args.psnr)
         for searchers, constraint in ((pixels, near), ([*pixels, *relations], loud)):
             searched(study, compare(pair, seeds, searchers, constraint, args.budget, args.seed, print))
             if not study.complete:

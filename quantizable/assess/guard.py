@@ -25,12 +25,16 @@ def choose_guard(
         disagree: mask ``[N]`` of the inputs that the guard should escalate; at least one True and one False.
 
     Raises:
-        ValueError: all inputs disagree, or none does.
+        ValueError: all inputs disagree, or none does, or the indicator finds them no better than chance.
     """
     if not 0 < int(disagree.sum()) < len(disagree):
         raise ValueError("a threshold needs inputs on which the modes disagree, and some on which they agree")
     fpr, tpr, thresholds = roc_curve(disagree.numpy(), INDICATORS[indicator](low).double().numpy())
     best = int((tpr - fpr).argmax())
+    if best == 0:  # the curve's first point, at an infinite threshold: escalate nothing
+        raise ValueError(
+            f"the {indicator} finds disagreeing inputs no better than chance: no threshold helps"
+        )
     return Guard(plain(low_mode), plain(high_mode), float(thresholds[best]), indicator)
 
 

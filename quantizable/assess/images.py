@@ -70,7 +70,10 @@ def images_of(datamodule: ImageDataModule, which: str = "test") -> Images:
     """
     if which == "train":
         if not isinstance(datamodule, MemoryDataModule):
-            raise ValueError(f"{type(datamodule).__name__} gives its training images augmented only")
+            raise ValueError(
+                f"{type(datamodule).__name__} gives its training images augmented only; a repair needs data "
+                "that fit in memory"
+            )
         datamodule.augmentation = None  # type: ignore[assignment]
     loader = getattr(datamodule, f"{which}_dataloader")()
     if not loader:

@@ -19,7 +19,7 @@ from quantizable.assess import figures
 from quantizable.assess.agreement import Interval
 from quantizable.assess.files import write_text
 from quantizable.assess.study import Study
-from quantizable.results import write_json
+from quantizable.results import finite, write_json
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:right}
@@ -173,7 +173,7 @@ def write_report(folder: Path, study: Study) -> list[Path]:
     """Write the report; the files, of which ``report.html`` is the first."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.html", html(study))
-    write_json(folder / "assessment.json", study.plain())
+    write_json(folder / "assessment.json", finite(study.plain()))  # a threshold may be infinite
     written = [folder / "report.html", folder / "assessment.json"]
     if study.shifts:
         names = study.shifts[0].agreement.names
@@ -235,9 +235,18 @@ def print_summary(study: Study) -> None:
 
 
 def log_wandb(study: Study, project: str, name: str) -> None:
-    """Send every table to Weights & Biases as a ``wandb.Table``; offline if ``WANDB_MODE`` says so."""
+    """Send every table to Weights & Biases as a ``wandb.Table``; offline if ``WANDB_MODE`` says so.
+
+    Raises:
+        OSError: W&B did not take them; nobody is logged in, say.
+    """
     import wandb
 
-    with wandb.init(project=project, name=name, job_type="assess") as run:
-        for title, head, rows in tables(study):
-            run.log({title.partition(" (")[0]: wandb.Table(columns=[*head], data=rows)})
+    try:
+        with wandb.init(project=project, name=name, job_type="assess") as run:
+            for title, head, rows in tables(study):
+                run.log({title.partition(" (")[0]: wandb.Table(columns=[*head], data=rows)})
+    except wandb.errors.Error as error:
+        raise OSError(
+            f"W&B did not take the tables ({error}); log in with: wandb login, or set WANDB_MODE=offline"
+        ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -30,7 +30,7 @@ class Study:
     Attributes:
         shifts: agreement on clean images first, then on each shift.
         indicators: by low mode, over all shifts together.
-        guard, cascade: of the lowest mode whose next mode is quantized too.
+        guard, cascade: see :func:`study_cascade`.
         rows, found: of the searches.
         skipped: what could not be computed, and why.
     """
@@ -49,7 +49,8 @@ class Study:
     complete: bool = True
 
     def plain(self) -> dict[str, Any]:
-        """As ``assessment.json`` holds it: shares, not percent; intervals as [value, low, high]."""
+        """As ``assessment.json`` holds it: shares, not percent; intervals as [value, low, high]; a threshold
+        that nothing reaches as infinity, which JSON writes as null."""
         return {
             "title": self.title,
             "complete": self.complete,
@@ -94,7 +95,8 @@ def study_cascade(
 ) -> None:
     """A guard between two quantized modes: chosen on one half of the shifted images, reported on the other.
 
-    The low mode is the lowest of 4 bits or more, the high mode the next one below float (else the reference).
+    The low mode is the lowest of 4 bits or more below the reference (else the lowest of all), the high mode
+    the next one.
 
     Args:
         input_size: channels, height, width, for the count of operations.
@@ -104,11 +106,11 @@ def study_cascade(
     study.bops = dict.fromkeys(modes, 0.0)
     for cost in layer_costs(network, input_size, modes.values()):
         study.bops[cost.mode] += cost.bops
-    lows = [name for name, mode in modes.items() if not mode.is_float and mode.weight >= 4] or names[:1]
-    if len(names) < 2 or lows[0] == names[-1]:
+    if len(names) < 2:
         study.skipped["cascade"] = "it takes two modes"
         return
-    low, high = lows[0], names[names.index(lows[0]) + 1]
+    low = next((name for name in names[:-1] if modes[name].weight >= 4), names[0])
+    high = names[names.index(low) + 1]
     outputs, labels = pooled(study.shifts)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     fit, held = order[::2], order[1::2]
@@ -134,8 +136,8 @@ def pairs_of(network: QuantizableNetwork, names: Sequence[str]) -> Iterator[Pair
         yield Pair(models[top], models[name], f"{name} against {top}")
 
 
-def searched(study: Study, rows: list[tuple[Row, Found]]) -> None:
-    """Keep the results of a comparison of searchers."""
+def searched(study: Study, rows: Iterable[tuple[Row, Found]]) -> None:
+    """Keep the results of a comparison of searchers, each as it comes."""
     for row, found in rows:
         study.rows.append(row)
         study.found.append(found)

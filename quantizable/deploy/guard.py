@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Guard:
         indicator: a key of ``INDICATORS``.
 
     Raises:
-        ValueError: an unknown indicator.
+        ValueError: an unknown indicator, or a threshold that is no number.
 
     >>> guard = Guard.load("guard.json")                                        # doctest: +SKIP
     >>> rows, escalated = guard.predict(Session("model.qz"), images)            # doctest: +SKIP
@@ -51,6 +52,8 @@ class Guard:
     def __post_init__(self) -> None:
         if self.indicator not in INDICATORS:
             raise ValueError(f"indicator {self.indicator!r} is unknown; choose from {', '.join(INDICATORS)}")
+        if not isinstance(self.threshold, int | float) or math.isnan(self.threshold):
+            raise ValueError(f"threshold {self.threshold!r} is no number; quantizable assess chooses one")
 
     def escalates(self, low: Tensor) -> Tensor:
         """Mask ``[N]`` of the inputs to escalate, from the low mode's probabilities ``[N, K]``."""

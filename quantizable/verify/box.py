@@ -64,10 +64,20 @@ class Box:
         Args:
             centers: ``(batch, *input_shape)``.
             radius: at least 0, in the units of ``centers``.
+
+        Raises:
+            ValueError: a radius below 0, or a center that is not a legal input.
         """
         if not radius >= 0:
             raise ValueError(f"radius {radius} is not allowed; it must be 0 or more")
+        if not minimum <= maximum:
+            raise ValueError(f"no input is legal: minimum {minimum:g} is not below maximum {maximum:g}")
         centers = torch.as_tensor(centers, dtype=torch.float64)
+        if (centers < minimum).any() or (centers > maximum).any():  # clipped, the box would be about another
+            raise ValueError(
+                f"inputs from {centers.min().item():g} to {centers.max().item():g} are not all in the legal "
+                f"range from {minimum:g} to {maximum:g}; change the inputs or the range"
+            )
         return cls(
             (centers - radius).clamp(minimum, maximum),
             (centers + radius).clamp(minimum, maximum),

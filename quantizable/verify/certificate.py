@@ -11,15 +11,19 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from quantizable.verify.box import Box
 from quantizable.verify.decide import Verdict
+from quantizable.verify.graph import Graph
+from quantizable.verify.robustness import margin_layer
 
 FORMAT = 1
 TOOLS = ("quantizable", "torch", "highspy")
@@ -81,7 +85,7 @@ class Certificate:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a certificate, or of a newer format.
+            ValueError: not a certificate, parts of it that do not fit each other, or a newer format.
         """
         path = Path(path)
         if not path.is_file():
@@ -89,11 +93,34 @@ class Certificate:
         try:
             values = json.loads(path.read_text())
             found = values["format"]
-            if found > FORMAT:
-                raise ValueError(f"{path} has format {found}, newer than {FORMAT}: update quantizable")
-            return cls(**values)
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            if found <= FORMAT:
+                certificate = cls(**values)
+                certificate.check()
+                return certificate
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} is no certificate of quantizable verify: {error}") from error
+        raise ValueError(f"{path} has format {found}, newer than {FORMAT}: update quantizable")
+
+    def check(self) -> None:
+        """Raise an error where the parts do not fit each other, so that nothing else is recomputed in their
+        place."""
+        if len(self.modes) != {"difference": 2, "robustness": 1}[self.property]:
+            raise ValueError(f"{len(self.modes)} modes do not fit the property {self.property}")
+        for name in ("output", "eps", "time_limit"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"its {name} is no number")
+        if len([float(limit) for limit in self.bound]) != 2:
+            raise ValueError("the bound is not a pair of numbers")
+        if (self.status == "refuted") != (self.counterexample is not None):
+            raise ValueError(f"a counterexample and the status {self.status} do not fit")
+        self.box.contains(self.counterexample_input())
+
+    def counterexample_input(self) -> Tensor:
+        """The refuting input (batch of 1), the box's middle where there is none."""
+        if self.counterexample is None:
+            return self.box.center
+        values = torch.tensor(self.counterexample["input"], dtype=torch.float64)
+        return values.reshape(1, *self.input_shape)
 
 
 def certify(
@@ -147,8 +174,32 @@ def compare(old: Certificate, new: Certificate) -> list[str]:
         if getattr(old, name) != getattr(new, name):
             problems.append(f"{name}: certificate {getattr(old, name)}, now {getattr(new, name)}")
     for name, a, b in zip(("low", "high"), old.bound, new.bound, strict=True):
-        if abs(a - b) > 1e-9 * max(1.0, abs(a)):
+        if not (a == b or abs(a - b) <= 1e-9 * max(1.0, abs(b))):  # NaN, too, is no confirmation
             problems.append(f"bound {name}: certificate {a!r}, now {b!r}")
+    return problems
+
+
+def replayed(certificate: Certificate, graphs: Sequence[Graph]) -> list[str]:
+    """What a certificate's own counterexample does not show when the networks run it; empty if it holds.
+
+    Another machine may find another counterexample, so that it is run and not compared.
+    """
+    if certificate.counterexample is None:
+        return []
+    x, output = certificate.counterexample_input(), certificate.output
+    if not certificate.box.contains(x).all():
+        return ["the counterexample lies outside the box"]
+    if len(graphs) == 2:
+        first, second = (graph(x).flatten() for graph in graphs)
+        shown = float((second - first)[output].abs()) >= certificate.eps - 1e-9
+    else:
+        second = graphs[0].then(margin_layer(graphs[0].shapes[-1].numel(), output))(x).flatten()
+        first, shown = torch.zeros_like(second), float(second.min()) <= 1e-9
+    problems = [] if shown else ["the counterexample refutes nothing when it is replayed"]
+    for name, now in (("first", first), ("second", second)):
+        then = torch.tensor(certificate.counterexample[name], dtype=torch.float64)
+        if then.shape != now.shape or not torch.allclose(then, now, rtol=1e-9, atol=1e-9):
+            problems.append(f"the counterexample's {name} outputs are others when it is replayed")
     return problems
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from quantizable.verify.box import Box
-from quantizable.verify.certificate import Certificate, certify, compare, file_sha256
+from quantizable.verify.certificate import Certificate, certify, compare, file_sha256, replayed
 from quantizable.verify.decide import Verdict, check_query, decide
 from quantizable.verify.fixed_point import (
     FixedPoint,
@@ -93,7 +93,8 @@ def load_graphs(path: Path, modes: list[str], input_shape: tuple[int, ...]) -> l
     from quantizable.verify.trace import graph_of
 
     network = load(path)
-    return [graph_of(network, input_shape, mode) for mode in modes]
+    asked = [network.check_mode(mode) for mode in modes]  # all of them before any is translated
+    return [graph_of(network, input_shape, mode) for mode in asked]
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -105,8 +106,10 @@ def _verify(args: argparse.Namespace) -> int:
             f"--modes {' '.join(args.modes)}: give "
             f"{'one mode with --robust' if args.robust else 'two modes, such as 32 4'}"
         )
-    if not args.robust and (args.eps is None or not args.eps > 0):
+    if not args.robust and (args.eps is None or not 0 < args.eps < float("inf")):
         raise ValueError(f"eps {args.eps} is not allowed; give --eps above 0")
+    if not args.time_limit > 0:
+        raise ValueError(f"time limit {args.time_limit} is not allowed; give seconds above 0")
     inputs = _load_inputs(args.inputs)
     pixels = args.network.suffix == ".npz"
     box = Box.around(
@@ -116,6 +119,11 @@ def _verify(args: argparse.Namespace) -> int:
         integer=pixels,
     )
     graphs = load_graphs(args.network, args.modes, tuple(inputs.shape[1:]))
+    if inputs.shape[1:] != graphs[0].input_shape:
+        raise ValueError(
+            f"{args.inputs} holds inputs of shape {tuple(inputs.shape[1:])}, the network takes "
+            f"{tuple(graphs[0].input_shape)}"
+        )
     results: list[tuple[str, Verdict]] = []
     for i, x in enumerate(inputs):
         output = int(graphs[0](x[None]).flatten().argmax())
@@ -160,7 +168,7 @@ def _check(args: argparse.Namespace) -> int:
     new = certify(
         path, hashes, old.modes, old.property, old.output, old.eps, old.box, verdict, old.time_limit
     )
-    problems = compare(old, new)
+    problems = compare(old, new) + replayed(old, graphs)
     for problem in problems:
         print(f"not confirmed: {problem}")
     if not problems:

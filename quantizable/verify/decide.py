@@ -99,7 +99,7 @@ def decide(
         use_milp: False stops after bounds and search.
 
     Raises:
-        ValueError: ``eps`` not above 0, an output index the network lacks, more than one box; see
+        ValueError: ``eps`` not above 0 or infinite, an output index the network lacks, more than one box; see
             also :func:`~quantizable.verify.bounds.difference_bounds`.
     """
     check_query(first, box, output, eps)
@@ -132,8 +132,8 @@ def decide_all(queries: Sequence[Query], processes: int = 1) -> Iterator[tuple[Q
 
 def check_query(graph: Graph, box: Box, output: int, eps: float) -> None:
     """Raise ``ValueError`` for a question that makes no sense."""
-    if not eps > 0:
-        raise ValueError(f"eps {eps} is not allowed; the error bound must be above 0")
+    if not 0 < eps < float("inf"):
+        raise ValueError(f"eps {eps} is not allowed; the error bound must be above 0 and finite")
     outputs = graph.shapes[-1].numel()
     if not 0 <= output < outputs:
         raise ValueError(f"output {output} does not exist; the network has outputs 0 to {outputs - 1}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -87,13 +88,17 @@ def load_npz(path: str | Path) -> tuple[list[Tensor], list[Tensor]]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: arrays are missing or their shapes do not form a chain.
+        ValueError: no .npz of numbers, arrays are missing, or their shapes do not form a chain.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no network file {path}; give an .npz with W0, b0, W1, b1, ...")
-    with np.load(path, allow_pickle=False) as arrays:
-        return layers_of(dict(arrays), str(path))
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            contents = dict(arrays)
+    except (ValueError, TypeError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{path} is no .npz of numbers ({error})") from error
+    return layers_of(contents, str(path))
 
 
 def layers_of(arrays: Mapping[str, np.ndarray], name: str) -> tuple[list[Tensor], list[Tensor]]:

@@ -53,7 +53,8 @@ def graph_of(network: nn.Module, input_shape: Sequence[int], mode: ModeLike | No
 
     Raises:
         ValueError: a mode the network lacks, a layer that is not supported (named, with what is),
-            quantizers that were never calibrated, or weights that are NaN or infinite.
+            quantizers that were never calibrated, weights that are NaN or infinite, or an input shape
+            that does not fit.
     """
     if isinstance(network, QuantizableNetwork):
         if mode is not None:
@@ -109,9 +110,14 @@ class _Lowering:
 
     def _emit(self, stage: Stage, *inputs: int) -> int:
         """Append a stage; returns the index of its value."""
-        self.nodes.append(Node(stage, inputs))
         zeros = (torch.zeros(1, *self.shapes[i], dtype=torch.float64) for i in inputs)
-        self.shapes.append(apply(stage, *zeros).shape[1:])
+        try:
+            self.shapes.append(apply(stage, *zeros).shape[1:])
+        except RuntimeError as error:
+            raise ValueError(
+                f"inputs of shape {tuple(self.input_shape)} do not fit the network ({error})"
+            ) from error
+        self.nodes.append(Node(stage, inputs))
         return len(self.nodes)
 
     def _module(self, node: fx.Node, module: nn.Module, name: str) -> None:

@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+import wandb
+from PIL import Image
 
 from quantizable import QuantizableClassifier, load
 from quantizable.assess import assessment
 from quantizable.assess.images import images_of
 from quantizable.assess.models import ModeModel, Pair, SessionModel, mode_models
 from quantizable.assess.repair import repair
+from quantizable.assess.report import log_wandb
 from quantizable.assess.search import DiffChaser, LInf, search_inputs
+from quantizable.assess.shifts import shifts
+from quantizable.assess.study import Study, study_cascade
 from quantizable.cli import main
 from quantizable.data import Fake
 from quantizable.deploy.guard import Guard
@@ -45,7 +50,8 @@ def test_the_command_leaves_a_whole_report(checkpoint: Path, tmp_path: Path) -> 
     names = {path.name for path in tmp_path.iterdir()}
     assert {"report.html", "assessment.json", "agreement.csv", "search.csv"} <= names
     assert not [name for name in names if name.endswith(".part")]
-    found = json.loads((tmp_path / "assessment.json").read_text())
+    text = (tmp_path / "assessment.json").read_text()
+    found = json.loads(text, parse_constant=pytest.fail)  # Infinity and NaN are no JSON
     assert [(one["shift"], one["severity"]) for one in found["shifts"]] == [
         *(("clean", 0), ("shot_noise", 1), ("shot_noise", 5), ("stripe", 1), ("stripe", 5))
     ]
@@ -166,3 +172,46 @@ def test_repair_counts_what_persists_and_what_is_new(checkpoint: Path) -> None:
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     with pytest.raises(ValueError, match="no mode 3"):
         repair(network, 3, train, test)
+
+
+def test_a_cascade_needs_no_four_bits(checkpoint: Path) -> None:
+    network = load(checkpoint)
+    images = images_of(Fake(size=60, num_classes=4, in_chans=1, image_size=12))
+    study = Study("two low modes", ())
+    study.shifts += shifts(mode_models(network, [2, 8]), images, [])
+    study_cascade(study, network, (1, 12, 12))
+    assert "cascade" not in study.skipped
+    assert study.cascade[-1].bops == pytest.approx(study.bops["2"] + study.bops["8"])
+
+
+def test_what_cannot_be_repaired_is_refused_before_any_work(checkpoint: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    for part in ("train", "val"):
+        for label in "abcd":
+            (tmp_path / part / label).mkdir(parents=True)
+            for number in range(2):
+                Image.new("L", (12, 12), 40 * number).save(tmp_path / part / label / f"{number}.png")
+    data = ["data=folder", f"data.root={tmp_path}", "data.val_size=0", "data.num_workers=0"]
+    output = tmp_path / "report"
+    assert main(["assess", str(checkpoint), *data, "--repair", "1", "--output", str(output)]) == 2
+    assert "augmented only; a repair needs data that fit in memory" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_search_without_a_start_leaves_the_report(checkpoint: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    def nowhere(pair, images, count):  # type: ignore[no-untyped-def]
+        raise ValueError(f"{pair.name} agrees on no image; there is nothing to search from")
+
+    monkeypatch.setattr(assessment, "agreeing", nowhere)
+    asked = ["--corruptions", "none", "--search", "2", "--output", str(tmp_path)]
+    assert main(["assess", str(checkpoint), *DATA, *asked]) == 0
+    found = json.loads((tmp_path / "assessment.json").read_text())
+    assert "agrees on no image" in found["skipped"]["search, 2 against 32"]
+
+
+def test_tables_that_wandb_refuses_are_one_clear_error(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    def refuse(**options):  # type: ignore[no-untyped-def]
+        raise wandb.errors.UsageError("No API key configured")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(OSError, match=r"No API key configured.*wandb login"):
+        log_wandb(Study("nothing", ()), "quantizable", "assess")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from quantizable.assess.guard import cascade, choose_guard, thresholds_for
 from quantizable.assess.indicators import balanced, indicator_quality
@@ -44,6 +44,18 @@ def test_auroc_is_that_of_scikit_learn_and_inside_its_interval() -> None:
         assert quality.auroc[1] < quality.auroc[0] < quality.auroc[2]
 
 
+def test_precision_recall_and_tnr_are_those_of_scikit_learn() -> None:
+    p = torch.randn(300, 10).mul(3).softmax(1)
+    disagree = torch.rand(300) < INDICATORS["margin"](p)
+    index = balanced(disagree, seed=0)
+    for name, quality in indicator_quality(p, disagree, seed=0, resamples=20).items():
+        truth, scores = disagree[index].numpy(), INDICATORS[name](p[index]).numpy()
+        assert quality.aupr[0] == pytest.approx(average_precision_score(truth, scores), abs=1e-5)
+        fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+        assert quality.tnr95[0] == pytest.approx(1 - fpr[tpr >= 0.95].min(), abs=1e-5)
+        assert quality.tnr95[1] <= quality.tnr95[0] <= quality.tnr95[2]
+
+
 def test_nothing_to_recognise_is_said_so() -> None:
     with pytest.raises(ValueError, match="1 of 5 inputs disagree"):
         indicator_quality(torch.rand(5, 3), torch.arange(5) < 1)
@@ -73,3 +85,8 @@ def test_the_chosen_guard_separates_and_survives_a_file(tmp_path: Path) -> None:
         Guard.load(tmp_path / "other.json")
     with pytest.raises(ValueError, match="disagree"):
         choose_guard(BitMode(4, 4), BitMode(8, 8), low, torch.zeros(4, dtype=torch.bool))
+    with pytest.raises(ValueError, match="no better than chance"):  # it is surest where the modes disagree
+        choose_guard(BitMode(4, 4), BitMode(8, 8), low, ~disagree)
+    (tmp_path / "null.json").write_text('{"low": 4, "high": 8, "threshold": null}')
+    with pytest.raises(ValueError, match="threshold None is no number"):
+        Guard.load(tmp_path / "null.json")

@@ -1,5 +1,6 @@
 """Searchers: never an input outside the constraint, never a query too many, the same for the same seed."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +8,8 @@ from hypothesis import strategies as st
 
 from quantizable.assess.images import Images
 from quantizable.assess.models import Pair
-from quantizable.assess.relations import relations_for
+from quantizable.assess.relations import Relation, Relations, relations_for
+from quantizable.assess.relations.natural import brightness
 from quantizable.assess.search import (
     Coverage,
     DiffChaser,
@@ -21,8 +23,10 @@ from quantizable.assess.search import (
     Surprise,
     search_inputs,
 )
-from quantizable.assess.search.compare import agreeing, compare
+from quantizable.assess.search.compare import agreeing, compare, relation_searchers
 from quantizable.assess.search.constraint import psnr
+from quantizable.assess.search.optimizers import OPTIMIZERS
+from quantizable.assess.study import Study, searched
 from tests.assess.conftest import threshold_model
 
 NATURAL = relations_for(1)
@@ -151,7 +155,7 @@ def test_an_interrupted_search_keeps_what_it_found(planted: Pair) -> None:
             raise KeyboardInterrupt
 
     images = Images(seeds([0.3, 0.4]), torch.zeros(2))
-    rows = compare(planted, images, [Impatient(), RandomNoise()], LInf(0.5), 10)
+    rows = list(compare(planted, images, [Impatient(), RandomNoise()], LInf(0.5), 10))
     assert len(rows) == 1  # the next searcher is not started
     row, found = rows[0]
     assert not row.complete
@@ -162,7 +166,7 @@ def test_comparison_starts_from_agreeing_images_and_counts(planted: Pair) -> Non
     images = Images(seeds([0.3, 0.51, 0.9]), torch.tensor([0, 1, 1]))
     chosen = agreeing(planted, images)
     assert chosen.labels.tolist() == [0, 1]
-    row, _ = compare(planted, chosen, [RandomNoise()], LInf(0.01), 5)[0]
+    row, _ = next(compare(planted, chosen, [RandomNoise()], LInf(0.01), 5))
     assert (row.seeds, row.budget, row.success[0], row.queries) == (2, 5, 0.0, None)
     with pytest.raises(ValueError, match="agrees on no image"):
         agreeing(planted, Images(seeds([0.51]), torch.tensor([1])))
@@ -233,3 +237,74 @@ def test_coverage_counts_new_buckets_once_per_search() -> None:
 def test_a_population_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match="population of 1"):
         DiverGet(NATURAL, population=1)
+
+
+def test_an_invalid_setting_covers_nothing_and_is_worse_the_further_it_is(planted: Pair) -> None:
+    class Remembering:
+        name = "remembering"
+
+        def start(self):  # type: ignore[no-untyped-def]
+            self.seen: list[int] = []
+
+            def score(p: torch.Tensor, q: torch.Tensor) -> float:
+                self.seen.append(len(p))
+                return 0.25
+
+            return score
+
+    relations = Relations((Relation(brightness, ((-0.2, 0.2),)),))  # 0.1 up is 20 dB
+    fitness = Remembering()
+    search = DiverGet(relations, fitness=fitness)
+    hunt = Hunt(planted, seeds([0.3, 0.4]), torch.zeros(2), Psnr(20), budget=10)
+    settings = np.array([[1.0, 0.6], [1.0, 0.9], [1.0, 1.0]])
+    values = search._evaluate(hunt, [torch.tensor([0, 1])], [settings], fitness.start())[0]
+    assert values[0] == -0.25
+    assert fitness.seen == [2]
+    assert 0 < values[1] < values[2]
+
+
+def test_an_interruption_between_two_searchers_loses_no_result(planted: Pair) -> None:
+    def interrupt(text: str) -> None:
+        raise KeyboardInterrupt
+
+    images, study = Images(seeds([0.3]), torch.zeros(1)), Study("interrupted", ())
+    with pytest.raises(KeyboardInterrupt):
+        searched(study, compare(planted, images, [RandomNoise()], LInf(0.1), 4, tell=interrupt))
+    assert [row.searcher for row in study.rows] == ["random noise"]
+
+
+def test_the_argmax_of_nan_is_no_disagreement() -> None:
+    silent = Pair(lambda x: threshold_model(0.9)(x), lambda x: torch.full((len(x), 2), float("nan")))
+    found = search_inputs(RandomNoise(), silent, seeds([0.95]), torch.ones(1), LInf(0.01), 5)
+    assert not found.success.any()
+
+
+def test_relations_are_valid_by_the_limit_that_they_run_under(planted: Pair) -> None:
+    coverage = Coverage(Surprise(ONE_HALF))
+    limits = [s.decibel for s in relation_searchers(3, coverage, decibel=30) if isinstance(s, DiverGet)]
+    assert limits == [30] * 5
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_goes_down(name: str) -> None:
+    make, population = OPTIMIZERS[name]
+    optimizer = make(4, 1, 10)
+    lowest = []
+    for _ in range(12):
+        vectors = optimizer.ask()
+        assert 0 <= vectors.min() <= vectors.max() <= 1
+        values = ((vectors - 0.7) ** 2).sum(1)
+        optimizer.tell(values)
+        lowest.append(values.min())
+    assert min(lowest[-3:]) < 0.3 * lowest[0]
+    assert population >= 2
+
+
+def test_diffchaser_selects_and_keeps_the_lowest_score(planted: Pair) -> None:
+    search = DiffChaser(population=8, tournament=30, crossover=0.0, mutation=0.0)
+    hunt = Hunt(planted, seeds([0.3]), torch.zeros(1), LInf(0.5), budget=50)
+    people = torch.arange(8.0).view(1, 8, 1, 1, 1).expand(1, 8, 1, 8, 8) / 10
+    score = torch.tensor([[0.9, 0.8, 0.1, 0.7, 0.6, 0.5, 0.4, 0.3]])
+    children = search._breed(people, score, hunt, torch.tensor([0]), torch.Generator().manual_seed(0))
+    assert children.shape == (1, 4, 1, 8, 8)
+    torch.testing.assert_close(children, torch.full_like(children, 0.2))  # the third, in every place

@@ -22,17 +22,31 @@ def run(*words):
     return args.run(args)
 
 
-@pytest.fixture
-def files(tmp_path):
+def write_benchmark(folder):
     """A small fixed-point benchmark: a network file and two inputs of 64 pixels."""
     generator = np.random.default_rng(0)
     arrays = {}
     for i, (fan_in, fan_out) in enumerate([(64, 8), (8, 3)]):
         arrays[f"W{i}"] = generator.normal(size=(fan_out, fan_in)).astype(np.float32) / fan_in**0.5
         arrays[f"b{i}"] = generator.normal(size=fan_out).astype(np.float32) / 4
-    np.savez(tmp_path / "net.npz", **arrays)
-    np.save(tmp_path / "x.npy", generator.integers(0, 256, (2, 64)))
-    return tmp_path
+    np.savez(folder / "net.npz", **arrays)
+    np.save(folder / "x.npy", generator.integers(0, 256, (2, 64)))
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write_benchmark(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def refuted(tmp_path_factory):
+    """What a certificate of a refuted query holds; to be changed in a copy."""
+    folder = write_benchmark(tmp_path_factory.mktemp("refuted"))
+    words = [folder / "net.npz", "--inputs", folder / "x.npy", "--radius", 2, "--eps", 1e-4]
+    run(*words, "--bounds-only", "--output", folder)
+    assert run("--check", folder / "certificate-0.json") == 0
+    return (folder / "certificate-0.json").read_text()
 
 
 def test_proved_certified_and_confirmed(files, capsys):
@@ -66,6 +80,46 @@ def test_a_forged_bound_and_a_changed_network_are_not_confirmed(files, capsys):
     assert "not the file" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"bound": [float("nan"), float("nan")]}, 1, "bound low"),
+        ({"bound": [-float("inf"), float("inf")]}, 1, "bound high"),
+        ({"bound": [0.5]}, 2, "not a pair"),
+        ({"property": "robustness"}, 2, "2 modes do not fit the property robustness"),
+        ({"modes": []}, 2, "0 modes do not fit"),
+        ({"low": [1.0]}, 2, "is no certificate"),
+        ({"eps": "much"}, 2, "its eps is no number"),
+        ({"time_limit": None}, 2, "its time_limit is no number"),
+        ({"counterexample": None}, 2, "do not fit"),
+        ({"input": [300.0] * 64}, 1, "outside the box"),
+        ({"first": [9.0] * 3}, 1, "first outputs are others"),
+    ],
+)
+def test_a_tampered_certificate_is_not_confirmed(refuted, tmp_path, capsys, change, status, message):
+    values = json.loads(refuted)
+    inside = values["counterexample"]
+    for name, value in change.items():
+        (inside if name in inside else values)[name] = value
+    path = tmp_path / "tampered.json"
+    path.write_text(json.dumps(values))
+    assert run("--check", path) == status
+    output = capsys.readouterr()
+    assert message in output.out + output.err
+
+
+def test_a_counterexample_that_refutes_nothing_is_not_confirmed(files, capsys):
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--robust", "--modes", "8", "--radius", 80]
+    run(*words, "--bounds-only", "--output", files)
+    path = files / "certificate-0.json"
+    assert run("--check", path) == 0
+    values = json.loads(path.read_text())
+    values["counterexample"]["input"] = np.load(files / "x.npy")[0].tolist()  # keeps its own class
+    path.write_text(json.dumps(values))
+    assert run("--check", path) == 1
+    assert "refutes nothing" in capsys.readouterr().out
+
+
 def test_refuted_with_picture(files):
     words = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 2, "--modes", "32", "4"]
     assert run(*words, "--eps", 1e-4, "--output", files / "out") == 1
@@ -91,6 +145,10 @@ def test_robustness(files, capsys):
         (["--radius", 1, "--eps", 1, "--modes", "32", "99"], "allowed are 2 to 16"),
         (["--radius", -1, "--eps", 1], "radius -1.0 is not allowed"),
         (["--eps", 1], "radius is missing"),
+        (["--radius", 1, "--eps", "inf"], "eps inf is not allowed"),
+        (["--radius", 1, "--eps", 1, "--time-limit", 0], "time limit 0.0 is not allowed"),
+        (["--radius", 1, "--eps", 1, "--minimum", 9, "--maximum", 8], "no input is legal"),
+        (["--radius", 1, "--eps", 1, "--minimum", 300, "--maximum", 301], "not all in the legal range"),
     ],
 )
 def test_bad_input(files, words, message, capsys):
@@ -98,6 +156,15 @@ def test_bad_input(files, words, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_inputs_of_another_shape_and_a_broken_network_file(files, capsys):
+    np.save(files / "short.npy", np.zeros((1, 63)))
+    assert run(files / "net.npz", "--inputs", files / "short.npy", "--radius", 1, "--eps", 1) == 2
+    assert "shape (63,), the network takes (64,)" in capsys.readouterr().err
+    (files / "text.npz").write_text("no arrays")
+    assert run(files / "text.npz", "--inputs", files / "x.npy", "--radius", 1, "--eps", 1) == 2
+    assert "text.npz is no .npz of numbers" in capsys.readouterr().err
 
 
 def test_missing_files(tmp_path, capsys):

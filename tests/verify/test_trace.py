@@ -7,6 +7,7 @@ from torch import nn
 
 import quantizable
 from quantizable.verify import Box, mode_difference_bounds
+from quantizable.verify.command import load_graphs
 from quantizable.verify.trace import graph_of
 
 SHAPE = (1, 8, 8)
@@ -95,6 +96,19 @@ def test_a_mode_the_network_lacks():
         graph_of(make(), SHAPE, 3)
     with pytest.raises(ValueError, match="make it quantizable first"):
         graph_of(convolutional(), SHAPE, 4)
+
+
+def test_a_mode_the_network_lacks_is_said_before_its_layers(tmp_path, monkeypatch):
+    pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 3))
+    monkeypatch.setattr("quantizable.checkpoint.load", lambda path: make(model=pooled))
+    (tmp_path / "net.ckpt").touch()
+    with pytest.raises(ValueError, match="network has no mode 3"):
+        load_graphs(tmp_path / "net.ckpt", ["32", "3"], SHAPE)
+
+
+def test_an_input_shape_that_does_not_fit():
+    with pytest.raises(ValueError, match=r"inputs of shape \(2, 8, 8\) do not fit the network"):
+        graph_of(make(), (2, 8, 8), 4)
 
 
 def test_uncalibrated_quantizer():

@@ -54,11 +54,11 @@ def _drop(
 
 
 def line_striping(x: Tensor, p: list[float], generator: Generator) -> Tensor:
-    """One line's gain and offset are off: ``s / sigma * (x - mu) + m`` with its own mean mu and deviation
-    sigma.
+    """One line's gain and offset are off: ``s / sigma * (x - mu) + mu + m``, mu and sigma being its own mean
+    and deviation.
 
     m = p[0] and s = p[1] are in units of a hundredth of the range, so that the published 0 to 5 fit pixels in
-    [0, 1].
+    [0, 1]. Published without the ``+ mu``, with which a line would end at m, near black.
     """
     column = _some(x.shape[-1], 0.0, generator)
     line = x[..., column]

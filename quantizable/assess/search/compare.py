@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,18 +26,23 @@ def pixel_searchers() -> list[Searcher]:
     return [RandomNoise(), *(DiffChaser(fitness) for fitness in FITNESS), Gradient()]
 
 
-def relation_searchers(channels: int, coverage: Coverage | None = None) -> list[Searcher]:
+def relation_searchers(
+    channels: int, coverage: Coverage | None = None, decibel: float = 20.0
+) -> list[Searcher]:
     """Those that set metamorphic relations, for inputs of so many channels.
 
     Args:
         coverage: also DiverGet's two searches for it, with their published populations; see
             :func:`coverage_of`.
+        decibel: the limit that they will run under, below which a setting of DiverGet's is invalid.
     """
     relations = relations_for(channels)
     searchers: list[Searcher] = [RandomRelations(relations)]
-    searchers += [DiverGet(relations, kind) for kind in ("pso", "genetic", "cma")]
+    searchers += [DiverGet(relations, kind, decibel=decibel) for kind in ("pso", "genetic", "cma")]
     if coverage is not None:
-        searchers += [DiverGet(relations, kind, coverage, population=10) for kind in ("pso", "genetic")]
+        searchers += [
+            DiverGet(relations, kind, coverage, population=10, decibel=decibel) for kind in ("pso", "genetic")
+        ]
     return searchers
 
 
@@ -92,8 +97,9 @@ def compare(
     budget: int,
     seed: int = 0,
     tell: Callable[[str], Any] = lambda text: None,
-) -> list[tuple[Row, Found]]:
-    """Run the searchers one after the other; after Ctrl-C the rows so far, the last marked as incomplete.
+) -> Iterator[tuple[Row, Found]]:
+    """Run the searchers one after the other and give each result as it comes: an interruption between two
+    searchers loses none. After Ctrl-C in a search its row, marked as incomplete, is the last.
 
     Args:
         seeds: see :func:`agreeing`.
@@ -103,14 +109,13 @@ def compare(
     Raises:
         ValueError: no seeds, or a budget below 1.
     """
-    rows = []
     for searcher in searchers:
         found = search_inputs(searcher, pair, seeds.pixels, seeds.labels, constraint, budget, seed)
-        rows.append((summarise(pair, found, constraint, budget), found))
-        tell(f"{pair.name}, {searcher.name}: {100 * rows[-1][0].success[0]:.1f} % of {len(seeds)} seeds")
+        row = summarise(pair, found, constraint, budget)
+        yield row, found
+        tell(f"{pair.name}, {searcher.name}: {100 * row.success[0]:.1f} % of {len(seeds)} seeds")
         if not found.complete:
-            break
-    return rows
+            return
 
 
 def summarise(pair: Pair, found: Found, constraint: Constraint, budget: int) -> Row:

@@ -103,11 +103,12 @@ class DiverGet:
                 sizes.append(len(group))
                 penalties.append(max(self.decibel - psnr(changed, seeds).median().item(), 0.0))
         p, q = hunt.ask(torch.cat(inputs), torch.cat(owners))
-        values = []
-        for reference, quantized in zip(p.split(sizes), q.split(sizes), strict=True):
+        fitness = []
+        for reference, quantized, far in zip(p.split(sizes), q.split(sizes), penalties, strict=True):
             known = torch.isfinite(reference).all(1)  # the others came when their seed's budget was spent
-            values.append(score(reference[known], quantized[known]) if known.any() else 0.0)
-        # an invalid setting is worse than any valid one, and the more so the further it is from validity
-        fitness = [far if far > 0 else -value for value, far in zip(values, penalties, strict=True)]
+            if far > 0:  # worse than any valid setting, and the more so the further it is from validity
+                fitness.append(far)
+            else:  # the score sees valid settings alone: what others reach is not covered
+                fitness.append(-score(reference[known], quantized[known]) if known.any() else 0.0)
         ends = np.cumsum([len(settings) for settings in vectors])
         return np.split(np.array(fitness), ends[:-1])

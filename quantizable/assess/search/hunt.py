@@ -20,8 +20,8 @@ class Hunt:
     """Seeds, a pair, a budget of queries per seed and a constraint.
 
     A query is one input shown to both models. Searchers cannot cheat: an input is recorded only here, and
-    only if the constraint allows it and the two predictions differ; a seed that is found, or out of budget,
-    is not served.
+    only if the constraint allows it and the two predictions differ (NaN predicts nothing); a seed that is
+    found, or out of budget, is not served.
 
     Args:
         pair: the two models.
@@ -111,13 +111,14 @@ class Hunt:
 
     def _record(self, inputs: Tensor, owner: Tensor, p: Tensor, q: Tensor, beyond: Tensor) -> None:
         a, b = p.argmax(1), q.argmax(1)
-        hits = (a != b) & ~beyond & self.constraint.allows(inputs, self.seeds[owner])
+        answered = torch.isfinite(p + q).all(1)  # the argmax of NaN is no prediction
+        hits = (a != b) & answered & ~beyond & self.constraint.allows(inputs, self.seeds[owner])
         for i in hits.nonzero().flatten().tolist():
             seed = int(owner[i])
             if self.first[seed] == 0 or self.number[i] < self.first[seed]:
-                self.first[seed] = self.number[i]
                 self.inputs[seed] = inputs[i]
                 self.answers[seed] = torch.stack((a[i], b[i]))
+                self.first[seed] = self.number[i]  # last: what an interruption leaves is whole
 
 
 class Searcher(Protocol):
