@@ -15,6 +15,7 @@ from typing import Any
 from steps import machine
 
 from quantizable import load
+from quantizable.assess import figures
 from quantizable.assess.corruptions import COMMON
 from quantizable.assess.images import images_of
 from quantizable.assess.models import mode_models
@@ -30,7 +31,7 @@ from quantizable.assess.search.constraint import LInf, Psnr
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, pairs_of, searched, study_cascade, study_indicators
 from quantizable.data.choice import make_datamodule
-from quantizable.results import write_json
+from quantizable.results import finite, write_json
 
 
 def brief(plain: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +57,9 @@ def main() -> None:
     parser.add_argument("--search-modes", default="4,8", help="modes that are searched against the highest")
     parser.add_argument("--skip", default="", help="searchers (names, with commas) not run under PSNR")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/assess.json"))
-    parser.add_argument("--report", type=Path, help="folder for report.html")
+    parser.add_argument(
+        "--report", type=Path, help="folder for report.html and its pictures of docs/assessment.md"
+    )
     options = parser.parse_args()
     started = time.perf_counter()
 
@@ -68,7 +71,8 @@ def main() -> None:
 
     def keep() -> None:
         seconds = round(time.perf_counter() - started)
-        write_json(options.json, {"machine": machine("cpu"), "seconds": seconds, **brief(study.plain())})
+        kept = {"machine": machine("cpu"), "seconds": seconds, **brief(study.plain())}
+        write_json(options.json, finite(kept))  # a threshold may be infinite
         print(f"{seconds} s: kept {options.json}", flush=True)
 
     names = [] if options.corruptions == "none" else options.corruptions.split(",")
@@ -98,6 +102,12 @@ def main() -> None:
     print_summary(study)
     if options.report:
         write_report(options.report, study)
+        pictures = {"severity": figures.severity(study.shifts)}
+        if study.cascade:
+            pictures["cascade"] = figures.cascade_curve(study.cascade, study.bops)
+        for name, figure in pictures.items():
+            if figure is not None:
+                figure.savefig(options.report / f"{name}.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if len(modes) < 2:
         raise ValueError(f"--bits {args.bits}: an assessment compares modes; give at least two")
     datamodule = data_for(network, args.data)
-    images = images_of(datamodule).sample(args.images, args.seed)
+    images = images_of(datamodule, count=args.images, seed=args.seed)
     train = images_of(datamodule, "train") if args.repair else None
     names = corruption_names(args.corruptions, images.pixels.shape[1])
     natural = {words[0]: natural_images(network, words, args) for words in args.natural}
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
                 if done := attempt(study, f"repair of mode {mode.name}", action):
                     study.repairs[mode.name] = done[1]
         if args.search:
-            known = attempt(study, "surprise coverage", lambda: images_of(datamodule, "val").sample(KNOWN))
+            known = attempt(study, "surprise coverage", lambda: images_of(datamodule, "val", KNOWN))
             search_all(study, network, modes, images, known, constraints, args)
     except KeyboardInterrupt:
         study.complete = False
@@ -75,6 +75,8 @@ def check_options(args: argparse.Namespace) -> tuple[Constraint, Constraint]:
         raise ValueError(f"--budget {args.budget} finds nothing; give at least 1 query per seed")
     if args.images is not None and args.images < 1:
         raise ValueError(f"--images {args.images}; give at least 1")
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed}; give 0 or more")
     if not re.fullmatch(r"[1-5](,[1-5])*", args.severities):
         raise ValueError(f"--severities {args.severities}: give numbers from 1 to 5, separated by commas")
     return LInf(args.linf / 255), Psnr(args.psnr)
@@ -92,15 +94,16 @@ def natural_images(network: QuantizableNetwork, words: Sequence[str], args: argp
     """A second set by its name and the words that choose it."""
     if len(words) < 2:
         raise ValueError(f"--natural {words[0]}: say what it is, as --natural NAME data=folder data.root=D")
-    return images_of(data_for(network, words[1:])).sample(args.images, args.seed)
+    return images_of(data_for(network, words[1:]), count=args.images, seed=args.seed)
 
 
 def corruption_names(text: str, channels: int) -> list[str]:
-    """The corruptions that ``--corruptions`` asks for; ``ValueError`` for an unknown one."""
+    """The corruptions that ``--corruptions`` asks for; ``ValueError`` for an unknown one, or for scenes."""
     if text == "none" or (text == "all" and channels not in (1, 3)):  # hyperspectral: no common ones
         return []
     if text == "all":
         return list(suite(channels))
+    suite(channels)  # refuses what is no image
     unknown = [name for name in text.split(",") if name not in CORRUPTIONS]
     if unknown:
         raise ValueError(f"corruption {unknown[0]!r} is unknown; choose from {', '.join(CORRUPTIONS)}")

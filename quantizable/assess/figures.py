@@ -50,10 +50,10 @@ def severity(measured: Sequence[Shifted]) -> Figure | None:
     figure = _figure(9)
     left, right = figure.subplots(1, 2)
     names = measured[0].agreement.names
+    # a natural shift has severity 0, too, and belongs to none of the groups
+    groups = [[one.agreement for one in measured if one.shift == CLEAN]]
+    groups += [[one.agreement for one in measured if one.severity == level] for level in levels]
     for name in names:
-        groups = [[one.agreement for one in measured if (one.severity == s and s) or (one.shift == CLEAN
-        and s == 0)]
-                  for s in (0, *levels)]  # fmt: skip
         left.plot(
             [0, *levels],
             [100 * _mean(a.accuracy[name][0] for a in group) for group in groups],

@@ -51,19 +51,31 @@ class Images:
 
     def sample(self, count: int | None, seed: int = 0) -> Images:
         """``count`` images chosen at random, the same for the same seed; all of them for None."""
-        if count is None or count >= len(self):
-            return self
-        if count < 1:
-            raise ValueError(f"{count} images are asked for; give at least 1")
-        return self.subset(torch.randperm(len(self), generator=generator(seed))[:count].sort().values)
+        return self.subset(chosen(len(self), count, seed))
 
 
-def images_of(datamodule: ImageDataModule, which: str = "test") -> Images:
-    """The test, validation or (unaugmented) training images of a data module.
+def chosen(total: int, count: int | None, seed: int = 0) -> Tensor:
+    """Sorted indices of ``count`` of ``total`` images at random, the same for the same seed; all for None.
+
+    Raises:
+        ValueError: ``count`` below 1.
+    """
+    if count is None or count >= total:
+        return torch.arange(total)
+    if count < 1:
+        raise ValueError(f"{count} images are asked for; give at least 1")
+    return torch.randperm(total, generator=generator(seed))[:count].sort().values
+
+
+def images_of(
+    datamodule: ImageDataModule, which: str = "test", count: int | None = None, seed: int = 0
+) -> Images:
+    """The test, validation or (unaugmented) training images of a data module, or some of them.
 
     Args:
         datamodule: its loaders yield normalised images; the normalisation is taken back.
         which: "test", "val" or "train" (whole batches of them; only of data that fit in memory).
+        count, seed: as of :meth:`Images.sample`; no more than these are held in memory.
 
     Raises:
         ValueError: there are no such images, or they come augmented only.
@@ -79,9 +91,12 @@ def images_of(datamodule: ImageDataModule, which: str = "test") -> Images:
     if not loader:
         raise ValueError(f"the data has no {which} images (val_size=0 holds none out)")
     std, mean = (torch.tensor(v).view(-1, 1, 1) for v in (datamodule.std, datamodule.mean))
+    wanted, start = chosen(loader.size, count, seed), 0
     pixels, labels = [], []
     for batch, label in loader:
-        pixels.append(batch * std + mean)
-        labels.append(label)
+        here = wanted[(wanted >= start) & (wanted < start + len(label))] - start
+        start += len(label)
+        pixels.append(batch[here] * std + mean)
+        labels.append(label[here])
     # the round trip through the normalisation may leave [0, 1] by a rounding error
     return Images(torch.cat(pixels).clamp_(0, 1), torch.cat(labels), tuple(datamodule.class_names))

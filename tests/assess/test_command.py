@@ -93,6 +93,7 @@ def test_a_guard_answers_with_the_high_mode_where_the_low_one_is_unsure(checkpoi
         (["--severities", "6"], "--severities 6"),
         (["--corruptions", "hail"], "'hail' is unknown"),
         (["--natural", "other"], "--natural other"),
+        (["--seed", "-1"], "--seed -1"),
     ],
 )
 def test_bad_input_is_one_clear_line(checkpoint: Path, tmp_path: Path, capsys, words, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -128,6 +129,10 @@ def test_clean_images_take_the_same_path_as_in_training(checkpoint: Path) -> Non
     batch, labels = next(iter(data.test_dataloader()))
     images = images_of(data)
     assert torch.equal(images.labels[: len(labels)], labels)
+    some, same = images_of(data, count=7, seed=3), images.sample(7, seed=3)
+    assert len(some) == 7
+    assert torch.equal(some.pixels, same.pixels)
+    assert torch.equal(some.labels, same.labels)
     for name, model in mode_models(network).items():
         with network.at_bits(name), torch.no_grad():
             torch.testing.assert_close(
@@ -215,3 +220,9 @@ def test_tables_that_wandb_refuses_are_one_clear_error(monkeypatch) -> None:  # 
     monkeypatch.setattr(wandb, "init", refuse)
     with pytest.raises(OSError, match=r"No API key configured.*wandb login"):
         log_wandb(Study("nothing", ()), "quantizable", "assess")
+
+
+def test_corruptions_of_a_scene_are_refused() -> None:
+    assert assessment.corruption_names("all", 156) == []
+    with pytest.raises(ValueError, match="156 channels"):
+        assessment.corruption_names("fog", 156)

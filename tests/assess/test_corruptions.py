@@ -100,5 +100,7 @@ def test_bad_names_and_severities_are_refused() -> None:
     x = torch.zeros(1, 1, 16, 16)
     with pytest.raises(ValueError, match="'hail' is unknown"):
         corrupt(x, "hail", 1)
+    with pytest.raises(ValueError, match="these have 1 channels"):
+        corrupt(x, "saturate", 1)
     with pytest.raises(ValueError, match="severity 6"):
         corrupt(x, next(iter(CORRUPTIONS)), 6)

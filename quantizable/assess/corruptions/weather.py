@@ -111,7 +111,13 @@ def brightness(x: Tensor, severity: int, generator: Generator) -> Tensor:
 
 
 def with_hsv(x: Tensor, channel: int, change) -> Tensor:  # type: ignore[no-untyped-def]
-    """RGB ``[N, 3, H, W]`` with one channel of its HSV form changed by a function of arrays."""
+    """RGB ``[N, 3, H, W]`` with one channel of its HSV form changed by a function of arrays.
+
+    Raises:
+        ValueError: the images are not RGB.
+    """
+    if x.shape[1] != 3:
+        raise ValueError(f"hue and saturation are those of RGB images, these have {x.shape[1]} channels")
     hsv = rgb2hsv(x.numpy(), channel_axis=1)
     hsv[:, channel] = change(hsv[:, channel]).clip(0, 1)
     return torch.from_numpy(hsv2rgb(hsv, channel_axis=1)).float()

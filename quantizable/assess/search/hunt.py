@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from quantizable.assess.models import Pair
+from quantizable.assess.models import Pair, probabilities
 from quantizable.assess.search.constraint import Constraint
 
 BACKWARD = (
@@ -88,14 +89,11 @@ class Hunt:
         self._record(inputs.detach(), owner, p.detach(), q.detach(), beyond)
         return slope
 
-    @property
+    @cached_property
     def target(self) -> Tensor:
         """The reference's answers on the seeds ``[N]``; asking for them is free, as they are known
         beforehand."""
-        if not hasattr(self, "_target"):
-            with torch.no_grad():
-                self._target = self.pair.reference(self.seeds).argmax(1)
-        return self._target
+        return probabilities({"reference": self.pair.reference}, self.seeds)["reference"].argmax(1)
 
     def _charge(self, owner: Tensor, cost: int) -> Tensor:
         """Count the queries; mask of the inputs that came after their seed's budget was spent."""
