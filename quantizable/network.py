@@ -17,7 +17,7 @@ from quantizable.nn.attention import QuantAttention
 from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
-from quantizable.nn.norms import PerModeNorm
+from quantizable.nn.norms import PerModeNorm, keep_activations
 from quantizable.quantizers import Quantizer
 
 Assignment = ModeLike | Mapping[str, ModeLike]
@@ -50,6 +50,11 @@ class QuantizableNetwork(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """As ``convert_sync_batchnorm`` puts back what it converted; the activations in norms survive it."""
+        super().add_module(name, module)
+        keep_activations(self)
 
     def __getattr__(self, name: str) -> Any:
         try:
