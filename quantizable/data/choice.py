@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from quantizable.data import DATAMODULES, ImageDataModule
+from quantizable.data.loader import EpochLoader
 from quantizable.network import QuantizableNetwork
 
 
@@ -53,3 +55,26 @@ def check_fit(network: QuantizableNetwork, datamodule: ImageDataModule) -> None:
                 f"the network was trained with {what}={trained}, {type(datamodule).__name__} has {given}; "
                 "choose the data it was trained on, or one like it"
             )
+
+
+def validation_loader(network: QuantizableNetwork, datamodule: ImageDataModule) -> EpochLoader:
+    """The images that ``datamodule``, set up to fit, holds out of training.
+
+    Warns if the network's checkpoint, an older one or one of a data module of the user's own, does not
+    say which images those were: the network may have been trained on some of these.
+
+    Raises:
+        ValueError: none are held out.
+    """
+    loader = datamodule.val_dataloader()
+    if isinstance(loader, list):
+        raise ValueError("the data has no validation images; give data.val_size above 0")
+    name = network.info.get("data")
+    if "settings" not in network.info and (name is None or isinstance(datamodule, DATAMODULES[name])):
+        warnings.warn(
+            "the checkpoint does not say which images were held out of its training; those of "
+            f"data.val_size={datamodule.val_size} data.split_seed={datamodule.split_seed} are taken, and the "
+            "network may have been trained on some of them",
+            stacklevel=3,
+        )
+    return loader
