@@ -19,6 +19,7 @@ from quantizable.checkpoint import load
 from quantizable.data.choice import check_fit, make_datamodule, validation_loader
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.results import finite, plot_modes, print_table, write_json
+from quantizable.runs import make
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         runs = {mode.name: mode for mode in modes}
     datamodule = make_datamodule(args.data, network.info)
     check_fit(network, datamodule)
+    if args.output:
+        make(args.output)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     datamodule.prepare_data()
@@ -66,7 +69,6 @@ def run(args: argparse.Namespace) -> int:
     results = evaluate(network, track(loader, "evaluating", total=len(loader), transient=True), runs)
     print_table(results, f"{args.checkpoint}: {type(datamodule).__name__}, {args.set} set")
     if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)
         write_json(
             args.output / "results.json",
             finite({"checkpoint": str(args.checkpoint), "set": args.set, "modes": results}),

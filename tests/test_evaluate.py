@@ -114,6 +114,8 @@ def test_the_size_of_the_fake_data_is_kept(checkpoint: Path) -> None:
     ("words", "message"),
     [
         (["banana"], "write data=NAME and data.KEY=VALUE"),
+        (["data=fake", "data=digits"], "data= is given more than once (fake, digits)"),
+        (["--output", "/proc/nowhere"], "cannot write to /proc/nowhere"),
         (["data=banana"], "'banana' is unknown; choose data= from digits"),
         (["data.banana=1"], "banana"),
         (["data.batch_size=0"], "at least 1"),

@@ -23,14 +23,17 @@ def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDa
             for other data the sizes.
 
     Raises:
-        ValueError: a word of another form, an unknown name or key.
+        ValueError: a word of another form, an unknown name or key, more than one name.
     """
     for word in words:
         if "=" not in word or not (word.startswith(("data=", "data."))):
             raise ValueError(
                 f"{word!r} is not understood; write data=NAME and data.KEY=VALUE, as for train.py"
             )
-    name = next((w.partition("=")[2] for w in words if w.startswith("data=")), trained.get("data"))
+    names = [word.removeprefix("data=") for word in words if word.startswith("data=")]
+    if len(names) > 1:
+        raise ValueError(f"data= is given more than once ({', '.join(names)}); give one data set")
+    name = names[0] if names else trained.get("data")
     if name not in DATAMODULES:
         raise ValueError(f"data set {name!r} is unknown; choose data= from {', '.join(DATAMODULES)}")
     kind = DATAMODULES[name]
