@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 MENDABLE = (ValueError, OSError, RuntimeError, ImportError, HydraException, OmegaConfBaseException)
+FAILED: list[str] = []  # the errors of a sweep's runs
 FULL = os.environ.get("HYDRA_FULL_ERROR") == "1"  # shows where an error came from
 
 
@@ -27,9 +28,13 @@ def main(config: DictConfig) -> None:
 
         train(config)
     except MENDABLE as error:
-        if FULL or HydraConfig.get().mode is RunMode.MULTIRUN:  # the other runs of a sweep go on
+        if FULL:
             raise
-        sys.exit(f"error: {one_line(error)}")
+        line = f"error: {one_line(error)}"
+        if HydraConfig.get().mode is not RunMode.MULTIRUN:
+            sys.exit(line)
+        print(line, file=sys.stderr)  # the other runs of a sweep go on
+        FAILED.append(line)
 
 
 def one_line(error: BaseException) -> str:
@@ -72,3 +77,5 @@ if __name__ == "__main__":
         if FULL:
             raise
         sys.exit(f"error: {one_line(error)}")
+    if FAILED:
+        sys.exit(1)

@@ -5,26 +5,35 @@
 >>> network.set_bits(4)                                              # doctest: +SKIP
 """
 
-from quantizable.bits import BitMode
-from quantizable.convert import quantize, to_float
-from quantizable.network import QuantizableNetwork
-from quantizable.quantizers import QUANTIZERS
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quantizable.bits import BitMode
+    from quantizable.classifier import QuantizableClassifier
+    from quantizable.convert import quantize, to_float
+    from quantizable.deploy.load import load
+    from quantizable.module import MultiModeModule
+    from quantizable.network import QuantizableNetwork
+    from quantizable.quantizers import QUANTIZERS
+
+HOMES = {
+    "BitMode": "bits",
+    "MultiModeModule": "module",
+    "QUANTIZERS": "quantizers",
+    "QuantizableClassifier": "classifier",
+    "QuantizableNetwork": "network",
+    "load": "deploy.load",
+    "quantize": "convert",
+    "to_float": "convert",
+}
 
 
-def __getattr__(name: str) -> object:
-    # what needs Lightning is imported when it is asked for, so that the core works without
-    if name == "QuantizableClassifier":
-        from quantizable.classifier import QuantizableClassifier
-
-        return QuantizableClassifier
-    if name == "MultiModeModule":
-        from quantizable.module import MultiModeModule
-
-        return MultiModeModule
-    if name == "load":
-        from quantizable.deploy.load import load
-
-        return load
+def __getattr__(name: str) -> Any:
+    # imported when asked for: the core works without Lightning, and a wrong setting is refused before torch
+    # is read
+    if name in HOMES:
+        return getattr(import_module(f"quantizable.{HOMES[name]}"), name)
     raise AttributeError(f"module 'quantizable' has no attribute {name!r}")
 
 

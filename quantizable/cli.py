@@ -34,7 +34,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 if it went well, 2 and one line on standard error if the input was bad."""
-    args = parser().parse_args(argv)
+    top = parser()
+    args, left = top.parse_known_args(argv)
+    if left:  # argparse has filled in `data` already when data=NAME comes after an option
+        if not hasattr(args, "data") or not all(word.startswith("data") for word in left):
+            top.error(f"unrecognized arguments: {' '.join(left)}")
+        args.data = [*args.data, *left]
     try:
         return args.run(args)
     except (ValueError, OSError, ImportError) as error:

@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +16,10 @@ from torch import Tensor
 from quantizable.assignment import SavedAssignment, read_assignment
 from quantizable.bits import BitMode, parse_modes
 from quantizable.checkpoint import load
-from quantizable.data.choice import check_fit, make_datamodule
+from quantizable.data.choice import check_fit, make_datamodule, validation_loader
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.results import finite, plot_modes, print_table, write_json
+from quantizable.runs import make
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -56,17 +56,19 @@ def run(args: argparse.Namespace) -> int:
         runs = {mode.name: mode for mode in modes}
     datamodule = make_datamodule(args.data, network.info)
     check_fit(network, datamodule)
+    if args.output:
+        make(args.output)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     datamodule.prepare_data()
     datamodule.setup("test" if args.set == "test" else "fit")
-    loader: Any = datamodule.test_dataloader() if args.set == "test" else datamodule.val_dataloader()
+    test = args.set == "test"
+    loader = datamodule.test_dataloader() if test else validation_loader(network, datamodule)
     if saved is not None:
         saved.apply(network, datamodule.train_dataloader() if saved.norm_batches else ())
     results = evaluate(network, track(loader, "evaluating", total=len(loader), transient=True), runs)
     print_table(results, f"{args.checkpoint}: {type(datamodule).__name__}, {args.set} set")
     if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)
         write_json(
             args.output / "results.json",
             finite({"checkpoint": str(args.checkpoint), "set": args.set, "modes": results}),

@@ -126,6 +126,8 @@ def active_batch_norms(network: nn.Module) -> list[_BatchNorm]:
 
 def first_inputs(loader: Iterable[Any], batches: int, device: torch.device) -> Iterator[Tensor]:
     """The inputs of up to ``batches`` batches, on ``device``; ``ValueError`` if there are none."""
+    if isinstance(loader, Tensor):
+        raise ValueError("the loader is a tensor; give a list of batches, as [images]")
     if batches < 1:
         raise ValueError(f"batches is {batches}; at least 1 is needed")
     count = 0

@@ -17,7 +17,7 @@ from quantizable.nn.attention import QuantAttention
 from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
-from quantizable.nn.norms import PerModeNorm
+from quantizable.nn.norms import PerModeNorm, keep_activations
 from quantizable.quantizers import Quantizer
 
 Assignment = ModeLike | Mapping[str, ModeLike]
@@ -50,6 +50,11 @@ class QuantizableNetwork(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """As ``convert_sync_batchnorm`` puts back what it converted; the activations in norms survive it."""
+        super().add_module(name, module)
+        keep_activations(self)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -98,10 +103,13 @@ class QuantizableNetwork(nn.Module):
 
         Raises:
             ValueError: a mode the network lacks, a pattern that matches nothing, a layer left without
-                mode, or a fixed layer asked by its name for another width. The network stays as it was.
+                mode, a fixed layer asked by its name for another width, or a default without a mapping.
+                The network stays as it was.
         """
         if isinstance(bits, Mapping):
             self._switch(self._assign(bits, default))
+        elif default is not None:
+            raise ValueError(f'default={default!r} goes with a mapping, as {{"layer1.*": {bits!r}}}')
         else:
             self._switch(self.check_mode(bits))
 
@@ -146,6 +154,8 @@ class QuantizableNetwork(nn.Module):
         self._switch(assignment)
 
     def _check_pattern(self, pattern: str, mode: ModeLike) -> BitMode:
+        if not isinstance(pattern, str):
+            raise ValueError(f'layer pattern {pattern!r} is no string; write {{"layer1.*": 4}}')
         module = self._switchable.get(pattern)
         if isinstance(module, QuantLayer) and module.fixed_bits is not None:
             parsed = BitMode.parse(mode)
@@ -201,6 +211,7 @@ class QuantizableNetwork(nn.Module):
         for norm in self.norms().values():
             norm.add_mode(new, source)
         self.modes = sorted([*self.modes, new])
+        self.config = {**self.config, "bits": [held.name for held in self.modes]}  # a checkpoint holds it too
 
     # -- fitting to data ---------------------------------------------------------------------------
 

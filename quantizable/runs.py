@@ -68,9 +68,7 @@ def make(folder: Path) -> None:
         (folder / ".part").touch()
         (folder / ".part").unlink()
     except OSError as error:
-        raise OSError(
-            f"cannot write to {folder} ({error.strerror}); choose another folder with output=..."
-        ) from error
+        raise OSError(f"cannot write to {folder} ({error.strerror}); choose another output folder") from error
 
 
 def free(folder: Path) -> Path:

@@ -10,8 +10,12 @@ from omegaconf.errors import MissingMandatoryValue
 
 from quantizable.bits import parse_modes
 
-# the groups that are read key by key; classes refuse by themselves what they do not know
+# what is read key by key, the configuration itself first; classes refuse by themselves what they do not know
 KEYS = {
+    "": (
+        *("data", "model", "bits", "quantizer", "scheme", "strategy", "schedule", "trainer", "logger"),
+        *("seed", "run", "output", "resume", "start", "test", "train"),
+    ),
     "model": ("name", "pretrained", "weights", "reset_head", "cifar_stem", "options"),
     "bits": ("modes", "first_last", "norms", "exclude", "overrides"),
     "quantizer": ("name", "per_channel", "attention"),
@@ -45,8 +49,9 @@ def check(cfg: dict[str, Any]) -> None:
     """Errors: see :func:`read_settings`."""
     parse_modes(cfg["bits"]["modes"])
     for group, known in KEYS.items():
-        if unknown := sorted(cfg[group].keys() - set(known)):
-            raise ValueError(f"{group}.{unknown[0]} is no setting; {group} has {', '.join(known)}")
+        if unknown := sorted((cfg[group] if group else cfg).keys() - set(known)):
+            name, where = (f"{group}.{unknown[0]}", f"{group} has") if group else (unknown[0], "there are")
+            raise ValueError(f"{name} is no setting; {where} {', '.join(known)}")
     epochs, ema = cfg["schedule"]["epochs"], cfg["train"]["ema"]
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"schedule.epochs is {epochs!r}; it must be an integer of at least 1")

@@ -17,7 +17,7 @@ from tests.tiny import TinyCNN, batches, loader, trainer
 
 def fitted(model: Any = "tiny_cnn", classes: int = 10) -> QuantizableClassifier:
     module = QuantizableClassifier(model, classes, [2, "w4a8", 32], quantize_options={"first_last": "mode"})
-    run = trainer(max_epochs=1, enable_checkpointing=True, logger=False)
+    run = trainer(max_epochs=1)
     run.fit(module, loader(2))
     return module.eval()
 
@@ -51,6 +51,17 @@ def test_every_mode_gives_the_same_logits_after_loading(trained: QuantizableClas
         trained.set_bits(mode)
         assert torch.equal(network(images), trained(images))
     assert network.info["num_classes"] == 10
+
+
+def test_a_mode_added_after_training_is_kept_too(tmp_path: Path) -> None:
+    module = fitted()
+    module.network.add_mode("w2a8", like=2)
+    module.set_bits("w2a8")
+    module.trainer.save_checkpoint(tmp_path / "more.ckpt")
+    network = quantizable.load(tmp_path / "more.ckpt")
+    network.set_bits("w2a8")
+    images = batches(1)[0][0]
+    assert torch.equal(network(images), module(images))
 
 
 def test_a_network_of_the_users_own_is_passed_again(tmp_path: Path) -> None:

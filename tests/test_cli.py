@@ -24,7 +24,7 @@ def test_every_room_has_a_subcommand_with_help(room: str, capsys: pytest.Capture
     assert "usage: quantizable" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [[], ["banana"], ["evaluate"]])
+@pytest.mark.parametrize("words", [[], ["banana"], ["evaluate"], ["evaluate", "a.ckpt", "--banana"]])
 def test_wrong_words_end_with_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main(words)

@@ -1,6 +1,7 @@
 """``quantizable evaluate``: the table of a checkpoint, against a loop over the images."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_no_images() -> None:
 
 
 def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [str(checkpoint), "data.size=32", "--bits", "8,2", "--output", str(tmp_path / "out")]
+    words = [str(checkpoint), "--bits", "8,2", "data.size=32", "--output", str(tmp_path / "out")]
     assert main(["evaluate", *words]) == 0
     assert "top-1 %" in capsys.readouterr().out
     written = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -93,6 +94,18 @@ def test_the_images_held_out_are_those_of_training(tmp_path: Path) -> None:
     assert make_datamodule([], info).split_seed == 0  # type: ignore[attr-defined]
 
 
+def test_a_split_that_is_not_known_is_said(checkpoint: Path, tmp_path: Path) -> None:
+    words = ["--set", "val", "data.size=32", "--bits", "2"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*held out")
+        assert main(["evaluate", str(checkpoint), *words]) == 0
+    old = torch.load(checkpoint, weights_only=True)
+    del old["quantizable"]["data"]["settings"]
+    torch.save(old, tmp_path / "old.ckpt")
+    with pytest.warns(UserWarning, match="does not say which images were held out"):
+        assert main(["evaluate", str(tmp_path / "old.ckpt"), *words]) == 0
+
+
 def test_the_size_of_the_fake_data_is_kept(checkpoint: Path) -> None:
     assert make_datamodule([], quantizable.load(checkpoint).info).size == 32  # type: ignore[attr-defined]
 
@@ -101,6 +114,8 @@ def test_the_size_of_the_fake_data_is_kept(checkpoint: Path) -> None:
     ("words", "message"),
     [
         (["banana"], "write data=NAME and data.KEY=VALUE"),
+        (["data=fake", "data=digits"], "data= is given more than once (fake, digits)"),
+        (["--output", "/proc/nowhere"], "cannot write to /proc/nowhere"),
         (["data=banana"], "'banana' is unknown; choose data= from digits"),
         (["data.banana=1"], "banana"),
         (["data.batch_size=0"], "at least 1"),

@@ -92,6 +92,7 @@ def test_the_last_pattern_that_matches_counts(network: QuantizableNetwork) -> No
         ({"conv2": 4}, "no pattern matches layer 'conv1'"),
         ({"*": 3}, "has no mode 3"),
         ({}, "no pattern matches"),
+        ({4: "conv2"}, "layer pattern 4 is no string"),
     ],
 )
 def test_illegal_mappings_change_nothing(
@@ -103,6 +104,12 @@ def test_illegal_mappings_change_nothing(
         network.set_bits(patterns)
     assert network.bits == 4
     assert torch.equal(network(x), before)
+
+
+def test_a_default_without_a_mapping_is_refused(network: QuantizableNetwork) -> None:
+    with pytest.raises(ValueError, match="default=2 goes with a mapping"):
+        network.set_bits(4, default=2)
+    assert network.bits == 32
 
 
 def test_a_fixed_width_that_is_no_mode_can_be_named() -> None:
@@ -311,6 +318,7 @@ def test_calibration_warns_also_where_no_layer_was_called() -> None:
     ("loader", "message"),
     [
         ([], "the loader is empty"),
+        (torch.zeros(2, 3, 8, 8), "the loader is a tensor; give a list of batches"),
         ([torch.full((2, 3, 8, 8), torch.nan)], "batch 1 of the loader has NaN"),
         ([("cat", 1)], "batch 1 of the loader is a str"),
         ([()], "is a NoneType"),

@@ -52,6 +52,8 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
         (["bits.modes=[2"], "bits.modes"),
         (["data=folder"], "data.root has no value; give data.root=my_images"),
         (["model=timm"], "model.name has no value; give model.name="),
+        (["+banana=1"], "banana is no setting; there are data, model, "),
+        (["+experiment.banana=1"], "experiment is no setting"),
         (["+bits.extra=3"], "bits.extra is no setting; bits has modes, "),
         (["+quantizer.banana=3"], "quantizer.banana is no setting"),
         (["+trainer.banana=3", *TINY], "trainer: "),
@@ -99,10 +101,28 @@ def test_a_sweep_keeps_every_run(command: Command, tmp_path: Path) -> None:
     assert [path.parent.name for path in runs] == ["fake_tiny_cnn", "fake_tiny_cnn-2"]
 
 
-def test_one_bad_run_does_not_take_the_sweep_with_it(command: Command, tmp_path: Path) -> None:
-    said = command("-m", *TINY, "schedule.epochs=1", "schedule.optimizer.lr=-1,0.1", "output=kept")
-    assert said.startswith("error: lr=-1")
+def test_one_bad_run_does_not_take_the_sweep_with_it(
+    command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("schedule.epochs=1", "schedule.optimizer.lr=-1,0.1,-2", "output=kept")
+    assert command("-m", *TINY, *words) == 1
     assert len([*(tmp_path / "kept").glob("*/results.json")]) == 1
+    said = [line for line in capfd.readouterr().err.splitlines() if "rror" in line]
+    assert [line.partition(" is not")[0] for line in said] == ["error: lr=-1", "error: lr=-2"]
+
+
+def test_bad_bits_are_refused_before_torch_is_imported() -> None:
+    script = """
+import runpy, sys
+sys.argv[1:] = ["bits.modes=[1.5]"]
+try:
+    runpy.run_path("train.py", run_name="__main__")
+finally:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.startswith("error: bit-width 1.5 is not an integer")
+    assert done.stdout == "False\n"
 
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

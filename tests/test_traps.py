@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torch._inductor.config
+from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -82,6 +84,31 @@ def test_sync_batch_norm_does_not_leave_the_old_norm_at_work() -> None:
     assert norm.norms["2"].weight is norm.norms["32"].weight
     net.set_bits(32)
     assert norm.active is norm.norms["32"]
+
+
+@pytest.mark.parametrize("norms", ["per_mode", "shared"])
+def test_sync_batch_norm_and_back_keep_the_activation_in_timms_norm(norms: str) -> None:
+    class Net(SmallNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn1 = BatchNormAct2d(6)  # its ReLU has a say: without it values below 0 would reach conv2
+            nn.init.normal_(self.bn1.running_mean)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.bn2(self.conv2(self.bn1(self.conv1(x)))).mean((2, 3)))
+
+    def outputs(net: nn.Module) -> Tensor:
+        return torch.stack([net(x) for mode in (2, 32) if not net.set_bits(mode)])
+
+    net, x = quantize(Net(), [2, 32], norms=norms).eval(), images()
+    net.calibrate([x])
+    before = outputs(net)
+    net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in net.modules())
+    assert torch.equal(outputs(net), before)
+    net = TorchSyncBatchNorm().revert(net).eval()  # by Lightning at the end of fit
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in net.modules())
+    assert torch.equal(outputs(net), before)
 
 
 def test_only_the_asked_modes_statistics_are_reestimated() -> None:

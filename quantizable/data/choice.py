@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from quantizable.data import DATAMODULES, ImageDataModule
+from quantizable.data.loader import EpochLoader
 from quantizable.network import QuantizableNetwork
 
 
@@ -21,14 +23,17 @@ def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDa
             for other data the sizes.
 
     Raises:
-        ValueError: a word of another form, an unknown name or key.
+        ValueError: a word of another form, an unknown name or key, more than one name.
     """
     for word in words:
         if "=" not in word or not (word.startswith(("data=", "data."))):
             raise ValueError(
                 f"{word!r} is not understood; write data=NAME and data.KEY=VALUE, as for train.py"
             )
-    name = next((w.partition("=")[2] for w in words if w.startswith("data=")), trained.get("data"))
+    names = [word.removeprefix("data=") for word in words if word.startswith("data=")]
+    if len(names) > 1:
+        raise ValueError(f"data= is given more than once ({', '.join(names)}); give one data set")
+    name = names[0] if names else trained.get("data")
     if name not in DATAMODULES:
         raise ValueError(f"data set {name!r} is unknown; choose data= from {', '.join(DATAMODULES)}")
     kind = DATAMODULES[name]
@@ -53,3 +58,26 @@ def check_fit(network: QuantizableNetwork, datamodule: ImageDataModule) -> None:
                 f"the network was trained with {what}={trained}, {type(datamodule).__name__} has {given}; "
                 "choose the data it was trained on, or one like it"
             )
+
+
+def validation_loader(network: QuantizableNetwork, datamodule: ImageDataModule) -> EpochLoader:
+    """The images that ``datamodule``, set up to fit, holds out of training.
+
+    Warns if the network's checkpoint, an older one or one of a data module of the user's own, does not
+    say which images those were: the network may have been trained on some of these.
+
+    Raises:
+        ValueError: none are held out.
+    """
+    loader = datamodule.val_dataloader()
+    if isinstance(loader, list):
+        raise ValueError("the data has no validation images; give data.val_size above 0")
+    name = network.info.get("data")
+    if "settings" not in network.info and (name is None or isinstance(datamodule, DATAMODULES[name])):
+        warnings.warn(
+            "the checkpoint does not say which images were held out of its training; those of "
+            f"data.val_size={datamodule.val_size} data.split_seed={datamodule.split_seed} are taken, and the "
+            "network may have been trained on some of them",
+            stacklevel=3,
+        )
+    return loader

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import GroupNormAct, LayerNormAct, RmsNorm
+from timm.layers import BatchNormAct2d, GroupNormAct, LayerNormAct, RmsNorm, SyncBatchNormAct
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -101,3 +101,15 @@ def _tie_after_load(norm: nn.Module, incompatible_keys: Any) -> None:
     # load_state_dict(assign=True) puts a parameter of its own into each copy
     assert isinstance(norm, PerModeNorm)
     norm.tie()
+
+
+def keep_activations(model: nn.Module) -> None:
+    """Call the activations of timm's ``BatchNormAct2d`` again, in place, after they lost their class.
+
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, and Lightning's way back from it, put a plain batch
+    norm in place of each, with the activation in it as a child that nothing calls.
+    """
+    plain = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and type(module).forward in plain and hasattr(module, "act"):
+            module.__class__ = SyncBatchNormAct if isinstance(module, nn.SyncBatchNorm) else BatchNormAct2d

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from quantizable.assignment import SavedAssignment, add_modes, fingerprint, read_assignment, write_assignment
 from quantizable.checkpoint import load
-from quantizable.data.choice import check_fit, make_datamodule
+from quantizable.data.choice import check_fit, make_datamodule, validation_loader
 from quantizable.network import QuantizableNetwork
 from quantizable.results import write_json
 from quantizable.search.certification import Certification, average_certified_radius, certified_accuracy
@@ -117,9 +116,7 @@ class Setting:
         """Evenly spread images ``[N, C, H, W]`` and labels ``[N]`` of the test or the validation set."""
         self.data.prepare_data()
         self.data.setup("test" if self.test else "fit")
-        loader: Any = self.data.test_dataloader() if self.test else self.data.val_dataloader()
-        if isinstance(loader, list):
-            raise ValueError("the data has no validation images; give data.val_size above 0")
+        loader = self.data.test_dataloader() if self.test else validation_loader(self.network, self.data)
         spread = torch.linspace(0, loader.size - 1, min(self.count, loader.size)).round().long()
         images, labels, first = [], [], 0
         for x, y in loader:
