@@ -53,3 +53,18 @@ def check_fit(network: QuantizableNetwork, datamodule: ImageDataModule) -> None:
                 f"the network was trained with {what}={trained}, {type(datamodule).__name__} has {given}; "
                 "choose the data it was trained on, or one like it"
             )
+
+
+def trained_data(network: QuantizableNetwork, words: Sequence[str] = ()) -> ImageDataModule:
+    """The data module that the words ask for (see :func:`make_datamodule`), if it fits the network.
+
+    Args:
+        network: as :func:`quantizable.load` gives it.
+        words: ``data=NAME data.KEY=VALUE``; by default the data of training.
+
+    Raises:
+        ValueError: as :func:`make_datamodule` and :func:`check_fit`.
+    """
+    datamodule = make_datamodule(words, network.info)
+    check_fit(network, datamodule)
+    return datamodule

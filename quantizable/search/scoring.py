@@ -62,7 +62,7 @@ class Scorer:
         batch: images per forward pass; 64 maps fit the caches of a CPU.
 
     Raises:
-        ValueError: no images, or the network has non-finite logits for them.
+        ValueError: no images, none to certify, or the network has non-finite logits for them.
     """
 
     def __init__(
@@ -78,6 +78,8 @@ class Scorer:
     ) -> None:
         if len(images) == 0:
             raise ValueError("there are no images to score assignments on")
+        if robust_images < 1:
+            raise ValueError(f"robust_images is {robust_images}; at least 1 is needed")
         self.network, self.labels, self.batch = network, labels, batch
         # a quarter faster on CPUs
         self.images = images.contiguous(memory_format=torch.channels_last)

@@ -87,7 +87,7 @@ class Smoothing:
     batch: int = 100
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
+        if not 0 < self.sigma < math.inf:
             raise ValueError(
                 f"sigma is {self.sigma}; it is the noise's standard deviation, above 0, such as 0.25"
             )
