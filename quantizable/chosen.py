@@ -23,17 +23,12 @@ class Chosen:
         name: ``"4"``, ``"w4a8"``, or the file's name without its ending.
         network: that runs it, in evaluation mode: for a mode the network itself, for an assignment a copy,
             because its norms are no mode's.
-        bits: as ``network.set_bits`` takes it.
+        bits: a mode, or the mapping of an assignment, as ``network.set_bits`` takes it.
     """
 
     name: str
     network: QuantizableNetwork
     bits: Assignment
-
-    @property
-    def is_mode(self) -> bool:
-        """False for an assignment."""
-        return isinstance(self.bits, BitMode)
 
 
 def choose(

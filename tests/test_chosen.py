@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import quantizable
 from quantizable.assignment import SavedAssignment, read_assignment, write_assignment
@@ -94,7 +95,7 @@ def test_choose_gives_modes_and_fitted_assignments_and_leaves_the_network_alone(
     before = {key: value.clone() for key, value in network.state_dict().items()}
     first, low, top = choose(f"8,{mixed},2", network, lambda: trained_data(network))
     assert [one.name for one in (first, low, top)] == ["mixed", "2", "8"]
-    assert [one.is_mode for one in (first, low, top)] == [False, True, True]
+    assert (low.bits, top.bits) == (BitMode(2, 2), BitMode(8, 8))
     with torch.no_grad(), first.network.at_bits(first.bits):
         assert torch.equal(first.network(x), fitted(checkpoint, mixed)(x))
     assert low.network is top.network is network
@@ -129,12 +130,14 @@ def test_evaluate_compares_with_the_untouched_highest_mode(
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["modes"]
     assert list(rows) == ["mixed", "2", "8"]
     network, own = quantizable.load(checkpoint), fitted(checkpoint, mixed)
-    differ = []
+    images, labels = (torch.cat(part) for part in zip(*fake().test_dataloader(), strict=True))
     with torch.no_grad():
-        for x, _ in fake().test_dataloader():
-            differ.append(own(x).argmax(1) != network(x).argmax(1))
-    assert rows["mixed"]["disagreement"] == pytest.approx(torch.cat(differ).double().mean().item())
-    assert rows["8"]["disagreement"] == 0
+        top, low = network(images), own(images)
+    assert rows["8"]["loss"] == pytest.approx(F.cross_entropy(top, labels).item(), rel=1e-5)
+    assert rows["mixed"]["loss"] == pytest.approx(F.cross_entropy(low, labels).item(), rel=1e-5)
+    assert rows["mixed"]["disagreement"] == pytest.approx(
+        (top.argmax(1) != low.argmax(1)).double().mean().item()
+    )
 
 
 def test_export_writes_the_mixed_graph(checkpoint: Path, mixed: str, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         if args.repair:
             train = images_of(datamodule, "train")
             for one in chosen[:-1]:
-                if not one.is_mode:
+                if isinstance(one.bits, Mapping):
                     study.skipped[f"repair of {one.name}"] = "an assignment; only modes are fine-tuned"
                     continue
                 action = partial(repair, network, one.bits, train, images, args.repair, seed=args.seed)

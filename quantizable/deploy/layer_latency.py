@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
 from itertools import product
@@ -20,7 +20,10 @@ from quantizable.fitting import evaluating
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantLayer
 
-COMPILERS = {"onnxruntime": compile_onnxruntime, "openvino": compile_openvino}
+COMPILERS: dict[str, Callable[[bytes, int, tuple[int, ...]], Runner]] = {
+    "onnxruntime": compile_onnxruntime,
+    "openvino": compile_openvino,
+}
 
 
 def layer_latencies(
@@ -34,7 +37,7 @@ def layer_latencies(
 
     Each layer is exported on its own, with the quantization of its input, and timed at batch 1 (see
     :func:`quantizable.deploy.latency.interleaved`). Layers of one shape are timed once. What lies between
-    layers (norms that are not folded, additions, pooling) and what an engine gains by fusing layers are not
+    layers (norms, additions, pooling) and what an engine gains by fusing layers are not
     in it, so that the sum ranks assignments and is not the latency of the network.
 
     Args:
@@ -45,36 +48,30 @@ def layer_latencies(
         repeats: timed inferences of each, at least 1.
 
     Raises:
-        ValueError: an unknown engine, a number out of range, a layer that is no convolution or linear layer,
-            or no calibration.
+        ValueError: an unknown engine, a number out of range, quantized attention, or no calibration.
         ImportError: the engine is not installed.
     """
     if engine not in COMPILERS:
         raise ValueError(f"engine {engine!r} times no single layers; choose from {', '.join(COMPILERS)}")
     if threads < 1 or repeats < 1:
         raise ValueError(f"threads is {threads} and repeats {repeats}; both are at least 1")
+    layers = {n: layer for n, layer in network.layers().items() if isinstance(layer, QuantLayer)}
+    if others := [name for name in network.layers() if name not in layers]:
+        raise ValueError(
+            f"layer {others[0]!r} is attention, which cannot be timed on its own; limit bops or bytes instead"
+        )
     shapes = _input_shapes(network, input_size)
-    runs: dict[tuple[str, str], Runner] = {}
-    alike: dict[str, str] = {}
-    for name, layer in track(
-        list(network.layers().items()), f"exporting layers for {engine}", transient=True
-    ):
-        if not isinstance(layer, QuantLayer):
-            raise ValueError(
-                f"layer {name!r} is attention, which cannot be timed on its own; limit bops or bytes"
-            )
-        alike[name] = _signature(layer, shapes[name])
+    runs: dict[str, Callable[[], object]] = {}
+    keys: dict[str, dict[str, str]] = {}  # what was timed for a layer, by mode
+    for name, layer in track(list(layers.items()), f"exporting layers for {engine}", transient=True):
+        shape = shapes[name]
+        keys[name] = {mode.name: f"{_signature(layer, shape)} at {mode.name}" for mode in _modes(layer)}
         for mode in _modes(layer):
-            key = alike[name], mode.name
-            if key not in runs:
-                runs[key] = _compiled(layer, mode, shapes[name], engine, threads)
-    images = {key: np.zeros((1, *shapes[name]), np.float32) for name, key in alike.items()}
-    found = interleaved({key: partial(run, images[key[0]]) for key, run in runs.items()}, repeats)
-    return {
-        name: {mode.name: found[alike[name], mode.name] for mode in _modes(layer)}
-        for name, layer in network.layers().items()
-        if isinstance(layer, QuantLayer)
-    }
+            if (key := keys[name][mode.name]) not in runs:
+                run = _compiled(layer, mode, shape, engine, threads)
+                runs[key] = partial(run, np.zeros((1, *shape), np.float32))
+    found = interleaved(runs, repeats)
+    return {name: {mode: found[key] for mode, key in row.items()} for name, row in keys.items()}
 
 
 def _modes(layer: QuantLayer) -> Iterator[BitMode]:
