@@ -88,7 +88,7 @@ def main() -> None:
     top = network.modes[-1].name
     searched_modes = options.search_modes.split(",") if options.seeds else []
     known = images_of(datamodule, "val").sample(1000) if searched_modes else images
-    for pair in pairs_of(network, [*searched_modes, top]):
+    for pair in pairs_of(mode_models(network, [*searched_modes, top])):
         pixels, relations = pixel_searchers(), relation_searchers(channels, coverage_of(pair, known))
         seeds = agreeing(pair, every.sample(3 * options.seeds, seed=1), options.seeds)
         loud = [one for one in (*pixels, *relations) if one.name not in options.skip.split(",")]

@@ -4,19 +4,24 @@
         --output benchmarks/results/search [--parts fronts certify]
 
 Candidates are scored on validation images; the best of each method is then measured on test images. All
-measurements are kept in the output folder's `work`: a run that was cut off goes on where it was.
+measurements are kept in the output folder's `journal`: a run that was cut off goes on where it was, and its
+tables hold what is done so far.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import quantizable
-from quantizable.assignment import add_modes
+from quantizable.assignment import add_modes, fingerprint
 from quantizable.bits import BitMode
 from quantizable.data import CIFAR10
 from quantizable.network import QuantizableNetwork
@@ -48,48 +53,70 @@ def spread(loader: object, count: int) -> tuple[Tensor, Tensor]:
     return images[chosen], labels[chosen]
 
 
-def fronts(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10) -> dict:
-    """The five searches at each budget; the best assignments on test images, norms fitted or not."""
+def fronts(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10) -> None:
+    """The five searches at each budget for each objective; the best assignments on test images."""
     space = Space.of(network)
     cost = bops_cost(network, torch.zeros(1, 3, 32, 32))
-    inputs = [x for (x, _), _ in zip(data.train_dataloader(), range(args.norm_batches), strict=False)]
+    budgets = {text: parse_budget(text, space, cost) for text in args.budgets}
+    inputs = [x for x, _ in islice(data.train_dataloader(), args.norm_batches)]
     add_modes(network, space.modes)
-    work = args.output / "journal"
-    scorer = Scorer(network, *spread(data.val_dataloader(), args.images), work, inputs)
-    tester = Scorer(network, *spread(data.test_dataloader(), args.test_images), work, inputs)
-    plain = Scorer(network, *spread(data.test_dataloader(), args.test_images), work)
-    rows, outcomes = [], list[Outcome]()
-    for text in args.budgets:
-        budget = parse_budget(text, space, cost)
-        for name, method in METHODS.items():
-            problem = Problem(space, cost, budget, scorer, args.objective, args.evaluations, args.seed)
-            outcome = solve(name, method, problem)
-            outcomes.append(outcome)
-            if outcome.best is None:
-                continue
-            assignment = space.assignment(outcome.best.genome)
-            rows.append(
-                {
+    for objective in args.objectives:
+        score, test = scorers(args, objective, network, data, inputs)
+        folder = args.output / objective
+        folder.mkdir(exist_ok=True)
+        rows, outcomes = [], list[Outcome]()
+        for text, budget in budgets.items():
+            for name, method in METHODS.items():
+                outcome = solve(
+                    name, method, Problem(space, cost, budget, score, objective, args.evaluations, args.seed)
+                )
+                outcomes.append(outcome)
+                write_front(folder, outcomes, cost, objective)
+                if outcome.best is None:
+                    continue
+                assignment = space.assignment(outcome.best.genome)
+                row = {
                     "budget": text,
                     "method": name,
                     "bops": outcome.best.cost,
                     "evaluations": len(outcome.trials),
                     "seconds": round(outcome.seconds, 1),
                     "validation": outcome.best.score,
-                    "test": tester(assignment),
-                    "test_norms_of_modes": plain(assignment),
+                    "test": test(assignment),
                     "bits": {layer: mode.name for layer, mode in assignment.items()},
                 }
-            )
-            write_front(args.output, outcomes, cost, args.objective)
-            write_json(args.output / "fronts.json", about(args) | {"rows": rows})
-    print_outcomes(outcomes, cost, args.objective)
-    return {"rows": rows}
+                rows.append(row)
+                write_json(folder / "fronts.json", about(args) | {"objective": objective, "rows": rows})
+                found = " ".join(f"{part} {row[part][objective]:.4f}" for part in ("validation", "test"))
+                print(f"{objective}, {text}, {name}: {found}, {row['seconds']} s", flush=True)
+        print_outcomes(outcomes, cost, objective)
+
+
+def scorers(
+    args: argparse.Namespace,
+    objective: str,
+    network: QuantizableNetwork,
+    data: CIFAR10,
+    inputs: Sequence[Tensor],
+) -> tuple[Scorer, Scorer]:
+    """What scores candidates on validation images, and their best on test images."""
+    make = partial(Scorer, network, folder=args.output / "journal", norm_inputs=inputs)
+    val, test = data.val_dataloader(), data.test_dataloader()
+    if objective != "acr":
+        return make(*spread(val, args.images)), make(*spread(test, args.test_images))
+    # agreement only breaks ties here: the time goes into certificates
+    few = Incremental(Smoothing(args.sigma, args.n, std=data.std, seed=args.seed), args.acr_samples)
+    more = replace(few, samples=args.samples)
+    count, test_count = args.robust_images, args.robust_test_images
+    return (
+        make(*spread(val, max(250, count)), incremental=few, robust_images=count),
+        make(*spread(test, max(250, test_count)), incremental=more, robust_images=test_count),
+    )
 
 
 def one_layer(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10) -> None:
     """Sensitivity in the network's own modes."""
-    inputs = [x for (x, _), _ in zip(data.train_dataloader(), range(args.norm_batches), strict=False)]
+    inputs = [x for x, _ in islice(data.train_dataloader(), args.norm_batches)]
     space = Space.of(network)
     scorer = Scorer(network, *spread(data.val_dataloader(), args.images), args.output / "journal", inputs)
     write_sensitivity(args.output, sensitivity(scorer, space, [BitMode(b, b) for b in (2, 4, 8)]))
@@ -100,7 +127,7 @@ def certify(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10
     images, labels = spread(data.test_dataloader(), args.certified)
     smoothing = Smoothing(args.sigma, args.n, std=data.std, seed=args.seed)
     incremental = Incremental(smoothing, args.samples)
-    settings = {"network": str(args.checkpoint), "images": len(images)}
+    settings = {"network": fingerprint(network), "images": len(images)}
     top, rows = network.modes[-1], {}
     scratch, runs = {}, {}
     for mode in reversed(network.modes):
@@ -121,6 +148,7 @@ def certify(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10
             row["incremental"] = summary(found)
             row["larger_than_scratch"] = sum(a.certificate.radius > b.certificate.radius for a, b in pairs)
         rows[mode.name] = row
+        print(f"mode {mode.name}: {row}", flush=True)
         write_json(args.output / "certified.json", about(args) | {"rows": rows})
 
 
@@ -128,7 +156,7 @@ def summary(results: list) -> dict:
     """ACR, certified accuracy at radii, samples per image and seconds."""
     return {
         "acr": average_certified_radius(results),
-        "certified_accuracy": {r: certified_accuracy(results, r) for r in (0.0, 0.05, 0.1, 0.25, 0.5)},
+        "certified_accuracy": {r: certified_accuracy(results, r) for r in (0.0, 0.05, 0.1, 0.25, 0.5, 0.75)},
         "samples_per_image": sum(r.certificate.samples for r in results) / len(results),
         "seconds": round(sum(r.seconds for r in results), 1),
     }
@@ -156,19 +184,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--root", type=Path, required=True, help="folder of CIFAR-10")
+    parser.add_argument("--root", type=Path, required=True, help="data folder, with CIFAR-10 in it")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/search"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--budgets", nargs="+", default=["4bit", "3bit", "5bit", "6bit"])
-    parser.add_argument("--objective", default="accuracy")
-    parser.add_argument("--evaluations", type=int, default=100)
-    parser.add_argument("--images", type=int, default=500, help="validation images that score a candidate")
-    parser.add_argument("--test-images", type=int, default=2000)
-    parser.add_argument("--norm-batches", type=int, default=2)
+    parser.add_argument("--objectives", nargs="+", choices=("accuracy", "acr"), default=["accuracy", "acr"])
+    parser.add_argument("--evaluations", type=int, default=50, help="candidates of each method and budget")
+    parser.add_argument("--images", type=int, default=1000, help="validation images, for accuracy")
+    parser.add_argument("--test-images", type=int, default=5000, help="test images, for accuracy")
+    parser.add_argument("--robust-images", type=int, default=16, help="validation images, for acr")
+    parser.add_argument("--acr-samples", type=int, default=50, help="noisy copies of each, for acr")
+    parser.add_argument("--robust-test-images", type=int, default=50, help="test images, for acr")
+    parser.add_argument("--norm-batches", type=int, default=1, help="of 128 training images")
     parser.add_argument("--certified", type=int, default=100, help="test images to certify")
     parser.add_argument("--sigma", type=float, default=0.25)
     parser.add_argument("--n", type=int, default=1000)
-    parser.add_argument("--samples", type=int, default=100, help="of incremental certification")
+    parser.add_argument(
+        "--samples", type=int, default=100, help="of incremental certification of test images"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)

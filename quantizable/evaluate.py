@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
-from quantizable.assignment import SavedAssignment, read_assignment
-from quantizable.bits import BitMode, parse_modes
+from quantizable.bits import BitMode
 from quantizable.checkpoint import load
-from quantizable.data.choice import check_fit, make_datamodule, validation_loader
-from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.chosen import Chosen, choose
+from quantizable.data.choice import trained_data, validation_loader
+from quantizable.network import QuantizableNetwork
 from quantizable.results import finite, plot_modes, print_table, write_json
 from quantizable.runs import make
 
@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--bits",
-        help="modes, separated by commas, or an assignment file (.yaml); default: all that the network has",
+        help="modes and assignment files (.yaml), separated by commas; default: all modes of the network",
     )
     parser.add_argument(
         "--set", choices=("test", "val"), default="test", help="images to use (default: test)"
@@ -43,29 +43,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table; write results.json and modes.png if asked to."""
     network = load(args.checkpoint)
-    saved: SavedAssignment | None = None
-    if args.bits and args.bits.endswith((".yaml", ".yml")):
-        saved = read_assignment(args.bits, network)
-        runs: dict[str, Assignment] = {Path(args.bits).stem: saved.bits}
-    else:
-        modes = (
-            [network.check_mode(m) for m in parse_modes(args.bits)]
-            if args.bits is not None
-            else network.modes
-        )
-        runs = {mode.name: mode for mode in modes}
-    datamodule = make_datamodule(args.data, network.info)
-    check_fit(network, datamodule)
+    datamodule = trained_data(network, args.data)
     if args.output:
         make(args.output)
+    runs = choose(args.bits, network, lambda: datamodule)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     datamodule.prepare_data()
     datamodule.setup("test" if args.set == "test" else "fit")
     test = args.set == "test"
     loader = datamodule.test_dataloader() if test else validation_loader(network, datamodule)
-    if saved is not None:
-        saved.apply(network, datamodule.train_dataloader() if saved.norm_batches else ())
     results = evaluate(network, track(loader, "evaluating", total=len(loader), transient=True), runs)
     print_table(results, f"{args.checkpoint}: {type(datamodule).__name__}, {args.set} set")
     if args.output:
@@ -81,29 +68,29 @@ def run(args: argparse.Namespace) -> int:
 def evaluate(
     network: QuantizableNetwork,
     loader: Iterable[tuple[Tensor, Tensor]],
-    modes: Sequence[BitMode] | Mapping[str, Assignment],
+    modes: Sequence[BitMode | Chosen],
 ) -> dict[str, dict[str, float]]:
     """Loss, top-1, top-5 and disagreement with the highest mode, as fractions, by mode name.
 
     Args:
         network: in evaluation mode.
         loader: yields (images ``[B, C, H, W]``, labels ``[B]``).
-        modes: modes of the network, or modes and assignments by name; the highest mode of the network runs
-            too, as the reference.
+        modes: modes of the network, or what ``choose`` gave; the network's highest mode runs too, as the
+            reference.
     """
-    runs = modes if isinstance(modes, Mapping) else {mode.name: mode for mode in modes}
-    sums = {name: dict.fromkeys(("loss", "top1", "top5", "disagreement"), 0.0) for name in runs}
+    runs = [Chosen(m.name, network, m) if isinstance(m, BitMode) else m for m in modes]
+    sums = {run.name: dict.fromkeys(("loss", "top1", "top5", "disagreement"), 0.0) for run in runs}
     count = 0
     for images, labels in loader:
         count += len(labels)
         with network.at_bits(network.modes[-1]):
             highest = network(images).float()
         reference = highest.argmax(1)
-        for name, bits in runs.items():
-            z, into = highest, sums[name]
-            if bits != network.modes[-1]:
-                with network.at_bits(bits):
-                    z = network(images).float()
+        for run in runs:
+            z, into = highest, sums[run.name]
+            if run.bits != network.modes[-1]:
+                with run.network.at_bits(run.bits) as switched:
+                    z = switched(images).float()
             ranked = z.topk(min(5, z.shape[1])).indices
             into["loss"] += F.cross_entropy(z, labels, reduction="sum").item()
             into["top1"] += (ranked[:, 0] == labels).sum().item()

@@ -12,7 +12,8 @@ from quantizable import QuantizableClassifier
 from quantizable.bits import BitMode
 from quantizable.cli import main
 from quantizable.data import Digits, Fake
-from quantizable.evaluate import check_fit, evaluate, make_datamodule
+from quantizable.data.choice import check_fit, make_datamodule
+from quantizable.evaluate import evaluate
 from tests.tiny import batches, trainer
 
 

@@ -20,6 +20,7 @@ ROOMS = [  # from the ground up; a room may import from those before it and from
     {"cifar_resnet", "patch_cnn", "stem", "models", "weights", "optim", "build"},
     {"results", "precision", "uncertainty", "recompute", "assignment"},
     {"module", "classifier", "data", "callbacks", "checkpoint", "runs", "settings"},
+    {"chosen"},
     {"deploy", "assess", "verify", "search"},
     {"training", "evaluate", "dashboard", "compare", "cli"},
 ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from rich.console import Console
 
 from quantizable.assess.corruptions import CORRUPTIONS, SEVERITIES, suite
 from quantizable.assess.images import Images, images_of
-from quantizable.assess.models import mode_models
+from quantizable.assess.models import Model, chosen_models
 from quantizable.assess.repair import repair
 from quantizable.assess.report import log_wandb, print_summary, write_report
 from quantizable.assess.search.compare import (
@@ -24,10 +24,10 @@ from quantizable.assess.search.compare import (
 from quantizable.assess.search.constraint import Constraint, LInf, Psnr
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, attempt, pairs_of, searched, study_cascade, study_indicators
-from quantizable.bits import BitMode, parse_modes
 from quantizable.checkpoint import load
+from quantizable.chosen import choose
 from quantizable.data import ImageDataModule
-from quantizable.data.choice import check_fit, make_datamodule
+from quantizable.data.choice import trained_data
 from quantizable.network import QuantizableNetwork
 
 KNOWN = 1000  # held-out training images that surprise is measured against
@@ -37,10 +37,11 @@ def run(args: argparse.Namespace) -> int:
     """Assess, print and write; 130 after Ctrl-C, with what was found until then written all the same."""
     constraints = check_options(args)
     network = load(args.checkpoint)
-    modes = network.modes if args.bits is None else [network.check_mode(m) for m in parse_modes(args.bits)]
-    if len(modes) < 2:
+    datamodule = trained_data(network, args.data)
+    chosen = choose(args.bits, network, lambda: datamodule)
+    if len(chosen) < 2:
         raise ValueError(f"--bits {args.bits}: an assessment compares modes; give at least two")
-    datamodule = data_for(network, args.data)
+    datamodule.prepare_data()
     images = images_of(datamodule, count=args.images, seed=args.seed)
     train = images_of(datamodule, "train") if args.repair else None
     names = corruption_names(args.corruptions, images.pixels.shape[1])
@@ -48,15 +49,19 @@ def run(args: argparse.Namespace) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     study = Study(f"{args.checkpoint}: {type(datamodule).__name__}", images.class_names)
     try:
-        assess(study, network, modes, images, names, natural, args)
+        models = chosen_models(chosen)
+        assess(study, network, models, images, names, natural, args)
         if train is not None:
-            for mode in modes[:-1]:
-                action = partial(repair, network, mode, train, images, args.repair, seed=args.seed)
-                if done := attempt(study, f"repair of mode {mode.name}", action):
-                    study.repairs[mode.name] = done[1]
+            for one in chosen[:-1]:
+                if isinstance(one.bits, Mapping):
+                    study.skipped[f"repair of {one.name}"] = "an assignment; only modes are fine-tuned"
+                    continue
+                action = partial(repair, network, one.bits, train, images, args.repair, seed=args.seed)
+                if done := attempt(study, f"repair of mode {one.name}", action):
+                    study.repairs[one.name] = done[1]
         if args.search:
             known = attempt(study, "surprise coverage", lambda: images_of(datamodule, "val", KNOWN))
-            search_all(study, network, modes, images, known, constraints, args)
+            search_all(study, models, images, known, constraints, args)
     except KeyboardInterrupt:
         study.complete = False
     print_summary(study)
@@ -84,8 +89,7 @@ def check_options(args: argparse.Namespace) -> tuple[Constraint, Constraint]:
 
 def data_for(network: QuantizableNetwork, words: Sequence[str]) -> ImageDataModule:
     """The data module that suits the network, ready to be read."""
-    datamodule = make_datamodule(words, network.info)
-    check_fit(network, datamodule)
+    datamodule = trained_data(network, words)
     datamodule.prepare_data()
     return datamodule
 
@@ -113,7 +117,7 @@ def corruption_names(text: str, channels: int) -> list[str]:
 def assess(
     study: Study,
     network: QuantizableNetwork,
-    modes: Sequence[BitMode],
+    models: Mapping[str, Model],
     images: Images,
     names: Sequence[str],
     natural: dict[str, Images],
@@ -124,7 +128,7 @@ def assess(
     console = Console()
     try:
         with console.status("clean images") as status:
-            for one in shifts(mode_models(network, modes), images, names, severities, natural, args.seed):
+            for one in shifts(models, images, names, severities, natural, args.seed):
                 study.shifts.append(one)
                 status.update(f"{one.shift} {one.severity or ''}: {len(study.shifts)} sets measured")
     finally:
@@ -136,8 +140,7 @@ def assess(
 
 def search_all(
     study: Study,
-    network: QuantizableNetwork,
-    modes: Sequence[BitMode],
+    models: Mapping[str, Model],
     images: Images,
     known: Images | None,
     constraints: tuple[Constraint, Constraint],
@@ -149,7 +152,7 @@ def search_all(
     """
     near, loud = constraints
     pixels = pixel_searchers()
-    for pair in pairs_of(network, [mode.name for mode in modes]):
+    for pair in pairs_of(models):
         seeds = attempt(study, f"search, {pair.name}", partial(agreeing, pair, images, args.search))
         if seeds is None:
             continue

@@ -26,7 +26,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "data", nargs="*", metavar="data=NAME data.KEY=VALUE", help="default: the data it was trained on"
     )
     add = parser.add_argument
-    add("--bits", help="modes, separated by commas; the highest is the reference; default: all")
+    add(
+        "--bits",
+        help="modes and assignment files (.yaml), separated by commas; the highest mode is the reference; "
+        "default: all modes",
+    )
     add("--images", type=int, help="test images, chosen at random (default: all)")
     add("--corruptions", default="all", help="names separated by commas, all (default) or none")
     add("--severities", default="1,2,3,4,5", help="of the corruptions (default: 1,2,3,4,5)")

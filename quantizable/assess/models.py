@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from quantizable.bits import ModeLike
+from quantizable.chosen import Chosen
 from quantizable.deploy import Session
-from quantizable.network import QuantizableNetwork
+from quantizable.network import Assignment, QuantizableNetwork
 
 Model = Callable[[Tensor], Tensor]
 """Pixels ``[B, C, H, W]`` in [0, 1] to logits ``[B, K]``: a mode, an ONNX session, another framework's
@@ -21,16 +22,16 @@ CHUNK = 64  # inputs in one forward pass: a CIFAR network's activations then sta
 
 @dataclass(frozen=True)
 class ModeModel:
-    """One mode of a network, fed with pixels: images are normalised here and nowhere before.
+    """One mode of a network, or an assignment, fed with pixels: images are normalised here alone.
 
     Args:
         network: in evaluation mode.
-        mode: one of its modes.
+        mode: as its ``set_bits`` takes it.
         mean, std: per channel, as in training; empty for images that are not normalised.
     """
 
     network: QuantizableNetwork
-    mode: ModeLike
+    mode: Assignment
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
 
@@ -76,10 +77,17 @@ def mode_models(network: QuantizableNetwork, modes: Iterable[ModeLike] | None = 
         ValueError: a mode that the network lacks.
     """
     asked = network.modes if modes is None else sorted({network.check_mode(mode) for mode in modes})
-    info = getattr(network, "info", {})
-    mean, std = tuple(info.get("mean") or ()), tuple(info.get("std") or ())
-    network.eval()
-    return {mode.name: ModeModel(network, mode, mean, std) for mode in asked}
+    return chosen_models([Chosen(mode.name, network, mode) for mode in asked])
+
+
+def chosen_models(chosen: Iterable[Chosen]) -> dict[str, Model]:
+    """What :func:`quantizable.chosen.choose` gave, by name and in its order."""
+    models: dict[str, Model] = {}
+    for one in chosen:
+        info = getattr(one.network, "info", {})
+        mean, std = tuple(info.get("mean") or ()), tuple(info.get("std") or ())
+        models[one.name] = ModeModel(one.network.eval(), one.bits, mean, std)
+    return models
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 
 from quantizable.assess.guard import CascadePoint, cascade, choose_guard, thresholds_for
 from quantizable.assess.indicators import Quality, indicator_quality
-from quantizable.assess.models import Pair, mode_models
+from quantizable.assess.models import Model, Pair
 from quantizable.assess.repair import Repair
 from quantizable.assess.search.compare import Row
 from quantizable.assess.search.hunt import Found
@@ -101,8 +101,9 @@ def study_cascade(
     Args:
         input_size: channels, height, width, for the count of operations.
     """
-    names = study.shifts[0].agreement.names
-    modes = {mode.name: mode for mode in network.modes if mode.name in names}
+    measured = study.shifts[0].agreement.names
+    modes = {mode.name: mode for mode in network.modes if mode.name in measured}
+    names = list(modes)  # an assignment has no operations of its own in these tables
     study.bops = dict.fromkeys(modes, 0.0)
     for cost in layer_costs(network, input_size, modes.values()):
         study.bops[cost.mode] += cost.bops
@@ -128,9 +129,8 @@ def study_cascade(
     )  # fmt: skip
 
 
-def pairs_of(network: QuantizableNetwork, names: Sequence[str]) -> Iterator[Pair]:
-    """Each mode against the last of ``names``."""
-    models = mode_models(network, names)
+def pairs_of(models: Mapping[str, Model]) -> Iterator[Pair]:
+    """Each model against the last."""
     top = list(models)[-1]
     for name in list(models)[:-1]:
         yield Pair(models[top], models[name], f"{name} against {top}")

@@ -81,3 +81,18 @@ def validation_loader(network: QuantizableNetwork, datamodule: ImageDataModule) 
             stacklevel=3,
         )
     return loader
+
+
+def trained_data(network: QuantizableNetwork, words: Sequence[str] = ()) -> ImageDataModule:
+    """The data module that the words ask for (see :func:`make_datamodule`), if it fits the network.
+
+    Args:
+        network: as :func:`quantizable.load` gives it.
+        words: ``data=NAME data.KEY=VALUE``; by default the data of training.
+
+    Raises:
+        ValueError: as :func:`make_datamodule` and :func:`check_fit`.
+    """
+    datamodule = make_datamodule(words, network.info)
+    check_fit(network, datamodule)
+    return datamodule

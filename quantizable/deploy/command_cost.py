@@ -18,8 +18,9 @@ from rich.table import Table
 from quantizable.bits import FLOAT_BITS, parse_modes
 from quantizable.deploy.artefact import save_qz
 from quantizable.deploy.cost import as_rows, layer_costs, mode_costs
-from quantizable.deploy.files import written_whole
+from quantizable.deploy.files import check_target, written_whole
 from quantizable.deploy.latency import interleaved
+from quantizable.deploy.layer_latency import layer_latencies
 from quantizable.deploy.load import load
 from quantizable.deploy.preprocessing import input_size_of
 from quantizable.deploy.session import ENGINES, Session
@@ -37,6 +38,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--engines", default="", help=f"also measure latency, on {', '.join(ENGINES)} (commas)"
     )
     parser.add_argument("--threads", type=int, default=2, help="of one inference (default: 2)")
+    parser.add_argument(
+        "--layer-latency",
+        type=Path,
+        metavar="FILE",
+        help="also time each layer in each mode on the one engine given: JSON for search bits --cost latency",
+    )
     parser.add_argument("--layers", action="store_true", help="print a row per layer, too")
     parser.add_argument(
         "--results", type=Path, help="results.json with accuracies; default: beside the checkpoint"
@@ -50,6 +57,10 @@ def run(args: argparse.Namespace) -> int:
     engines = [name for name in args.engines.split(",") if name]
     if unknown := [name for name in engines if name not in ENGINES]:
         raise ValueError(f"engine {', '.join(unknown)} is unknown; choose from {', '.join(ENGINES)}")
+    if args.layer_latency and len(engines) != 1:
+        raise ValueError("--layer-latency times layers on one engine; give --engines openvino or onnxruntime")
+    if args.layer_latency:
+        check_target(args.layer_latency)
     network = load(args.checkpoint)
     modes = network.modes if args.bits is None else [network.check_mode(m) for m in parse_modes(args.bits)]
     layers = layer_costs(network, input_size_of(network), modes)
@@ -69,6 +80,11 @@ def run(args: argparse.Namespace) -> int:
         write_csv(args.output / "cost.csv", rows)
         write_csv(args.output / "layers.csv", as_rows(layers))
         plot(args.output / "cost.png", rows, engines)
+    if args.layer_latency:
+        table = layer_latencies(network, input_size_of(network), engines[0], args.threads)
+        with written_whole(args.layer_latency) as temporary:
+            temporary.write_text(json.dumps(table, indent=1) + "\n")
+        print(f"latency of {len(table)} layers kept in {args.layer_latency}")
     return 0
 
 

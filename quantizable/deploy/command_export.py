@@ -9,14 +9,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from quantizable.bits import FLOAT_BITS, BitMode, parse_modes
+from quantizable.bits import FLOAT_BITS
+from quantizable.chosen import FILES, choose
+from quantizable.data.choice import trained_data
 from quantizable.deploy.artefact import save_qz
 from quantizable.deploy.export import STYLES, WEIGHT_STORAGE, export_onnx
 from quantizable.deploy.files import check_target
 from quantizable.deploy.load import load
 from quantizable.deploy.openvino_format import export_openvino
 from quantizable.deploy.requirements import require
-from quantizable.network import QuantizableNetwork
 
 FORMATS = ("qz", "onnx", "openvino")
 
@@ -25,7 +26,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser("export", help="write integer files: .qz (every mode), ONNX, OpenVINO")
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of training, or a .qz file")
-    parser.add_argument("--bits", help="modes, separated by commas; default: all that are integer")
+    parser.add_argument(
+        "data", nargs="*", metavar="data=NAME data.KEY=VALUE", help="to fit the norms of an assignment with"
+    )
+    parser.add_argument(
+        "--bits",
+        help="modes and assignment files (.yaml), separated by commas; default: all modes that are integer",
+    )
     parser.add_argument(
         "--format", default="qz", help=f"separated by commas: {', '.join(FORMATS)} (default: qz)"
     )
@@ -42,13 +49,19 @@ def run(args: argparse.Namespace) -> int:
     formats = args.format.split(",")
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ValueError(f"format {', '.join(unknown)} is unknown; choose from {', '.join(FORMATS)}")
+    files = [word for word in (args.bits or "").split(",") if word.endswith(FILES)]
+    if files and "qz" in formats:
+        raise ValueError(
+            f"a .qz file holds modes and no assignment such as {files[0]}; choose --format onnx or openvino"
+        )
     for name in formats:
         if name != "qz":
             require("onnxscript", f"format {name!r}")
         if name == "openvino":
             require("openvino", f"format {name!r}")
     network = load(args.checkpoint)
-    modes = chosen_modes(network, args.bits)
+    integer = [mode for mode in network.modes if mode.weight != FLOAT_BITS]
+    chosen = choose(args.bits, network, lambda: trained_data(network, args.data), integer)
     folder = args.output or args.checkpoint.parent
     stem = args.checkpoint.stem
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,25 +70,18 @@ def run(args: argparse.Namespace) -> int:
     reports: dict[str, dict[str, str]] = {}
     if "qz" in formats:
         written.append(folder / f"{stem}.qz")
-        save_qz(network, written[-1], modes)
-    for mode in modes:
+        save_qz(network, written[-1], [one.name for one in chosen])
+    for one in chosen:
         if "onnx" in formats:
-            written.append(folder / f"{stem}_{mode}.onnx")
-            reports[mode.name] = export_onnx(
-                network, written[-1], mode, style=args.style, weight_storage=args.weights
+            written.append(folder / f"{stem}_{one.name}.onnx")
+            reports[one.name] = export_onnx(
+                one.network, written[-1], one.bits, style=args.style, weight_storage=args.weights
             )
         if "openvino" in formats:
-            written.append(folder / f"{stem}_{mode}.xml")
-            reports[mode.name] = export_openvino(network, written[-1], mode)
+            written.append(folder / f"{stem}_{one.name}.xml")
+            reports[one.name] = export_openvino(one.network, written[-1], one.bits)
     show(written, reports)
     return 0
-
-
-def chosen_modes(network: QuantizableNetwork, bits: str | None) -> list[BitMode]:
-    """The modes named, or all whose weights are integers."""
-    if bits is not None:
-        return [network.check_mode(mode) for mode in parse_modes(bits)]
-    return [mode for mode in network.modes if mode.weight != FLOAT_BITS]
 
 
 def show(written: list[Path], reports: dict[str, dict[str, str]]) -> None:

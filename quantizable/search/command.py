@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from quantizable.assignment import SavedAssignment, add_modes, fingerprint, read_assignment, write_assignment
+from quantizable.assignment import SavedAssignment, add_modes, fingerprint, write_assignment
+from quantizable.bits import ModeLike
 from quantizable.checkpoint import load
-from quantizable.data.choice import check_fit, make_datamodule, validation_loader
-from quantizable.network import QuantizableNetwork
+from quantizable.chosen import choose
+from quantizable.data.choice import trained_data, validation_loader
+from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.results import write_json
 from quantizable.search.certification import Certification, average_certified_radius, certified_accuracy
 from quantizable.search.costs import COSTS, Cost, bops_cost, bytes_cost, latency_cost
@@ -58,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     _norms(one)
     certify = _part(parts, "certify", "certified radii of modes or of an assignment", run_certify, images=100)
     certify.add_argument(
-        "--bits", help="modes, separated by commas, or an assignment file (default: all modes)"
+        "--bits", help="modes and assignment files, separated by commas (default: all modes)"
     )
     certify.add_argument("--from", dest="first", help="certify incrementally from this mode")
     certify.add_argument("--samples", type=int, default=100, help="noisy images per image, with --from")
@@ -106,8 +108,7 @@ class Setting:
         if args.images < 1:
             raise ValueError(f"--images is {args.images}; at least 1 is needed")
         self.network: QuantizableNetwork = load(args.checkpoint)
-        self.data = make_datamodule(args.data, self.network.info)
-        check_fit(self.network, self.data)
+        self.data = trained_data(self.network, args.data)
         self.output: Path = args.output or args.checkpoint.parent / "search"
         self.output.mkdir(parents=True, exist_ok=True)
         self.test, self.count = test, args.images
@@ -148,6 +149,8 @@ def run_bits(args: argparse.Namespace) -> int:
     space = Space.of(network)
     image = torch.zeros(1, setting.data.in_chans, setting.data.image_size, setting.data.image_size)
     cost = make_cost(args.cost, network, image, args.latency_table)
+    for mode in space.modes:  # a table may lack some
+        cost.total(space.layer_modes(space.uniform(mode)))
     budgets = {text: parse_budget(text, space, cost) for text in args.budget.split(",")}
     incremental = None
     if args.objective == "acr":
@@ -169,8 +172,12 @@ def run_bits(args: argparse.Namespace) -> int:
                 about = {"method": name, "cost": cost.name, "of": outcome.best.cost, **outcome.best.score}
                 assignment = SavedAssignment(space.assignment(outcome.best.genome), args.norm_batches, about)
                 write_assignment(setting.output / f"{name}-{text}.yaml", network, assignment)
+                found = f"{args.objective} {outcome.best.score[args.objective]:.4f}"
+                print(f"{text}, {name}: {found}, {outcome.seconds:.0f} s", flush=True)
             write_front(setting.output, outcomes, cost, args.objective)
     print_outcomes(outcomes, cost, args.objective)
+    asked = sum(len(outcome.trials) for outcome in outcomes)
+    print(f"{asked} evaluations, {scorer.measured} of them measured now; the others were known already")
     print(f"kept in {setting.output}: front.csv, front.png and the best assignments, METHOD-BUDGET.yaml")
     return 0
 
@@ -195,7 +202,10 @@ def make_cost(name: str, network: QuantizableNetwork, image: Tensor, table: Path
         raise ValueError(f"cost {name!r} is unknown; choose from {', '.join(COSTS)}")
     if name == "latency":
         if table is None:
-            raise ValueError("--cost latency needs --latency-table FILE, measured on the device")
+            raise ValueError(
+                "--cost latency needs --latency-table FILE; to measure one: "
+                "quantizable cost CHECKPOINT --engines openvino --layer-latency FILE"
+            )
         return latency_cost(table, network)
     return bops_cost(network, image) if name == "bops" else bytes_cost(network)
 
@@ -220,12 +230,7 @@ def run_certify(args: argparse.Namespace) -> int:
     network, smoothing = setting.network, setting.smoothing(args)
     incremental = None if args.first is None else Incremental(smoothing, args.samples)
     first_mode = None if args.first is None else network.check_mode(args.first)
-    named: dict[str, SavedAssignment] = {}
-    if args.bits and args.bits.endswith((".yaml", ".yml")):
-        named[Path(args.bits).stem] = read_assignment(args.bits, network)
-    else:
-        modes = network.modes if not args.bits else [network.check_mode(m) for m in args.bits.split(",")]
-        named = {mode.name: SavedAssignment({"*": mode}) for mode in modes}
+    chosen = choose(args.bits, network, lambda: setting.data)
     images, labels = setting.images()
     about = {"network": fingerprint(network), "images": len(images), "data": type(setting.data).__name__}
     first = None
@@ -235,17 +240,17 @@ def run_certify(args: argparse.Namespace) -> int:
         with network.at_bits(first_mode):
             first.run(network, images, labels)
     summary = {}
-    for name, assignment in named.items():
-        assignment.apply(network, setting.training_inputs(assignment.norm_batches))
-        own = about | {"bits": {k: str(v) for k, v in assignment.bits.items()}}
-        if incremental is None or first is None:
-            run = Certification(setting.output, f"certified-{name}", smoothing, own)
-            results = run.run(network, images, labels)
-        else:
-            own |= {"from": args.first, "samples": args.samples}
-            run = Certification(setting.output, f"from-{args.first}-{name}", smoothing, own)
-            results = run.fill(partial(incremental.certify_like, network, first), images, labels)
-        summary[name] = {
+    for one in chosen:
+        own = about | {"bits": {k: str(v) for k, v in _by_layer(one.bits).items()}}
+        with one.network.at_bits(one.bits):
+            if incremental is None or first is None:
+                run = Certification(setting.output, f"certified-{one.name}", smoothing, own)
+                results = run.run(one.network, images, labels)
+            else:
+                own |= {"from": args.first, "samples": args.samples}
+                run = Certification(setting.output, f"from-{args.first}-{one.name}", smoothing, own)
+                results = run.fill(partial(incremental.certify_like, one.network, first), images, labels)
+        summary[one.name] = {
             "acr": average_certified_radius(results),
             "certified_accuracy": {str(r): certified_accuracy(results, r) for r in RADII},
             "samples_per_image": sum(r.certificate.samples for r in results) / len(results),
@@ -258,6 +263,10 @@ def run_certify(args: argparse.Namespace) -> int:
         {"sigma": smoothing.sigma, "n": smoothing.n, "images": len(images), "bits": summary},
     )
     return 0
+
+
+def _by_layer(bits: Assignment) -> Mapping[str, ModeLike]:
+    return bits if isinstance(bits, Mapping) else {"*": bits}
 
 
 def _print_certified(summary: dict, smoothing: Smoothing) -> None:

@@ -28,13 +28,11 @@ class Cost:
         name: ``"bops"``, ``"bytes"``, ``"latency"`` or your own.
         unit: for tables and pictures.
         of: (layer name, mode that it runs in) to cost.
-        known: whether it is defined for widths that the network does not hold (for budgets such as 3 bits).
     """
 
     name: str
     unit: str
     of: Callable[[str, BitMode], float]
-    known: bool = True
 
     def total(self, assignment: Mapping[str, BitMode]) -> float:
         """The cost of an assignment that names the mode of every layer."""
@@ -83,6 +81,8 @@ def bytes_cost(network: QuantizableNetwork) -> Cost:
 def latency_cost(path: str | Path, network: QuantizableNetwork) -> Cost:
     """Milliseconds per image from a JSON file ``{layer: {mode: milliseconds}}`` of measurements.
 
+    ``quantizable cost CHECKPOINT --engines openvino --layer-latency FILE`` makes one.
+
     Raises:
         ValueError: no such file, or it is not of that form or lacks a layer.
     """
@@ -101,4 +101,4 @@ def latency_cost(path: str | Path, network: QuantizableNetwork) -> Cost:
             raise ValueError(f"the latency table {path} lacks mode {mode.name} of layer {name!r}")
         return table[name][mode]
 
-    return Cost("latency", "milliseconds per image", of, known=False)
+    return Cost("latency", "milliseconds per image", of)

@@ -71,7 +71,8 @@ class Smoothing:
         alpha: largest probability that a certificate is wrong, in (0, 1).
         std: the data's standard deviations per channel, by which its images are divided; noise is too.
         seed: of the noise.
-        batch: noisy images per forward pass; changes nothing but memory and speed.
+        batch: noisy images per forward pass; changes nothing but memory and speed (fast on a CPU: about
+            100; on a GPU: 1000 and more).
 
     Raises:
         ValueError: a value out of range, or so few samples that even n equal answers certify nothing.
@@ -83,10 +84,10 @@ class Smoothing:
     alpha: float = 0.001
     std: tuple[float, ...] = (1.0,)
     seed: int = 0
-    batch: int = 1000
+    batch: int = 100
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
+        if not 0 < self.sigma < math.inf:
             raise ValueError(
                 f"sigma is {self.sigma}; it is the noise's standard deviation, above 0, such as 0.25"
             )
@@ -120,9 +121,10 @@ class Smoothing:
             stream: ``SELECTION`` or ``ESTIMATION``.
             count: how many copies.
         """
-        pieces = [
-            classify(x + noise.to(x)).argmax(1).cpu() for noise in self.noise(image, stream, count, x.shape)
-        ]
+        pieces = []
+        for noise in self.noise(image, stream, count, x.shape):
+            noisy = (x + noise.to(x)).contiguous(memory_format=torch.channels_last)  # faster on CPUs
+            pieces.append(classify(noisy).argmax(1).cpu())
         return torch.cat(pieces)
 
     def select(self, classify: Classifier, x: Tensor, image: int) -> tuple[int, float]:

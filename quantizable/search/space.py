@@ -97,7 +97,7 @@ class Space:
     def check_budget(self, cost: Cost, budget: float) -> None:
         """``ValueError``, with the smallest possible cost, if no assignment stays within the budget."""
         smallest = cost.total(self.layer_modes(self.lowest))
-        if budget < smallest:
+        if not budget >= smallest:  # nor NaN
             raise ValueError(
                 f"budget {budget:g} {cost.unit} is too small: the smallest assignment needs {smallest:g}"
             )
@@ -134,25 +134,21 @@ def parse_budget(text: str, space: Space, cost: Cost) -> float:
     """``"4bit"`` (what a uniform 4-bit assignment costs, held or not) or a number in the cost's unit.
 
     Raises:
-        ValueError: another form, or a budget below the smallest assignment.
+        ValueError: another form, a width that a table of latencies lacks, or a budget below the smallest
+            assignment.
     """
+    uniform = text.endswith("bit")
     try:
-        if text.endswith("bit"):
-            if not cost.known:
-                raise ValueError(
-                    f"{cost.name} is known for measured modes only; give a number of {cost.unit}"
-                )
-            bits = float(text.removesuffix("bit"))
-            if not 1 <= bits <= 16:
-                raise ValueError(f"{bits:g} bits is out of range; give 1 to 16")
-            # both costs grow smoothly in the width: 3.5bit lies on the line between the uniform 3 and 4 bits
-            low = int(bits)
-            ends = [_uniform_cost(space, cost, width) for width in (low, min(low + 1, 16))]
-            budget = ends[0] + (bits - low) * (ends[1] - ends[0])
-        else:
-            budget = float(text)
+        budget = float(text.removesuffix("bit"))
+        if uniform and not 1 <= budget <= 16:
+            raise ValueError("uniform bits are 1 to 16")
     except ValueError as error:
         raise ValueError(f"budget {text!r} is not understood: {error}; write 4bit or a number") from None
+    if uniform:
+        low, above = int(budget), budget % 1
+        budget = _uniform_cost(space, cost, low)
+        if above:  # 3.5bit lies on the line between the uniform 3 and 4 bits
+            budget += above * (_uniform_cost(space, cost, low + 1) - budget)
     space.check_budget(cost, budget)
     return budget
 

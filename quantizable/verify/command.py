@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   quantizable verify checkpoint.ckpt --modes 32 4 --inputs x.npy --radius 0.01 --eps 0.5
   quantizable verify p1.npz --modes 32 8 --inputs pixels.npy --radius 3 --eps 1 --output report/
   quantizable verify checkpoint.ckpt --modes 4 --robust --inputs x.npy --radius 0.01
+  quantizable verify checkpoint.ckpt data.root=data --modes 32 found.yaml --inputs x.npy --radius 0.01 --eps 1
   quantizable verify --check report/certificate-0.json
 """
 
@@ -49,8 +50,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="a checkpoint of this library, or an .npz of a fully connected ReLU network "
         "(W0, b0, ...) on pixels 0..255, whose modes are fixed point",
     )
+    parser.add_argument(
+        "data",
+        nargs="*",
+        metavar="data=NAME data.KEY=VALUE",
+        help="to fit the norms of an assignment with (default: the data of training)",
+    )
     parser.add_argument("--check", type=Path, metavar="CERTIFICATE", help="recompute and compare")
-    parser.add_argument("--modes", nargs="+", default=["32", "4"], help="two modes (default 32 4)")
+    parser.add_argument(
+        "--modes", nargs="+", default=["32", "4"], help="two modes or assignment files (default 32 4)"
+    )
     parser.add_argument("--inputs", type=Path, help=".npy of inputs (n, *input_shape)")
     parser.add_argument("--radius", type=float, help="half width of the box, in input units")
     parser.add_argument("--minimum", type=float, default=None, help="smallest legal input")
@@ -72,12 +81,22 @@ def run(args: argparse.Namespace) -> int:
         return 2
 
 
-def load_graphs(path: Path, modes: list[str], input_shape: tuple[int, ...]) -> list[Graph]:
+def load_graphs(
+    path: Path, modes: Sequence[str], input_shape: tuple[int, ...], data: Sequence[str] = ()
+) -> list[Graph]:
     """The stages of a network file in each of the modes.
+
+    Args:
+        path: a checkpoint or an ``.npz``.
+        modes: modes or assignment files.
+        input_shape: of one input.
+        data: words ``data=NAME data.KEY=VALUE`` that say where an assignment's norms are fitted; by default
+            on the data of training.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a mode the network lacks, or see ``graph_of`` and ``load_npz``.
+        ValueError: a mode the network lacks, an assignment of another network, or see ``graph_of`` and
+            ``load_npz``.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no network file {path}; give a checkpoint or an .npz")
@@ -90,11 +109,17 @@ def load_graphs(path: Path, modes: list[str], input_shape: tuple[int, ...]) -> l
             for mode in modes
         ]
     from quantizable.checkpoint import load  # what loads checkpoints needs Lightning
+    from quantizable.chosen import choose
+    from quantizable.data.choice import trained_data
     from quantizable.verify.trace import graph_of
 
     network = load(path)
-    asked = [network.check_mode(mode) for mode in modes]  # all of them before any is translated
-    return [graph_of(network, input_shape, mode) for mode in asked]
+    chosen = [one for mode in modes for one in choose(mode, network, lambda: trained_data(network, data))]
+    graphs = []
+    for one in chosen:
+        with one.network.at_bits(one.bits):
+            graphs.append(graph_of(one.network, input_shape))
+    return graphs
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -118,7 +143,7 @@ def _verify(args: argparse.Namespace) -> int:
         *_limits(args, pixels),
         integer=pixels,
     )
-    graphs = load_graphs(args.network, args.modes, tuple(inputs.shape[1:]))
+    graphs = load_graphs(args.network, args.modes, tuple(inputs.shape[1:]), args.data)
     if inputs.shape[1:] != graphs[0].input_shape:
         raise ValueError(
             f"{args.inputs} holds inputs of shape {tuple(inputs.shape[1:])}, the network takes "
@@ -161,7 +186,7 @@ def _check(args: argparse.Namespace) -> int:
     if file_sha256(path) != old.network_sha256:
         print(f"not confirmed: {path} is not the file that the certificate is about")
         return 1
-    graphs = load_graphs(path, old.modes, tuple(old.input_shape))
+    graphs = load_graphs(path, old.modes, tuple(old.input_shape), args.data)
     use_milp = old.method.startswith("milp")
     verdict = _decider(graphs, old.output, old.eps, old.time_limit, use_milp)(old.box)
     hashes = [graph.sha256 for graph in graphs]

@@ -99,6 +99,8 @@ def test_sensitivity_leaves_its_table_and_picture(checkpoint: str, tmp_path: Pat
         (["bits", "--evaluations", "0"], "at least 1"),
         (["bits", "--norm-batches", "0"], "give --norm-batches 1 or more"),
         (["bits", "--objective", "acr", "--sigma", "0"], "sigma is 0"),
+        (["bits", "--objective", "acr", "--sigma", "inf"], "sigma is inf"),
+        (["bits", "--objective", "acr", "--robust-images", "0"], "robust_images is 0"),
         (["certify", "--sigma", "-1"], "sigma is -1"),
         (["certify", "--n", "5"], "needed are at least 10"),
         (["certify", "--bits", "3"], "no mode 3"),

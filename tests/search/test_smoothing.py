@@ -83,7 +83,7 @@ def test_noise_is_normalised_and_depends_on_image_and_stream_but_not_on_the_batc
     drawn = noise()
     assert drawn.shape == (730, 2, 9, 9)
     assert drawn.std(dim=(0, 2, 3)).tolist() == pytest.approx([0.5 / 0.25, 0.5 / 2.0], rel=0.02)
-    assert torch.equal(drawn, noise(batch=100))
+    assert torch.equal(drawn, noise(batch=300))
     assert torch.equal(drawn[:80], noise(count=80))
     for other in (noise(image=4), noise(stream=SELECTION), noise(seed=1)):
         assert not torch.equal(drawn, other)
@@ -95,6 +95,7 @@ def test_noise_is_normalised_and_depends_on_image_and_stream_but_not_on_the_batc
         ({"sigma": 0}, "sigma is 0"),
         ({"sigma": -0.25}, "sigma is -0.25"),
         ({"sigma": float("nan")}, "sigma is nan"),
+        ({"sigma": float("inf")}, "sigma is inf"),
         ({"alpha": 0.0}, "alpha is 0.0"),
         ({"n": 9}, "needed are at least 10"),
         ({"n0": 0}, "n0 is 0"),

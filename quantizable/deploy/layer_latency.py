@@ -1,0 +1,118 @@
+"""How long each layer takes on an engine in each mode: the table that a search within milliseconds needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import partial
+from itertools import product
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from quantizable.bits import FLOAT_BITS, BitMode
+from quantizable.deploy.engines import Runner, compile_onnxruntime, compile_openvino
+from quantizable.deploy.export import onnx_model
+from quantizable.deploy.latency import interleaved
+from quantizable.fitting import evaluating
+from quantizable.network import QuantizableNetwork
+from quantizable.nn import QuantLayer
+
+COMPILERS: dict[str, Callable[[bytes, int, tuple[int, ...]], Runner]] = {
+    "onnxruntime": compile_onnxruntime,
+    "openvino": compile_openvino,
+}
+
+
+def layer_latencies(
+    network: QuantizableNetwork,
+    input_size: tuple[int, int, int],
+    engine: str = "openvino",
+    threads: int = 1,
+    repeats: int = 20,
+) -> dict[str, dict[str, float]]:
+    """Median milliseconds of one image by layer and mode, ``{"layer1.0.conv1": {"4": 0.1, "w4a8": ...}}``.
+
+    Each layer is exported on its own, with the quantization of its input, and timed at batch 1 (see
+    :func:`quantizable.deploy.latency.interleaved`). Layers of one shape are timed once. What lies between
+    layers (norms, additions, pooling) and what an engine gains by fusing layers are not
+    in it, so that the sum ranks assignments and is not the latency of the network.
+
+    Args:
+        network: calibrated or trained; it is left as it is.
+        input_size: channels, height, width of an image.
+        engine: ``"openvino"`` or ``"onnxruntime"``.
+        threads: of one inference.
+        repeats: timed inferences of each, at least 1.
+
+    Raises:
+        ValueError: an unknown engine, a number out of range, quantized attention, or no calibration.
+        ImportError: the engine is not installed.
+    """
+    if engine not in COMPILERS:
+        raise ValueError(f"engine {engine!r} times no single layers; choose from {', '.join(COMPILERS)}")
+    if threads < 1 or repeats < 1:
+        raise ValueError(f"threads is {threads} and repeats {repeats}; both are at least 1")
+    layers = {n: layer for n, layer in network.layers().items() if isinstance(layer, QuantLayer)}
+    if others := [name for name in network.layers() if name not in layers]:
+        raise ValueError(
+            f"layer {others[0]!r} is attention, which cannot be timed on its own; limit bops or bytes instead"
+        )
+    shapes = _input_shapes(network, input_size)
+    runs: dict[str, Callable[[], object]] = {}
+    keys: dict[str, dict[str, str]] = {}  # what was timed for a layer, by mode
+    for name, layer in track(list(layers.items()), f"exporting layers for {engine}", transient=True):
+        shape = shapes[name]
+        keys[name] = {mode.name: f"{_signature(layer, shape)} at {mode.name}" for mode in _modes(layer)}
+        for mode in _modes(layer):
+            if (key := keys[name][mode.name]) not in runs:
+                run = _compiled(layer, mode, shape, engine, threads)
+                runs[key] = partial(run, np.zeros((1, *shape), np.float32))
+    found = interleaved(runs, repeats)
+    return {name: {mode: found[key] for mode, key in row.items()} for name, row in keys.items()}
+
+
+def _modes(layer: QuantLayer) -> Iterator[BitMode]:
+    """Every pair of widths that the layer holds and an engine runs on integers."""
+    held = [
+        [bits for bits in quantizer.widths if bits <= 8] or [FLOAT_BITS]
+        for quantizer in (layer.weight_quantizer, layer.input_quantizer)
+    ]
+    return (BitMode(w, a) for w, a in product(*held))
+
+
+def _compiled(layer: QuantLayer, mode: BitMode, shape: tuple[int, ...], engine: str, threads: int) -> Runner:
+    alone = QuantizableNetwork(nn.Sequential(deepcopy(layer)).eval(), [mode], {})
+    model = onnx_model(alone, mode, input_size=shape)  # type: ignore[arg-type]
+    return COMPILERS[engine](model.SerializeToString(), threads, (1, *shape))
+
+
+def _signature(layer: QuantLayer, shape: tuple[int, ...]) -> str:
+    """Equal for layers that take equally long: class, settings, widths and input."""
+    widths = layer.weight_quantizer.widths, layer.input_quantizer.widths
+    return f"{type(layer).__name__}({layer.extra_repr()}) {tuple(layer.weight.shape)} {widths} on {shape}"
+
+
+@torch.inference_mode()
+def _input_shapes(
+    network: QuantizableNetwork, input_size: tuple[int, int, int]
+) -> dict[str, tuple[int, ...]]:
+    """Shape of each layer's input, without the batch axis."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str, inputs: tuple[Tensor, ...]) -> None:
+        shapes[name] = tuple(inputs[0].shape[1:])
+
+    handles = [
+        layer.register_forward_pre_hook(lambda _, inputs, n=name: note(n, inputs))  # type: ignore[misc]
+        for name, layer in network.layers().items()
+    ]
+    try:
+        with evaluating(network):
+            network(torch.zeros(1, *input_size))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
