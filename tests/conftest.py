@@ -1,8 +1,15 @@
 """Every test starts from the same seed and uses one thread."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import settings
+
+from quantizable.checkpoint import FORMAT
+from quantizable.classifier import QuantizableClassifier
+from quantizable.data import Fake
 
 torch.set_num_threads(1)
 # the same examples in every run, however slow the machine is
@@ -13,3 +20,32 @@ settings.load_profile("repeatable")
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a checkpoint as training does, of a network that is calibrated and not trained."""
+
+    def write(model: str, bits: list[int], data: Fake, **options: object) -> Path:
+        torch.manual_seed(0)
+        options = {"in_chans": 3, "pretrained": False, **options}
+        module = QuantizableClassifier(model, data.num_classes, bits=bits, model_options=options)
+        inputs = [x for x, _ in data.train_dataloader()]
+        module.network.calibrate(inputs)
+        module.network.reestimate_norms(inputs)
+        about = {"data": "fake", "settings": data.settings, "num_classes": data.num_classes, "in_chans": 3}
+        contents = {
+            "state_dict": module.state_dict(),
+            "quantizable": {
+                "format": FORMAT,
+                **module.architecture,
+                "quantize": module.network.config,
+                "modes": [str(mode) for mode in bits],
+                "data": {**about, "image_size": data.image_size},
+            },
+        }
+        path = tmp_path_factory.mktemp("run") / "best.ckpt"
+        torch.save(contents, path)
+        return path
+
+    return write

@@ -1,6 +1,7 @@
 """An assignment file works wherever a mode does: in Python and in every command."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch.nn.functional as F
 import quantizable
 from quantizable.assignment import SavedAssignment, read_assignment, write_assignment
 from quantizable.bits import BitMode
-from quantizable.checkpoint import FORMAT
 from quantizable.chosen import choose
 from quantizable.cli import main
 from quantizable.data import Fake
@@ -26,33 +26,9 @@ BITS = {
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint as training writes it, of a calibrated network without a float mode."""
-    torch.manual_seed(0)
-    options = {"in_chans": 3, "width": 4, "pretrained": False}
-    module = quantizable.QuantizableClassifier("patch_cnn", 4, bits=[2, 8], model_options=options)
-    inputs = [x for x, _ in fake().train_dataloader()]
-    module.network.calibrate(inputs)
-    module.network.reestimate_norms(inputs)
-    contents = {
-        "state_dict": module.state_dict(),
-        "quantizable": {
-            "format": FORMAT,
-            **module.architecture,
-            "quantize": module.network.config,
-            "modes": ["2", "8"],
-            "data": {
-                "data": "fake",
-                "settings": fake().settings,
-                "num_classes": 4,
-                "in_chans": 3,
-                "image_size": 8,
-            },
-        },
-    }
-    path = tmp_path_factory.mktemp("run") / "best.ckpt"
-    torch.save(contents, path)
-    return path
+def checkpoint(calibrated: Callable[..., Path]) -> Path:
+    """Of a network without a float mode."""
+    return calibrated("patch_cnn", [2, 8], fake(), width=4)
 
 
 def fake() -> Fake:

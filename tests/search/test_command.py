@@ -1,13 +1,11 @@
 """The command, end to end on a tiny checkpoint, and its refusals."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-import quantizable
-from quantizable.checkpoint import FORMAT
 from quantizable.cli import main
 from quantizable.data import Fake
 
@@ -15,28 +13,9 @@ DATA = ["data=fake", "data.size=64", "data.image_size=8", "data.num_classes=4", 
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A checkpoint as training writes it, of a calibrated network that was not trained."""
-    torch.manual_seed(0)
-    options = {"in_chans": 3, "pretrained": False}
-    module = quantizable.QuantizableClassifier("resnet20", 4, bits=[2, 4, 32], model_options=options)
-    data = Fake(size=64, image_size=8, num_classes=4, batch_size=16)
-    inputs = [x for x, _ in data.train_dataloader()]
-    module.network.calibrate(inputs)
-    module.network.reestimate_norms(inputs)
-    contents = {
-        "state_dict": module.state_dict(),
-        "quantizable": {
-            "format": FORMAT,
-            **module.architecture,
-            "quantize": module.network.config,
-            "modes": ["2", "4", "32"],
-            "data": {"data": "fake", "num_classes": 4, "in_chans": 3},
-        },
-    }
-    path = tmp_path_factory.mktemp("run") / "best.ckpt"
-    torch.save(contents, path)
-    return str(path)
+def checkpoint(calibrated: Callable[..., Path]) -> str:
+    """Of a network with a float mode."""
+    return str(calibrated("resnet20", [2, 4, 32], Fake(size=64, image_size=8, num_classes=4, batch_size=16)))
 
 
 def test_search_writes_a_front_and_files_that_evaluate_takes(checkpoint: str, tmp_path: Path) -> None:
