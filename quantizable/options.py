@@ -54,11 +54,13 @@ class QuantizeConfig:
 
 
 def known_quantizer(name: str) -> None:
+    """``ValueError`` if no quantizer has that name."""
     if name not in QUANTIZERS:
         raise ValueError(f"quantizer {name!r} is unknown; choose from {', '.join(QUANTIZERS)}")
 
 
 def fixed_width(bits: Any, what: str) -> int:
+    """A width of 2 to 16 bits (1 where the quantizer has it) out of ``8`` or ``"8"``; else ``ValueError``."""
     number = int(bits) if isinstance(bits, str) and bits.strip().isdecimal() else bits  # "8", as for a mode
     if check_bits(number, what) == FLOAT_BITS:
         raise ValueError(f'{what} is 32; write "float" to leave the layer unquantized')
@@ -66,6 +68,7 @@ def fixed_width(bits: Any, what: str) -> int:
 
 
 def true_or_false(value: Any, what: str) -> None:
+    """``ValueError`` if ``value`` is neither a bool nor None."""
     if value is not None and not isinstance(value, bool):
         raise ValueError(f"{what} is {value!r}; it must be True, False, or None for the quantizer's own way")
 

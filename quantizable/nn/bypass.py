@@ -52,6 +52,7 @@ class QuantShiftedWindowAttention(ShiftedWindowAttention):
         return (q * q.shape[-1] ** -0.5).matmul(k.transpose(-2, -1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[N, H, W, C]`` to the same (Liu et al., ICCV 2021, section 3.2)."""
         _, height, width, channels = x.shape
         rows, columns = self.window_size
         x = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
