@@ -10,6 +10,8 @@ it writes ONNX operators, in one of two styles:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic
@@ -168,3 +170,8 @@ class WeightNode(nn.Module):
             version=OPSET,
             metadata_props={LAYER_KEY: self.layer},
         )
+
+
+def node_layer(node: Any) -> str | None:
+    """Which layer an ONNX node belongs to, if it came from a quantizer."""
+    return next((p.value for p in node.metadata_props if p.key == LAYER_KEY), None)

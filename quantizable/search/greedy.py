@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -31,13 +31,14 @@ def damage(problem: Problem) -> list[np.ndarray]:
         genome = (*top[:decision], index, *top[decision + 1 :])
         rows[decision][index] = max(0.0, problem.evaluate(genome).score["kl"] - base)
     worst = max(np.nanmax(row) for row in rows)
-    return [_filled(row, worst) for row in rows]
+    return [_filled(row, widths, worst) for row, widths in zip(rows, problem.space.widths, strict=True)]
 
 
-def _filled(row: np.ndarray, worst: float) -> np.ndarray:
-    # between two measured widths: the line between them; below the lowest measured one: the worst of all
-    known = np.flatnonzero(~np.isnan(row))
-    filled = np.interp(np.arange(len(row)), known, row[known], left=worst)
+def _filled(row: np.ndarray, widths: Sequence[int], worst: float) -> np.ndarray:
+    # quantization noise falls to a quarter with every bit, and small damage with it: between two measured
+    # widths the line over 4^-bits; below the lowest measured one the worst of all
+    noise, known = 4.0 ** -np.array(widths), ~np.isnan(row)
+    filled = np.interp(-noise, -noise[known], row[known], left=worst)
     return np.maximum.accumulate(filled[::-1])[::-1]  # more bits never count as worse
 
 
@@ -64,11 +65,14 @@ def lowered_by_damage(
 
 
 def greedy(problem: Problem) -> None:
-    """The greedy assignment, then swaps (raise one decision, lower others) for the evaluations left."""
+    """The greedy assignment or a uniform one, whichever is better, then swaps (raise one decision, lower
+    others) for the evaluations left.
+    """
     rows = damage(problem)
-    best = lowered_by_damage(problem, problem.space.highest, rows)
-    assert best is not None  # the budget was checked to hold the smallest assignment
-    value = _rank(problem, best)
+    lowered = lowered_by_damage(problem, problem.space.highest, rows)
+    assert lowered is not None  # the budget was checked to hold the smallest assignment
+    uniform = most_uniform_bits(problem)
+    value, best = max((_rank(problem, genome), genome) for genome in [lowered, *uniform])
     generator, misses = random.Random(problem.seed), 0
     while misses < 20 * len(best):
         raised = generator.randrange(len(best))
@@ -87,6 +91,13 @@ def greedy(problem: Problem) -> None:
             continue
         if (rank := _rank(problem, genome)) > value:
             best, value, misses = genome, rank, 0
+
+
+def most_uniform_bits(problem: Problem) -> list[Genome]:
+    """The uniform assignment of the most bits, equal for weights and activations, that fits; or none."""
+    space = problem.space
+    equal = [space.uniform(mode) for mode in space.modes if mode.weight == mode.activation]
+    return [genome for genome in equal if problem.cost_of(genome) <= problem.budget][-1:]
 
 
 def _rank(problem: Problem, genome: Genome) -> tuple[float, float]:
