@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from steps import save
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import datasets
@@ -117,6 +118,10 @@ def main() -> None:
         f"A training step of a float ResNet-20, batch {options.batch_size}, takes "
         f"{step * 1e3:.0f} ms on {torch.get_num_threads()} threads."
     )
+    rows = [
+        {"loader": name} | {key.replace("_", " "): v for key, v in f.items()} for name, f in figures.items()
+    ]
+    save("loader", "cpu", rows)
     if options.json:
         report = {
             "torch": torch.__version__,

@@ -8,6 +8,7 @@ Eager only: a compiled graph fuses the parts that are told apart here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from steps import (
     Setting,
     command_line,
     make_network,
+    mode,
     multi_mode_step,
+    positive,
     quantizable_network,
     save,
     table,
@@ -26,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from quantizable.schemes import SCHEMES
 
-# total time of these, children included; no entry is a child of another
+# total time of these, children included; one inside another (autocast calls conv2d in conv2d) counts once
 PARTS = {
     "matrix products": (
         "aten::conv2d", "aten::convolution_backward", "aten::linear", "aten::addmm", "AddmmBackward0",
@@ -51,13 +54,20 @@ def milliseconds(step: Any) -> dict[str, float]:
     step()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
-    events = profiler.key_averages()
+    events = profiler.events()
     whole = sum(event.self_cpu_time_total for event in events) / 1e3
-    parts = {
-        part: sum(event.cpu_time_total for event in events if event.key in names) / 1e3
-        for part, names in PARTS.items()
-    }
+    part_of = {name: part for part, names in PARTS.items() for name in names}
+    parts = dict.fromkeys(PARTS, 0.0)
+    for event in events:
+        if event.key in part_of and not any(outer.key in part_of for outer in around(event)):
+            parts[part_of[event.key]] += event.cpu_time_total / 1e3
     return parts | {"rest": whole - sum(parts.values()), "whole step": whole}
+
+
+def around(event: Any) -> Iterator[Any]:
+    """The events that an event is part of, the nearest first."""
+    while (event := event.cpu_parent) is not None:
+        yield event
 
 
 def main() -> None:
@@ -65,8 +75,11 @@ def main() -> None:
     parser.add_argument("--network", default="resnet20", choices=list(CASES))
     parser.add_argument("--dtype", default="float32", choices=["float32", "bf16"])
     parser.add_argument("--layout", default="channels_last", choices=["nchw", "channels_last"])
-    parser.add_argument("--modes", nargs="+", default=["2", "8"])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--modes", nargs="+", type=mode, default=["2", "8"])
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument(
+        "--out", help="name of the JSON file in benchmarks/results; profile_NETWORK by default"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     setting, case = Setting("cpu", args.dtype, args.layout), CASES[args.network]
@@ -82,7 +95,7 @@ def main() -> None:
         }
         for part in ours
     ]
-    save(f"profile_{args.network}", "cpu", rows)
+    save(args.out or f"profile_{args.network}", "cpu", rows)
     print(table(rows))
 
 

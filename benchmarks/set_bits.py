@@ -10,15 +10,21 @@ import time
 from itertools import cycle, islice
 
 import timm
-from steps import command_line, save, table
+from steps import command_line, positive, save, table
 
 import quantizable
 
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--models", nargs="+", default=["resnet50", "resnet18", "mobilenetv2_100"])
-    parser.add_argument("--repeats", type=int, default=400)
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        metavar="MODEL",
+        help="of timm",
+        default=["resnet50", "resnet18", "mobilenetv2_100"],
+    )
+    parser.add_argument("--repeats", type=positive, default=400)
     args = parser.parse_args()
     rows = []
     for model in args.models:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quantizable
+from quantizable.bits import BitMode
 from quantizable.models import create_model
 from quantizable.network import QuantizableNetwork
-from quantizable.schemes import Scheme
+from quantizable.schemes import SCHEMES, Scheme
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -136,6 +140,46 @@ def quantizable_network(case: Case, setting: Setting, bits: Sequence[Any]) -> Qu
     return quantizable.quantize(make_network(case, setting), bits=bits).train()
 
 
+def memory_mib(which: str) -> float:
+    """Resident memory of this process, MiB: ``VmRSS`` now, ``VmHWM`` at most so far.
+
+    Not from ``getrusage`` where there is another source: Linux hands a program the peak of its parent.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(v.split()[0]) / 2**10 for k, v in map(field_of, status.open()) if k == which)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: bytes, and its own
+
+
+def field_of(line: str) -> tuple[str, str]:
+    """Name and value of a line ``name: value``."""
+    name, _, value = line.partition(":")
+    return name, value
+
+
+def _peak_mib(name: str, setting: Setting, scheme: str | None, modes: Sequence[str], threads: int) -> float:
+    torch.set_num_threads(threads)
+    before, case = memory_mib("VmRSS"), CASES[name]
+    if scheme is None:
+        step = bare_step(make_network(case, setting), setting, case, passes=len(modes))
+    else:
+        step = multi_mode_step(quantizable_network(case, setting, modes), setting, case, SCHEMES[scheme])
+    step(), step()
+    if setting.device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return memory_mib("VmHWM") - before
+
+
+def peak_mib(name: str, setting: Setting, scheme: str | None, modes: Sequence[str]) -> float:
+    """Peak memory of two steps in a process of their own, MiB; ``scheme`` None: of the bare network.
+
+    On the CPU the highest resident memory less that before the network is built, on a GPU what torch
+    allocated at most.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_peak_mib, name, setting, scheme, modes, torch.get_num_threads()).result()
+
+
 @dataclass
 class Times:
     """Seconds of each repetition: of the clock on the wall, and of the processor (all threads)."""
@@ -190,6 +234,31 @@ def save(name: str, device: str, rows: Iterable[dict[str, Any]]) -> list[dict[st
     content = {"machine": machine(device), "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     return rows
+
+
+def positive(text: str) -> int:
+    """A count from the command line, at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def device(text: str) -> str:
+    """``cpu``, or ``cuda`` where there is a GPU."""
+    if text not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither cpu nor cuda")
+    if text == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("torch sees no GPU here")
+    return text
+
+
+def mode(text: str) -> str:
+    """A bit mode, as ``4`` or ``w4a8``."""
+    try:
+        return BitMode.parse(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def command_line(doc: str | None) -> argparse.ArgumentParser:

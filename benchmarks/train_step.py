@@ -21,9 +21,13 @@ from steps import (
     Setting,
     bare_step,
     command_line,
+    device,
     interleaved,
     make_network,
+    mode,
     multi_mode_step,
+    peak_mib,
+    positive,
     quantizable_network,
     ratio,
     save,
@@ -62,6 +66,8 @@ def compare(name: str, setting: Setting, modes: list[str], repeats: int) -> dict
         "ratio of processor time": ratio(times["ours"], times["bare"], "cpu"),
         "first step, s": first["ours"],
         "first bare step, s": first["bare"],
+        "peak, MiB": round(peak_mib(name, setting, "quantizable", modes)),
+        "bare peak, MiB": round(peak_mib(name, setting, None, modes)),
     }
 
 
@@ -71,10 +77,10 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=["float32", "bf16"])
     parser.add_argument("--layouts", nargs="+", default=["channels_last"], choices=["nchw", "channels_last"])
     parser.add_argument("--execution", nargs="+", default=["eager"], choices=["eager", "compiled"])
-    parser.add_argument("--modes", nargs="+", default=["2", "4", "8", "32"])
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--modes", nargs="+", type=mode, default=["2", "4", "8", "32"])
+    parser.add_argument("--repeats", type=positive, default=10)
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
     parser.add_argument("--out", default="train_step", help="name of the JSON file in benchmarks/results")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -1,7 +1,9 @@
-"""What Lightning's own callbacks do not do: show the modes of a run."""
+"""What Lightning's own callbacks do not do: show the modes of a run, and what compiling it costs."""
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,6 +11,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 
 from quantizable.results import by_mode
+
+log = logging.getLogger(__name__)
 
 
 class WandbModes(Callback):
@@ -52,3 +56,19 @@ class WandbModes(Callback):
         columns: list[Any] = ["mode", "top1", "top5", "loss", "disagreement"]
         rows: list[list[Any]] = [[mode, *(values[c] for c in columns[1:])] for mode, values in modes.items()]
         trainer.logger.experiment.log({"test/modes": wandb.Table(columns, rows)})
+
+
+class CompileTime(Callback):
+    """Logs the seconds of a run's first two steps: what compiling costs, and what a step costs after it."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if len(self.seconds) < 2:
+            self.seconds.append(time.perf_counter() - self.started)
+            if len(self.seconds) == 2 and trainer.is_global_zero:
+                log.info("compiled: the first step took %.1f s, the second %.1f s", *self.seconds)

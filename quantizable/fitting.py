@@ -80,11 +80,16 @@ def fit_norms(model: nn.Module, inputs: Iterable[Tensor]) -> None:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the length of a ``with`` block; every module's flag is put back."""
+    """Evaluation mode for the length of a ``with`` block; every module's flag is put back.
+
+    A compiled network runs eagerly meanwhile: each batch that the quantizers keep would cost a graph,
+    and at the eighth the compiler gives up, on the training that follows too.
+    """
     flags = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for module, flag in flags:
             module.training = flag

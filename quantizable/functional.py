@@ -64,7 +64,10 @@ def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
 
 
 def _sum_to(x: Tensor, like: Tensor) -> Tensor:
-    return x.sum_to_size(like.shape) if like.dim() else x.sum()
+    """The sum of ``x`` over the elements that share one of ``like``, float32."""
+    if x.dtype == torch.float16:  # ends at 65504, which a sum over the activations of a batch passes
+        x = x.float()
+    return (x.sum_to_size(like.shape) if like.dim() else x.sum()).float()
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -126,12 +129,12 @@ class _FakeQuantize(torch.autograd.Function):
         high: int | Tensor,
         grad_scale: float | Tensor,
     ) -> Tensor:
-        scale = scale.detach().clamp_min(SMALLEST_SCALE)
-        codes = _codes(x, scale, zero_point).round_().clamp_(low, high)  # type: ignore[arg-type]
+        step = scale.detach().clamp_min(SMALLEST_SCALE)
+        codes = _codes(x, step, zero_point).round_().clamp_(low, high)  # type: ignore[arg-type]
         if zero_point is not None:
             codes -= zero_point
         # a compiled result that shares another's memory gets zero gradients from torch 2.11
-        out = codes * scale if torch.compiler.is_compiling() else codes.mul_(scale)
+        out = codes * step if torch.compiler.is_compiling() else codes.mul_(step)
         if out.dtype != x.dtype:
             out = out.to(x.dtype)
         ctx.save_for_backward(x, out, scale, zero_point)
@@ -142,13 +145,14 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad = grads[0]
         x, out, scale, zero_point = ctx.saved_tensors
+        scale = scale.clamp_min(SMALLEST_SCALE)  # once more, for gradients of gradients
         low, high, factor = ctx.constants
         grad_x = _clamp_gradient(grad, x, scale, zero_point, low, high)
         grad_scale = grad_zero = None
         if ctx.needs_input_grad[1]:
-            grad_scale = _sum_to((grad * out).addcmul_(grad_x, x, value=-1), scale).float() / scale * factor
+            grad_scale = _sum_to((grad * out).addcmul_(grad_x, x, value=-1), scale) / scale * factor
         if zero_point is not None and ctx.needs_input_grad[2]:
-            grad_zero = _sum_to(grad_x - grad, zero_point).float() * scale * factor
+            grad_zero = _sum_to(grad_x - grad, zero_point) * scale * factor
         return grad_x, grad_scale, grad_zero, None, None, None
 
 

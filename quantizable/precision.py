@@ -22,7 +22,7 @@ class Execution(NamedTuple):
     Attributes:
         precision: as Lightning's ``Trainer(precision=...)`` takes it: ``"bf16-mixed"`` or ``"32-true"``.
         memory_format: of images and convolution weights; oneDNN and tensor cores want channels last.
-        reason: one line for the log.
+        reason: why this precision, one line for the log.
     """
 
     precision: str
@@ -39,17 +39,19 @@ def fastest_execution(accelerator: str = "auto", capabilities: Mapping[str, Any]
 
     Args:
         accelerator: ``"cpu"``, ``"gpu"`` or ``"cuda"``, or ``"auto"`` (a CUDA GPU if there is one, else
-            the CPU). Any other runs in float32.
+            Apple's GPU, else the CPU). Any other runs in float32.
         capabilities: of the CPU; None asks ``torch.cpu.get_capabilities()``.
     """
     layout = torch.channels_last
     if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
         if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False):
-            return Execution("bf16-mixed", layout, "bf16, channels last: the GPU has bf16 units")
-        return Execution("32-true", layout, "float32, channels last: the GPU has no bf16 units")
+            return Execution("bf16-mixed", layout, "bf16: the GPU has bf16 units")
+        return Execution("32-true", layout, "float32: the GPU has no bf16 units")
+    if accelerator == "auto" and torch.backends.mps.is_available():
+        accelerator = "mps"  # as Lightning takes it: what the CPU can do has no say
     if accelerator in ("auto", "cpu"):
         known = torch.cpu.get_capabilities() if capabilities is None else capabilities
         if units := [unit for unit in CPU_BF16_UNITS if known.get(unit)]:
-            return Execution("bf16-mixed", layout, f"bf16, channels last: the CPU has {', '.join(units)}")
-        return Execution("32-true", layout, "float32, channels last: the CPU has no bf16 units")
-    return Execution("32-true", layout, f"float32, channels last: nothing is known of {accelerator!r}")
+            return Execution("bf16-mixed", layout, f"bf16: the CPU has {', '.join(units)}")
+        return Execution("32-true", layout, "float32: the CPU has no bf16 units")
+    return Execution("32-true", layout, f"float32: nothing is known of {accelerator!r}")

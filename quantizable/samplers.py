@@ -54,6 +54,8 @@ class Sandwich:
     randoms: int = 1
 
     def check(self, modes: Sequence[BitMode]) -> None:
+        if self.randoms < 0:
+            raise ValueError(f"the sandwich draws randoms={self.randoms} modes; give 0 or more")
         if len(modes) < 2:
             raise ValueError(
                 f"the sandwich visits the highest and the lowest mode; give at least 2, not {len(modes)}"
@@ -90,6 +92,8 @@ class LayerWise:
     samples: int = 3
 
     def check(self, modes: Sequence[BitMode]) -> None:
+        if self.samples < 1:
+            raise ValueError(f"layer-wise training needs samples of at least 1, not {self.samples}")
         if len(modes) < 3:
             raise ValueError("layer-wise training mixes modes; give at least 2 besides the highest")
 

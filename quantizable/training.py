@@ -28,7 +28,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import WandbLogger
 
 import quantizable
-from quantizable.callbacks import WandbModes
+from quantizable.callbacks import CompileTime, WandbModes
 from quantizable.checkpoint import check_same_network, load_network
 from quantizable.classifier import QuantizableClassifier
 from quantizable.data import ImageDataModule
@@ -146,18 +146,21 @@ def make_trainer(
     channels_last, compiled = options.pop("channels_last"), options.pop("compile")
     if options["precision"] == "auto":
         options["precision"] = execution.precision
-        log.info("%s", execution.reason)
+    else:
+        execution = execution._replace(reason=f"{options['precision']}, as asked for")
+    say = log.info if is_first_process() else log.debug
+    say("%s; %s", execution.reason, "channels last" if channels_last else "memory layout as it is")
     if channels_last:
-        module.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        execution.prepare(module.network)
     if compiled:
-        log.info("compiling: the first step takes about a minute, more for deep networks")
+        say("compiling: the first step takes about a minute, more for deep networks")
         module.network.model.compile()
     if options["deterministic"]:
         options["deterministic"] = "warn"
     if cfg["train"]["recompute_activations"]:
         recompute_activations(module.network)
-    if options["sync_batchnorm"] and not torch.cuda.is_available():
-        log.info("batch norms are not synchronised: torch can do that on GPUs alone")
+    if options["sync_batchnorm"] and (options["accelerator"] == "cpu" or not torch.cuda.is_available()):
+        say("batch norms are not synchronised: torch can do that on GPUs alone")
         options["sync_batchnorm"] = False
     logger = instantiate(config.logger, **_logger_folder(config.logger, folder))
     if isinstance(logger, WandbLogger):
@@ -169,6 +172,8 @@ def make_trainer(
         RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=50),
         WandbModes(),
     ]
+    if compiled:
+        callbacks.append(CompileTime())
     if cfg["train"]["ema"] is not None:
         callbacks.append(EMAWeightAveraging(decay=cfg["train"]["ema"]))
     try:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from quantizable.functional import (
     QParams,
@@ -99,6 +100,31 @@ def test_a_step_size_at_zero_or_below_gives_finite_values_and_gradients() -> Non
         assert scale.grad is not None
         assert x.grad.isfinite().all()
         assert scale.grad.isfinite()
+
+
+def test_gradients_of_gradients_are_those_of_the_chain_of_operations() -> None:
+    x = torch.randn(50, requires_grad=True)
+    scale, zero = torch.tensor(0.5, requires_grad=True), torch.tensor(0.3, requires_grad=True)
+
+    def chain(x: Tensor, scale: Tensor, zero: Tensor, low: int, high: int) -> Tensor:
+        code = (x / scale + zero).clamp(low, high)
+        return (straight_through(code, code.round()) - zero) * scale
+
+    seconds = []
+    for function in (fake_quantize, chain):
+        loss = function(x, scale, zero, -2, 1).pow(3).sum()
+        firsts = torch.autograd.grad(loss, (x, scale, zero), create_graph=True)
+        total = sum(g.square().sum() for g in firsts)
+        seconds.append(torch.autograd.grad(total, (x, scale, zero)))
+    for ours, reference in zip(*seconds, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-3)
+
+
+def test_the_step_sizes_gradient_does_not_overflow_in_float16() -> None:
+    x = torch.ones(100_000, dtype=torch.float16, requires_grad=True)
+    scale = torch.tensor(0.5, requires_grad=True)
+    fake_quantize(x, scale, None, -2, 1).backward(torch.ones_like(x))
+    assert scale.grad == 100_000  # each of them is clipped at code 1
 
 
 def test_straight_through_and_scaled_gradient() -> None:

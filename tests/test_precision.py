@@ -32,6 +32,13 @@ def test_unknown_accelerator_stays_in_float32():
     assert fastest_execution("tpu").precision == "32-true"
 
 
+def test_auto_on_a_mac_is_its_gpu_whatever_its_cpu_can_do(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert fastest_execution("auto", {"bf16": True}).precision == "32-true"
+    assert fastest_execution("cpu", {"bf16": True}).precision == "bf16-mixed"
+
+
 def test_prepare_changes_the_layout_and_no_values():
     conv = nn.Conv2d(4, 8, 3)
     before = conv.weight.detach().clone()

@@ -71,4 +71,8 @@ def test_modes_that_do_not_suit_are_refused() -> None:
         LayerWise().check(two)
     with pytest.raises(ValueError, match="k of at least 1"):
         RandomK(0).check(MODES)
+    with pytest.raises(ValueError, match="randoms=-1"):
+        Sandwich(-1).check(MODES)
+    with pytest.raises(ValueError, match="samples of at least 1"):
+        LayerWise(0).check(MODES)
     AllModes().check(one)

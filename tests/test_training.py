@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -275,6 +276,19 @@ def test_a_missing_data_set_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="CIFAR"):
         train(config(tmp_path, *words, small=False))
     assert (tmp_path / "cifar10_resnet20").exists()  # it was not ours
+
+
+def test_the_log_tells_what_runs_and_what_compiling_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled: list[torch.nn.Module] = []  # compilation itself: test_traps.py
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compiled.append(network))
+    caplog.set_level("INFO")
+    words = ("trainer.precision=32-true", "trainer.channels_last=false", "trainer.compile=true")
+    train(config(tmp_path, *words, "schedule.epochs=1", "test=false"))
+    assert len(compiled) == 1
+    assert "32-true, as asked for; memory layout as it is" in caplog.text
+    assert len(re.findall(r"compiled: the first step took [\d.]+ s, the second [\d.]+ s", caplog.text)) == 1
 
 
 def test_names_that_look_like_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,24 @@ def test_one_graph_for_all_quantized_modes_and_one_for_float(quantizer: str) -> 
     torch._dynamo.reset()
 
 
+def test_calibration_leaves_the_compiler_the_graphs_of_training() -> None:
+    """Each batch that quantizers keep would cost a graph; at the limit of 8 all of training ran eagerly."""
+    net = quantize(SmallNet(), [2, 4, 8, 32]).train()
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    net.model.compile(backend=counter)
+    net.calibrate([images()] * 8)
+    net.reestimate_norms([images()] * 2)
+    assert counter.frame_count == 0
+    for mode in net.modes:
+        net.set_bits(mode)
+        net(images())
+    net.set_layer_modes({name: net.modes[i % 3] for i, name in enumerate(net.layers())})
+    net(images())
+    assert counter.frame_count == 2
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 @torch._inductor.config.patch(compile_threads=1)  # a pool of workers would cost more than the compilation
 def test_the_real_compiler_equals_eager_forward_and_backward() -> None:
