@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from quantizable.bits import FLOAT_BITS, BitMode, ModeLike
@@ -53,7 +53,8 @@ def save_qz(
         OSError: the target cannot be written.
     """
     path = check_target(path)
-    chosen = [network.check_mode(m) for m in modes] if modes is not None else _integer_modes(network)
+    asked = _integer_modes(network) if modes is None else [network.check_mode(mode) for mode in modes]
+    chosen = sorted(set(asked))
     if keeps := [mode.name for mode in chosen if mode.weight == FLOAT_BITS]:
         raise ValueError(
             f"mode {', '.join(keeps)} keeps float weights; a .qz file holds integer weights only"
@@ -83,7 +84,7 @@ def save_qz(
     tensors |= _float_state(network, chosen, dropped)
     about = {
         "format_version": FORMAT_VERSION,
-        "modes": [mode.name for mode in sorted(chosen)],
+        "modes": [mode.name for mode in chosen],
         "architecture": architecture or describe_architecture(network),
         "info": preprocessing(network),
         "config": network.config,
@@ -93,7 +94,9 @@ def save_qz(
     metadata = json.dumps(about)
     contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with written_whole(path) as temporary:
-        save_file(contiguous, temporary, {METADATA: metadata, CHECKSUM: checksum(contiguous, metadata)})
+        # written by Python, as safetensors' own file is for its owner's eyes only
+        about_file = {METADATA: metadata, CHECKSUM: checksum(contiguous, metadata)}
+        temporary.write_bytes(save(contiguous, about_file))
 
 
 def read_qz(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -117,7 +120,7 @@ def read_qz(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         about = json.loads(metadata[METADATA])
         version = int(about["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} has unreadable metadata; copy or export it again") from error
     if version > FORMAT_VERSION:
         raise ValueError(
@@ -141,6 +144,15 @@ def checksum(tensors: dict[str, Tensor], metadata: str) -> str:
 def weight_name(layer: nn.Module) -> str:
     """Name of the parameter that a layer's weight quantizer quantizes."""
     return "in_proj_weight" if isinstance(layer, nn.MultiheadAttention) else "weight"
+
+
+def stays_float(key: str, dropped: set[str]) -> bool:
+    """True for the entries of a state dict that a file stores as they are.
+
+    Not so are quantizers, counters of batches and ``dropped``, the weights that are stored as integers.
+    """
+    quantizer = {"input_quantizer", "weight_quantizer", "operands"} & set(key.split("."))
+    return not quantizer and key not in dropped and not key.endswith("num_batches_tracked")
 
 
 def describe_architecture(network: QuantizableNetwork) -> dict[str, Any] | None:
@@ -200,9 +212,6 @@ def _float_state(network: QuantizableNetwork, modes: list[BitMode], dropped: set
         of_norm = next((name for name in norms if key.startswith(f"{name}.norms.")), None)
         if of_norm is not None and key.removeprefix(f"{of_norm}.norms.").split(".")[0] not in names:
             continue
-        quantizer = any(
-            part in ("input_quantizer", "weight_quantizer", "operands") for part in key.split(".")
-        )
-        if not quantizer and key not in dropped and not key.endswith("num_batches_tracked"):
+        if stays_float(key, dropped):
             state[f"float.{key}"] = value.clone()
     return state

@@ -18,7 +18,8 @@ from rich.table import Table
 from quantizable.bits import FLOAT_BITS, parse_modes
 from quantizable.deploy.artefact import save_qz
 from quantizable.deploy.cost import as_rows, layer_costs, mode_costs
-from quantizable.deploy.files import check_target, written_whole
+from quantizable.deploy.export import fits_bytes
+from quantizable.deploy.files import check_target, make_folder, written_whole
 from quantizable.deploy.latency import interleaved
 from quantizable.deploy.layer_latency import layer_latencies
 from quantizable.deploy.load import load
@@ -63,9 +64,13 @@ def run(args: argparse.Namespace) -> int:
         check_target(args.layer_latency)
     network = load(args.checkpoint)
     modes = network.modes if args.bits is None else [network.check_mode(m) for m in parse_modes(args.bits)]
+    if args.output:
+        make_folder(args.output)
+        check_target(args.output / "cost.csv")
     layers = layer_costs(network, input_size_of(network), modes)
     rows = as_rows(mode_costs(network, layers))
-    latencies = measure(network, [m.name for m in modes if m.weight != FLOAT_BITS], engines, args.threads)
+    timed = [mode.name for mode in modes if mode.weight != FLOAT_BITS and fits_bytes(mode)]
+    latencies = measure(network, timed, engines, args.threads)
     accuracies = read_accuracies(
         args.results or args.checkpoint.with_name("results.json"), args.results is not None
     )
@@ -76,7 +81,6 @@ def run(args: argparse.Namespace) -> int:
     if args.layers:
         print_rows("per layer", as_rows(layers))
     if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)
         write_csv(args.output / "cost.csv", rows)
         write_csv(args.output / "layers.csv", as_rows(layers))
         plot(args.output / "cost.png", rows, engines)
@@ -119,10 +123,13 @@ def read_accuracies(path: Path, must_exist: bool) -> dict[str, float]:
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print a table, one row per mode or layer."""
-    table = Table(*rows[0], title=title)
+    table = Table(*(key.replace("_", "\n") for key in rows[0]), title=title)
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    # a narrow terminal, or none, must not cost digits: lines may be longer than it
+    needed = console.measure(table, options=console.options.update(width=1000)).maximum
+    Console(width=max(console.width, needed)).print(table)
 
 
 def _cell(value: Any) -> str:

@@ -6,20 +6,25 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from quantizable.bits import FLOAT_BITS
+from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.chosen import FILES, choose
 from quantizable.data.choice import trained_data
 from quantizable.deploy.artefact import save_qz
-from quantizable.deploy.export import STYLES, WEIGHT_STORAGE, export_onnx
-from quantizable.deploy.files import check_target
+from quantizable.deploy.export import STYLES, WEIGHT_STORAGE, export_onnx, fits_bytes
+from quantizable.deploy.files import check_target, make_folder
 from quantizable.deploy.load import load
 from quantizable.deploy.openvino_format import export_openvino
 from quantizable.deploy.requirements import require
+from quantizable.fitting import first_inputs
+from quantizable.network import QuantizableNetwork
 
 FORMATS = ("qz", "onnx", "openvino")
+CALIBRATION_BATCHES = 4
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -27,7 +32,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("export", help="write integer files: .qz (every mode), ONNX, OpenVINO")
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of training, or a .qz file")
     parser.add_argument(
-        "data", nargs="*", metavar="data=NAME data.KEY=VALUE", help="to fit the norms of an assignment with"
+        "data",
+        nargs="*",
+        metavar="data=NAME data.KEY=VALUE",
+        help="to fit the norms of an assignment and --residual int8 with",
     )
     parser.add_argument(
         "--bits",
@@ -39,7 +47,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", type=Path, help="folder to write to; default: that of the checkpoint")
     parser.add_argument("--style", choices=STYLES, default="qdq", help="ONNX operators (default: qdq)")
     parser.add_argument(
-        "--weights", choices=WEIGHT_STORAGE, default="int8", help="ONNX storage of weights of 4 bits and less"
+        "--weights", choices=WEIGHT_STORAGE, default="int8", help="storage of weights of 4 bits and less"
+    )
+    parser.add_argument(
+        "--residual",
+        choices=("float", "int8"),
+        default="float",
+        help="residual additions in ONNX and OpenVINO files; int8 is faster and changes the function a little",
+    )
+    parser.add_argument(
+        "--layers",
+        action="store_true",
+        help="print of each layer how it runs, with --format onnx or openvino",
     )
     parser.set_defaults(run=run)
 
@@ -49,6 +68,12 @@ def run(args: argparse.Namespace) -> int:
     formats = args.format.split(",")
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ValueError(f"format {', '.join(unknown)} is unknown; choose from {', '.join(FORMATS)}")
+    if args.style == "qonnx" and ("openvino" in formats or args.weights == "int4" or args.residual == "int8"):
+        raise ValueError(
+            "--style qonnx is for FPGA compilers: --format onnx alone, without --weights int4 or --residual int8"
+        )
+    if args.residual == "int8" and formats == ["qz"]:
+        raise ValueError("--residual int8 is for ONNX and OpenVINO files; add --format onnx or openvino")
     files = [word for word in (args.bits or "").split(",") if word.endswith(FILES)]
     if files and "qz" in formats:
         raise ValueError(
@@ -62,9 +87,15 @@ def run(args: argparse.Namespace) -> int:
     network = load(args.checkpoint)
     integer = [mode for mode in network.modes if mode.weight != FLOAT_BITS]
     chosen = choose(args.bits, network, lambda: trained_data(network, args.data), integer)
+    wide = [one.name for one in chosen if isinstance(one.bits, BitMode) and not fits_bytes(one.bits)]
+    if wide and formats != ["qz"]:
+        raise ValueError(f"mode {', '.join(wide)} has codes of more than 8 bits, which only .qz files hold")
+    images = _training_images(network, args.data) if args.residual == "int8" else None
     folder = args.output or args.checkpoint.parent
     stem = args.checkpoint.stem
-    folder.mkdir(parents=True, exist_ok=True)
+    if "qz" in formats and (folder / f"{stem}.qz").resolve() == args.checkpoint.resolve():
+        raise ValueError(f"{args.checkpoint} would be replaced by its own export; give --output a folder")
+    make_folder(folder)
     check_target(folder / f"{stem}.qz")
     written = []
     reports: dict[str, dict[str, str]] = {}
@@ -75,25 +106,47 @@ def run(args: argparse.Namespace) -> int:
         if "onnx" in formats:
             written.append(folder / f"{stem}_{one.name}.onnx")
             reports[one.name] = export_onnx(
-                one.network, written[-1], one.bits, style=args.style, weight_storage=args.weights
-            )
+                one.network, written[-1], one.bits,
+                style=args.style, weight_storage=args.weights, residual_images=images,
+            )  # fmt: skip
         if "openvino" in formats:
             written.append(folder / f"{stem}_{one.name}.xml")
-            reports[one.name] = export_openvino(one.network, written[-1], one.bits)
-    show(written, reports)
+            reports[one.name] = export_openvino(
+                one.network, written[-1], one.bits, weight_storage=args.weights, residual_images=images
+            )
+    show(written, reports, args.layers)
     return 0
 
 
-def show(written: list[Path], reports: dict[str, dict[str, str]]) -> None:
-    """Print a table of the files, and for each mode how many layers run on integers and which do not."""
+def _training_images(network: QuantizableNetwork, words: list[str]) -> Tensor:
+    """A few batches of training images, ``[N, C, H, W]``, to fit grids on."""
+    data = trained_data(network, words)
+    data.prepare_data()
+    data.setup("fit")
+    return torch.cat(list(first_inputs(data.train_dataloader(), CALIBRATION_BATCHES, torch.device("cpu"))))
+
+
+def show(written: list[Path], reports: dict[str, dict[str, str]], each: bool = False) -> None:
+    """Print a table of the files, and for each mode how many layers run on integers and why others do not.
+
+    Args:
+        written: the files; OpenVINO's ``.xml`` stands for its ``.bin``, too.
+        reports: by mode, how each layer runs.
+        each: layer by layer instead of counted.
+    """
     console = Console()
     table = Table("file", "bytes")
     for path in written:
-        size = sum(p.stat().st_size for p in (path, path.with_suffix(".bin")) if p.exists())
+        parts = (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
+        size = sum(part.stat().st_size for part in parts)
         table.add_row(str(path), f"{size:,}")
     console.print(table)
     for mode, layers in reports.items():
         integer = sum(how.startswith("integer") for how in layers.values())
         console.print(f"mode {mode}: {integer} layers on integers")
+        if each:
+            for layer, how in layers.items():
+                console.print(f"  {layer}: {how}", soft_wrap=True)
+            continue
         for how, count in Counter(how for how in layers.values() if not how.startswith("integer")).items():
             console.print(f"  {count} x {how}")

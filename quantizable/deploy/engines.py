@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,12 @@ def onnxruntime_options(threads: int | None = None, exact: bool = True) -> Any:
 
 
 def compile_onnxruntime(
-    model: bytes, threads: int | None, shape: tuple[int, ...] | None, exact: bool = True
+    model: bytes | Path, threads: int | None, shape: tuple[int, ...] | None, exact: bool = True
 ) -> Runner:
     """ONNX Runtime's CPU provider.
 
     Args:
-        model: an ONNX file's bytes.
+        model: an ONNX file, or its bytes.
         threads: of one inference; None: as many as cores.
         shape: not needed, as ONNX Runtime serves any batch size equally well.
         exact: multiply the codes in float, which loses nothing. If False it fuses QLinearConv kernels,
@@ -44,12 +45,12 @@ def compile_onnxruntime(
 
 
 def compile_openvino(
-    model: bytes, threads: int | None, shape: tuple[int, ...] | None, precision: str = "f32"
+    model: bytes | Path, threads: int | None, shape: tuple[int, ...] | None, precision: str = "f32"
 ) -> Runner:
     """OpenVINO's CPU device.
 
     Args:
-        model: an ONNX file's bytes.
+        model: an ONNX or ``.xml`` file, or the bytes of an ONNX file.
         threads: of one inference; None: as many as cores.
         shape: fixed ``[N, C, H, W]``, which it runs faster than a free batch size.
         precision: of what is not integer: ``"f32"``, or ``"bf16"`` at the cost of exactness.

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.deploy.files import check_target, written_whole
 from quantizable.deploy.lowering import Lowered, lower
 from quantizable.deploy.nodes import OPSET
@@ -26,7 +27,7 @@ from quantizable.network import Assignment, QuantizableNetwork
 STYLES = ("qdq", "qonnx")
 WEIGHT_STORAGE = ("int8", "int4")
 OUTPUT = "logits"
-METADATA = "quantizable"  # key of the file's metadata: JSON with mode, preprocessing and layer report
+METADATA = "quantizable"  # key of the file's metadata: JSON with mode, style, preprocessing and layer report
 
 
 def export_onnx(
@@ -84,6 +85,8 @@ def onnx_model(
     ):
         if value not in allowed:
             raise ValueError(f"{what} {value!r} is unknown; choose from {', '.join(allowed)}")
+    if (style, weight_storage) == ("qonnx", "int4"):
+        raise ValueError("Quant nodes hold float weights; choose style 'qdq' to store weights in int4")
     if residual_images is not None and style != "qdq":
         raise ValueError(f"integer residual additions need style 'qdq', not {style!r}")
     onnx = require("onnx", "ONNX export")
@@ -103,10 +106,16 @@ def onnx_model(
     if weight_storage == "int4":
         _store_int4(onnx, model)
     with network.at_bits(bits):
-        about = {"bits": network.bits, "layers": layer_report(lowered), "info": preprocessing(network)}
+        about = {"bits": network.bits, "style": style, "layers": layer_report(lowered)}
+    about["info"] = preprocessing(network)
     about["residual additions"] = "float" if residual_images is None else "int8"
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
     return model
+
+
+def fits_bytes(mode: BitMode) -> bool:
+    """True if engines can hold a mode's codes: 8 bits at most, or float."""
+    return all(bits <= 8 or bits == FLOAT_BITS for bits in (mode.weight, mode.activation))
 
 
 def _check_widths(lowered: Lowered) -> None:

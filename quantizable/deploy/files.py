@@ -30,6 +30,16 @@ def check_target(path: str | Path) -> Path:
     return path
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there; ``OSError`` that says why it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(f"{path} is a file; give the name of a folder") from error
+    except OSError as error:
+        raise type(error)(f"the folder {path} cannot be made: {error.strerror}") from error
+
+
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A temporary name to write to; it becomes ``path`` if the block succeeds and is removed if not."""

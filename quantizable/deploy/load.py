@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quantizable.bits import BitMode, int_range
 from quantizable.checkpoint import load as load_checkpoint
-from quantizable.deploy.artefact import read_qz, weight_name
+from quantizable.deploy.artefact import read_qz, stays_float, weight_name
 from quantizable.deploy.packing import unpack
 from quantizable.deploy.stored import StoredInput, StoredWeight
 from quantizable.functional import QParams
@@ -52,13 +52,14 @@ def load_qz(path: str | Path, model: nn.Module | None = None) -> QuantizableNetw
         FileNotFoundError, ValueError: as :func:`read_qz`; or the integers do not fit the network.
     """
     about, tensors = read_qz(path)
-    if model is None:
-        model = _build(path, about["architecture"])
+    kind = "its own architecture" if model is None else type(model).__name__
     try:
+        if model is None:
+            model = _build(path, about["architecture"])
         network = _fill(model.eval().requires_grad_(False), about, tensors)
-    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{path} does not fit {type(model).__name__}: {error}") from error
-    network.info = about["info"]
+        network.info = about["info"]
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path} does not fit {kind}: {error}") from error
     return network
 
 
@@ -67,12 +68,15 @@ def _build(path: str | Path, architecture: dict[str, Any] | None) -> nn.Module:
         raise ValueError(
             f"{path} does not name its architecture; pass the float network: load(path, model=...)"
         )
-    options = {**architecture["model_options"], "pretrained": False}
+    # the weights are in the file: none are fetched or read from elsewhere
+    elsewhere = ("pretrained", "checkpoint_path")
+    options = {key: value for key, value in architecture["model_options"].items() if key not in elsewhere}
     return create_model(architecture["model"], architecture["num_classes"], **options)
 
 
 def _fill(model: nn.Module, about: dict[str, Any], tensors: Tensors) -> QuantizableNetwork:
     modes = [BitMode.parse(name) for name in about["modes"]]
+    integers = set()
     for name, layer in about["layers"].items():
         module = model.get_submodule(name)
         if "operands" in layer:
@@ -83,13 +87,17 @@ def _fill(model: nn.Module, about: dict[str, Any], tensors: Tensors) -> Quantiza
         given = _read_input(tensors, f"{name}.input", layer["input"])
         quantize_layer(module, lambda _, w=weight: w, given, layer["fixed_bits"])  # type: ignore[misc]
         # what `.weight` shows and StdConv reads; no quantized forward uses it
+        integers.add(f"{name}.{weight_name(module)}")
         getattr(module, weight_name(module)).data = weight.value(max(layer["weight"]["widths"]))
     for name in about["norms"]:
         model.set_submodule(name, PerModeNorm(model.get_submodule(name), modes))
     state = {key.removeprefix("float."): value for key, value in tensors.items() if key.startswith("float.")}
-    unexpected = model.load_state_dict(state, strict=False).unexpected_keys
-    if unexpected:
-        raise KeyError(f"unexpected {unexpected[0]}")
+    result = model.load_state_dict(state, strict=False)
+    if result.unexpected_keys:
+        raise KeyError(f"unexpected {result.unexpected_keys[0]}")
+    # a larger network of the same kind takes all that is stored, and would keep random weights beside it
+    if missing := [key for key in result.missing_keys if stays_float(key, integers)]:
+        raise KeyError(f"it has no {missing[0]}")
     return QuantizableNetwork(model, modes, about["config"]).eval()
 
 

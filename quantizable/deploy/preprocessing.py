@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
@@ -45,7 +45,8 @@ def read_images(paths: list[Path], info: dict[str, Any]) -> Tensor:
     ``mean`` and ``std``.
 
     Raises:
-        ValueError: a file is no image; or the model file does not say what size it takes.
+        ValueError: a file is no image, or one of more than 8 bits a channel; or the model file does not say
+            what size it takes.
     """
     if "image_size" not in info:
         raise ValueError("the model file does not say what images it takes; export it with its preprocessing")
@@ -64,9 +65,14 @@ def read_images(paths: list[Path], info: dict[str, Any]) -> Tensor:
     for path in paths:
         try:
             with Image.open(path) as image:
+                held = image.mode
                 images.append(transform(image.convert(kind)))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"there is no image {path}") from error
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except Exception as error:  # Pillow's readers answer damaged bytes with errors of many kinds
             raise ValueError(f"{path} is no image that can be read ({error})") from error
+        if held.startswith(("I", "F")):  # Pillow clips these to 255, which leaves a white or a black image
+            raise ValueError(
+                f"{path} holds numbers of kind {held}; convert it to 8 bits a channel, as in training"
+            )
     return torch.stack(images)

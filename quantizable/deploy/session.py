@@ -17,20 +17,22 @@ from quantizable.deploy.engines import Runner, compile_onnxruntime, compile_open
 from quantizable.deploy.export import METADATA, onnx_model
 from quantizable.deploy.load import load_qz
 from quantizable.deploy.preprocessing import input_size_of, preprocessing
-from quantizable.deploy.requirements import require
+from quantizable.deploy.requirements import openvino_core, require
 from quantizable.network import QuantizableNetwork
 
 ENGINES = ("onnxruntime", "openvino", "torch")
+MIXED = "mixed"  # what ``bits`` says of a file with a mode per layer
 
 
 class Session:
     """A deployed network on an engine: call it with images, get logits.
 
     A ``.qz`` file holds several modes; each is compiled when it is first used and kept, so that going back
-    to it takes no time. An ``.onnx`` file holds one.
+    to it takes no time. An ``.onnx`` file and OpenVINO's ``.xml`` hold one, or a mode per layer (exported
+    from an assignment), which cannot be switched.
 
     Args:
-        path: a ``.qz`` or ``.onnx`` file.
+        path: a ``.qz`` or ``.onnx`` file, or ``.xml`` for OpenVINO.
         engine: ``"onnxruntime"``, ``"openvino"``, or ``"torch"`` (fake quantization, ``.qz`` only).
         bits: the mode to start in; by default the highest.
         threads: of one inference, at least 1; by default as many as cores.
@@ -66,54 +68,76 @@ class Session:
                 raise ValueError(f"{what} is {number}; give at least {least}")
         if engine != "torch":
             require(engine, f"engine {engine!r}")
-            require("onnxscript", "compiling a mode")
         self.path, self.engine = Path(path), engine
         self.threads, self.batch, self.warmup, self.exact = threads, batch, warmup, exact
-        self._runners: dict[BitMode, Runner] = {}
+        self._runners: dict[BitMode | None, Runner] = {}
         self._network: QuantizableNetwork | None = None
-        if self.path.suffix == ".onnx":
-            self._open_onnx()
+        self._graph: bytes | Path = b""
+        if self.path.suffix in (".onnx", ".xml"):
+            self._open_graph()
         else:
             self._open_qz()
-        self.set_bits(self.modes[-1] if bits is None else bits)
+        if bits is None:
+            self._switch(self.modes[-1] if self.modes else None)
+        else:
+            self.set_bits(bits)
 
     def _open_qz(self) -> None:
+        if self.engine != "torch":
+            require("onnxscript", "compiling a mode")
         self._network = load_qz(self.path)
         self.modes, self.info = self._network.modes, preprocessing(self._network)
-        self.input_size = input_size_of(self._network)
+        self.input_size: tuple[int, ...] = input_size_of(self._network)
 
-    def _open_onnx(self) -> None:
+    def _open_graph(self) -> None:
+        """Read an ``.onnx`` or ``.xml`` file: the graph's bytes or path, and what its metadata say."""
         if self.engine == "torch":
             raise ValueError(
                 "engine 'torch' runs .qz files; for an .onnx file choose onnxruntime or openvino"
             )
-        onnx = require("onnx", "reading an .onnx file")
+        if self.path.suffix == ".xml" and self.engine != "openvino":
+            raise ValueError(f"{self.path} is a file of OpenVINO's; choose engine 'openvino'")
+        read = self._read_onnx if self.path.suffix == ".onnx" else self._read_openvino
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no file {self.path}")
         try:
-            model = onnx.load(self.path)
-            about = json.loads({p.key: p.value for p in model.metadata_props}[METADATA])
-        except Exception as error:  # protobuf answers damaged bytes with errors of its own kinds
+            self._graph, metadata, self.input_size = read()
+            about = json.loads(metadata)
+            bits, self.info = about["bits"], about["info"]
+        except ImportError:
+            raise
+        except Exception as error:  # protobuf and OpenVINO answer damaged bytes with errors of many kinds
             raise ValueError(f"{self.path} is truncated, or was not exported by this library") from error
-        if isinstance(about["bits"], dict):
-            raise ValueError(f"{self.path} has a mode per layer; run it on the engine itself")
-        self.modes, self.info = [BitMode.parse(about["bits"])], about["info"]
+        if about.get("style") == "qonnx":
+            raise ValueError(f"{self.path} is in style qonnx, for FPGA compilers; engines run style qdq")
+        self.modes = [] if isinstance(bits, dict) else [BitMode.parse(bits)]
+
+    def _read_onnx(self) -> tuple[bytes, str, tuple[int, ...]]:
+        onnx = require("onnx", "reading an .onnx file")
+        content = self.path.read_bytes()
+        model = onnx.load_from_string(content)
         _, *size = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
-        self.input_size = tuple(size)
-        self._onnx = model
+        return content, {p.key: p.value for p in model.metadata_props}[METADATA], tuple(size)
+
+    def _read_openvino(self) -> tuple[Path, str, tuple[int, ...]]:
+        graph = openvino_core("reading an .xml file").read_model(self.path)
+        _, *size = graph.input(0).get_partial_shape()  # the batch is free
+        return self.path, graph.get_rt_info(METADATA).astype(str), tuple(d.get_length() for d in size)
 
     @property
     def bits(self) -> str:
-        """Name of the mode it runs in."""
-        return self._mode.name
+        """Name of the mode it runs in; ``"mixed"`` for a file with a mode per layer."""
+        return MIXED if self._mode is None else self._mode.name
 
     def set_bits(self, bits: ModeLike) -> None:
         """Switch to a mode; compiles it at its first use. ``ValueError`` if the file lacks it."""
         mode = BitMode.parse(bits)
         if mode not in self.modes:
-            raise ValueError(
-                f"{self.path} has no mode {mode.name}; it has {', '.join(m.name for m in self.modes)}"
-            )
+            held = ", ".join(m.name for m in self.modes) or "a mode per layer, which cannot be switched"
+            raise ValueError(f"{self.path} has no mode {mode.name}; it has {held}")
+        self._switch(mode)
+
+    def _switch(self, mode: BitMode | None) -> None:
         if mode not in self._runners:
             runner = self._compile(mode)
             for _ in range(self.warmup):
@@ -131,17 +155,23 @@ class Session:
         finally:
             self._mode = before
 
-    def _compile(self, mode: BitMode) -> Runner:
-        if self.engine == "torch":
-            return self._torch_runner(mode)
+    def _compile(self, mode: BitMode | None) -> Runner:
+        graph: bytes | Path
         if self._network is None:
-            model = self._onnx
+            graph = self._graph
         else:
-            model = onnx_model(self._network, mode, input_size=self.input_size)  # type: ignore[arg-type]
+            assert mode is not None
+            if self.engine == "torch":
+                return self._torch_runner(mode)
+            graph = onnx_model(self._network, mode, input_size=self.input_size).SerializeToString()  # type: ignore[arg-type]
         shape = (self.batch, *self.input_size) if self.batch else None
-        if self.engine == "onnxruntime":
-            return compile_onnxruntime(model.SerializeToString(), self.threads, shape, self.exact)
-        return compile_openvino(model.SerializeToString(), self.threads, shape)
+        try:
+            if self.engine == "onnxruntime":
+                return compile_onnxruntime(graph, self.threads, shape, self.exact)
+            return compile_openvino(graph, self.threads, shape)
+        except Exception as error:  # each engine has errors of its own kinds
+            why = " ".join(str(error).split())[:300]
+            raise ValueError(f"{self.engine} cannot run {self.path}: {why}") from error
 
     def _torch_runner(self, mode: BitMode) -> Runner:
         network = self._network
@@ -167,7 +197,10 @@ class Session:
         Raises:
             ValueError: another shape or type, or values that are not finite.
         """
-        array = np.asarray(images.detach().cpu() if isinstance(images, Tensor) else images)
+        if isinstance(images, Tensor):
+            images = images.detach().cpu()
+            images = images.float() if images.is_floating_point() else images  # NumPy has no bfloat16
+        array = np.asarray(images)
         if array.ndim != 4 or array.shape[1:] != tuple(self.input_size) or not len(array):
             wanted = ", ".join(map(str, self.input_size))
             raise ValueError(
@@ -175,9 +208,10 @@ class Session:
             )
         if array.dtype.kind != "f":
             raise ValueError(f"images are {array.dtype}; give floats, normalized as in training")
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(array, np.float32)
         if not np.isfinite(array).all():
             raise ValueError("images have NaN or infinite values")
-        array = np.ascontiguousarray(array, np.float32)
         run = self._runners[self._mode]
         if self.batch is None:
             return run(array)

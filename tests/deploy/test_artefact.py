@@ -70,6 +70,14 @@ def test_the_architecture_is_built_from_its_name(tmp_path: Path) -> None:
     assert (tmp_path / "model.qz").stat().st_size < 0.08 * floats
 
 
+def test_a_larger_network_is_refused(tmp_path: Path) -> None:
+    network = quantizable.quantize(timm.create_model("resnet20", num_classes=10), [4]).eval()
+    network.calibrate([torch.randn(2, 3, 32, 32)])
+    save_qz(network, tmp_path / "model.qz")
+    with pytest.raises(ValueError, match=r"does not fit CifarResNet: .*it has no layer1\.3\.conv1"):
+        load_qz(tmp_path / "model.qz", model=timm.create_model("resnet32", num_classes=10))
+
+
 def test_an_unnamed_architecture_is_asked_for(make, tmp_path: Path) -> None:
     save_qz(make(), tmp_path / "model.qz")
     with pytest.raises(ValueError, match=r"load\(path, model=...\)"):
@@ -137,6 +145,13 @@ def test_bad_requests_leave_nothing_behind(make, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load_qz(tmp_path / "model.qz")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_as_readable_as_any_other_and_holds_a_mode_once(make, tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    save_qz(make(), tmp_path / "model.qz", modes=[4, 2, 4])
+    assert (tmp_path / "model.qz").stat().st_mode == (tmp_path / "any").stat().st_mode
+    assert [mode.name for mode in load_qz(tmp_path / "model.qz", model=SmallNet()).modes] == ["2", "4"]
 
 
 def test_the_folders_of_training_do_not_travel(make, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 import quantizable
 from quantizable.cli import main
 from quantizable.deploy import Guard, save_qz
+from quantizable.deploy.command_export import show
 
 pytest.importorskip("onnxruntime", reason="the deploy extra is not installed")
 pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
@@ -86,6 +87,8 @@ def test_predict_with_a_guard_says_which_mode_answered(folder: Path, capsys: pyt
     [
         (["nothing.png"], "there is no image nothing.png"),
         (["model.qz"], "is no image that can be read"),
+        (["bomb.png"], "bomb.png is no image that can be read"),
+        (["depth.tif"], "depth.tif holds numbers of kind F"),
         (["pictures", "--bits", "8"], "no mode 8; it has 2, 4"),
         (["pictures", "--batch", "0"], "--batch is 0"),
         (["pictures", "--bits", "2", "--guard", "guard.json"], "leave --bits out"),
@@ -99,7 +102,10 @@ def test_predict_refuses_bad_input_in_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(folder)
-    assert main(["predict", "model.qz", *words]) == 2
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    Image.new("1", (200, 200)).save("bomb.png")
+    Image.new("F", (40, 50)).save("depth.tif")
+    assert main(["predict", "model.qz", *words, "--engine", "torch"]) == 2
     printed = capsys.readouterr().err
     assert message in printed
     assert printed.count("\n") == 1
@@ -125,6 +131,8 @@ def test_export_writes_what_was_asked_for(
     [
         (["--format", "tflite"], "format tflite is unknown; choose from qz, onnx, openvino"),
         (["--bits", "3"], "no mode 3; it has 2, 4"),
+        (["--format", "onnx,openvino", "--style", "qonnx"], "--format onnx alone"),
+        (["--format", "onnx", "--style", "qonnx", "--weights", "int4"], "without --weights int4"),
     ],
 )
 def test_export_refuses_bad_input_and_writes_nothing(
@@ -133,6 +141,39 @@ def test_export_refuses_bad_input_and_writes_nothing(
     assert main(["export", str(folder / "model.qz"), "--output", str(tmp_path), *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_export_checks_everything_before_it_writes(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = (folder / "model.qz").read_bytes()
+    assert main(["export", str(folder / "model.qz"), "--bits", "2"]) == 2  # would leave mode 2 alone of both
+    assert "would be replaced by its own export" in capsys.readouterr().err
+    assert (folder / "model.qz").read_bytes() == before
+    assert main(["export", str(folder / "model.qz"), "--output", str(folder / "model.qz")]) == 2
+    assert "model.qz is a file; give the name of a folder" in capsys.readouterr().err
+    assert main(["export", str(folder / "model.qz"), "--output", "/proc/out"]) == 2
+    assert "the folder /proc/out cannot be made" in capsys.readouterr().err
+    network = quantizable.quantize(timm.create_model("resnet20", num_classes=10), [4, 16]).eval()
+    network.calibrate([torch.randn(4, 3, 32, 32)])
+    save_qz(network, tmp_path / "wide.qz")
+    words = ["export", str(tmp_path / "wide.qz"), "--format", "qz,onnx", "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "mode 16 has codes of more than 8 bits, which only .qz files hold" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_show_counts_the_bytes_of_each_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name, size in (("m.onnx", 1000), ("m.xml", 20), ("m.bin", 3)):
+        (tmp_path / name).write_bytes(bytes(size))
+    reports = {"4": {"conv": "integer w4a4", "norm": "float: LayerNorm has no integer form here"}}
+    show([tmp_path / "m.onnx", tmp_path / "m.xml"], reports)
+    printed = capsys.readouterr().out
+    assert "1,000" in printed
+    assert "23 " in printed
+    assert "1 x float: LayerNorm" in printed
+    show([], reports, each=True)
+    assert "norm: float: LayerNorm has no integer form here" in capsys.readouterr().out
 
 
 def test_cost_writes_tables_and_a_plot(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -148,7 +189,10 @@ def test_cost_writes_tables_and_a_plot(folder: Path, tmp_path: Path, capsys: pyt
         "--results",
         str(results),
     ]
-    assert main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert main([*words, "--output", str(tmp_path / "out"), "--layers"]) == 0
+    printed = capsys.readouterr().out
+    assert "layer3.0.conv1" in printed  # whole, however narrow the terminal
+    assert "2,359,296" in printed
     rows = list(csv.DictReader((tmp_path / "out" / "cost.csv").open()))
     assert [row["mode"] for row in rows] == ["2", "4"]
     assert [row["top1"] for row in rows] == ["0.8", "0.9"]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import quantizable.deploy.load
 from quantizable.deploy import Guard, Session, export_onnx, save_qz
+from quantizable.deploy.openvino_format import export_openvino
 
 from .conftest import SIZE, SmallNet
 
@@ -93,6 +94,48 @@ def test_an_onnx_file_has_one_mode(saved, images: Tensor, tmp_path: Path) -> Non
         Session(tmp_path / "cut.onnx")
 
 
+def test_a_mixed_file_and_openvinos_own_run(saved, images: Tensor, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    mixed = {"*": 8, "block": 2}
+    export_onnx(saved[0], tmp_path / "mixed.onnx", mixed)
+    export_openvino(saved[0], tmp_path / "mixed.xml", mixed)
+    sessions = [Session(tmp_path / f"mixed.{ending}", "openvino") for ending in ("onnx", "xml")]
+    logits = [session(images) for session in sessions]
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
+    for session in sessions:
+        assert (session.bits, session.modes, session.input_size) == ("mixed", [], SIZE)
+        assert session.info["class_names"][0] == "ant"
+        with pytest.raises(ValueError, match="a mode per layer, which cannot be switched"):
+            session.set_bits(8)
+    with saved[0].at_bits(mixed), torch.no_grad():
+        expected = saved[0](images).numpy()
+    assert np.isclose(logits[0], expected, atol=1e-3 * np.abs(expected).max()).all(1).mean() >= 7 / 8
+    with pytest.raises(ValueError, match="choose engine 'openvino'"):
+        Session(tmp_path / "mixed.xml", "onnxruntime")
+    (tmp_path / "mixed.bin").write_bytes((tmp_path / "mixed.bin").read_bytes()[:-300])
+    with pytest.raises(ValueError, match="truncated, or was not exported by this library"):
+        Session(tmp_path / "mixed.xml", "openvino")
+
+
+def test_a_file_that_an_engine_cannot_run_is_refused(saved, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    export_onnx(saved[0], tmp_path / "fpga.onnx", bits=4, style="qonnx")
+    with pytest.raises(ValueError, match="style qonnx, for FPGA compilers"):
+        Session(tmp_path / "fpga.onnx")
+    model = onnx.load(tmp_path / "fpga.onnx")
+    about = model.metadata_props[0]
+    about.value = about.value.replace('"qonnx"', '"qdq"')
+    onnx.save(model, tmp_path / "fpga.onnx")
+    with pytest.raises(ValueError, match=r"onnxruntime cannot run .*fpga\.onnx: .*Quant"):
+        Session(tmp_path / "fpga.onnx")
+
+
+def test_bfloat16_images_are_taken(saved, images: Tensor) -> None:
+    session = Session(saved[1], "torch")
+    np.testing.assert_array_equal(session(images.bfloat16()), session(images.bfloat16().float()))
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -104,6 +147,7 @@ def test_an_onnx_file_has_one_mode(saved, images: Tensor, tmp_path: Path) -> Non
         (np.zeros((0, 3, 10, 10), np.float32), "do not fit"),
         (np.zeros((1, 3, 10, 10), np.uint8), "images are uint8; give floats"),
         (np.full((1, *SIZE), np.nan, np.float32), "NaN or infinite"),
+        (np.full((1, *SIZE), 1e300), "NaN or infinite"),
     ],
 )
 def test_images_of_another_kind_are_refused(saved, array: np.ndarray, message: str) -> None:
