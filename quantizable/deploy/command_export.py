@@ -53,7 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--residual",
         choices=("float", "int8"),
         default="float",
-        help="residual additions in ONNX and OpenVINO files; int8 is faster and changes the function a little",
+        help="residual additions in ONNX and OpenVINO files; int8 is faster and not exact",
     )
     parser.add_argument(
         "--layers",
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"format {', '.join(unknown)} is unknown; choose from {', '.join(FORMATS)}")
     if args.style == "qonnx" and ("openvino" in formats or args.weights == "int4" or args.residual == "int8"):
         raise ValueError(
-            "--style qonnx is for FPGA compilers: --format onnx alone, without --weights int4 or --residual int8"
+            "--style qonnx is for FPGA compilers: --format onnx, without --weights int4 or --residual int8"
         )
     if args.residual == "int8" and formats == ["qz"]:
         raise ValueError("--residual int8 is for ONNX and OpenVINO files; add --format onnx or openvino")
