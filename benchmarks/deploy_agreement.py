@@ -21,20 +21,22 @@ import torch
 from torch import Tensor
 
 import quantizable
-from quantizable.deploy import Session, save_qz
+from quantizable.deploy import Session, export_onnx, save_qz
 from quantizable.deploy.steps import engine_codes, fake_quant_codes, reference_codes, step_differences
 from quantizable.network import QuantizableNetwork
 
-ENGINES = (  # name, engine, exact
-    ("onnxruntime", "onnxruntime", True),
-    ("onnxruntime fused", "onnxruntime", False),
-    ("openvino", "openvino", True),
+ENGINES = (  # name, engine, exact, residual additions on 8-bit codes
+    ("onnxruntime", "onnxruntime", True, False),
+    ("onnxruntime fused", "onnxruntime", False, False),
+    ("openvino", "openvino", True, False),
+    ("openvino, int8 residual", "openvino", True, True),
 )
+CALIBRATION_IMAGES = 512  # training images, for the grids of residual additions
 
 
-def cifar10_test(folder: Path, mean: list[float], std: list[float]) -> tuple[Tensor, Tensor]:
-    """The 10 000 test images, normalized, ``[10000, 3, 32, 32]``, and their labels."""
-    with (folder / "cifar-10-batches-py" / "test_batch").open("rb") as file:
+def cifar10(folder: Path, part: str, mean: list[float], std: list[float]) -> tuple[Tensor, Tensor]:
+    """10 000 images of ``test_batch`` or ``data_batch_1``, normalized, ``[10000, 3, 32, 32]``; labels."""
+    with (folder / "cifar-10-batches-py" / part).open("rb") as file:
         batch = pickle.load(file, encoding="bytes")
     pixels = torch.tensor(batch[b"data"]).reshape(-1, 3, 32, 32) / 255
     images = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
@@ -57,7 +59,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
     network = quantizable.load(args.checkpoint).float().eval()
-    images, labels = cifar10_test(args.data, network.info["mean"], network.info["std"])
+    normalization = network.info["mean"], network.info["std"]
+    images, labels = cifar10(args.data, "test_batch", *normalization)
+    calibration = cifar10(args.data, "data_batch_1", *normalization)[0][:CALIBRATION_IMAGES]
     images, labels = images[: args.images], labels[: args.images].numpy()
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -71,12 +75,16 @@ def main() -> None:
             print(f"  fake quant in float64: {floor} of {len(images)} differ", flush=True)
             results.append({"bits": bits, "engine": "fake quant in float64", "disagreements": floor})
             codes = fake_quant_codes(network, bits, images[: args.code_images])
-            for name, engine, exact in ENGINES:
-                session = Session(Path(folder) / "model.qz", engine, bits, batch=250, exact=exact)
-                got = session(images)
+            for name, engine, exact, residual in ENGINES:
+                path = Path(folder) / "model.qz"
+                if residual:
+                    path = Path(folder) / f"{bits}.onnx"
+                    export_onnx(network, path, bits, residual_images=calibration)
+                got = Session(path, engine, bits, batch=250, exact=exact)(images)
                 differs = np.flatnonzero(got.argmax(1) != expected.argmax(1))
+                options = {"residual_images": calibration} if residual else {}
                 steps = step_differences(
-                    codes, engine_codes(network, bits, images[: args.code_images], engine, exact)
+                    codes, engine_codes(network, bits, images[: args.code_images], engine, exact, **options)
                 )
                 row = {
                     "bits": bits, "engine": name, "fake_quant_top1": accuracy,
@@ -88,7 +96,7 @@ def main() -> None:
                 }  # fmt: skip
                 results.append(row)
                 print(
-                    f"  {name:17} {row['top1']:.2f} %, {len(differs)} of {len(images)} differ; codes: "
+                    f"  {name:23} {row['top1']:.2f} %, {len(differs)} of {len(images)} differ; codes: "
                     f"{100 * row['codes_that_differ']:.4f} % differ, by {row['largest_step']} at most",
                     flush=True,
                 )  # fmt: skip

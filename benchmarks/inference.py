@@ -79,6 +79,9 @@ def runs(name: str, batch: int, size: int, bits: list[int], threads: int, folder
             run = compile_onnxruntime(models[mode], threads, shape, exact=exact)
             found[f"{name} ours {mode}"] = partial(run, array)
         found[f"openvino ours {mode}"] = partial(compile_openvino(models[mode], threads, shape), array)
+        residual = onnx_model(network, mode, input_size=(3, size, size), residual_images=images)
+        run = compile_openvino(residual.SerializeToString(), threads, shape)
+        found[f"openvino ours {mode}, int8 residual"] = partial(run, array)
     return found
 
 
@@ -128,7 +131,7 @@ def main() -> None:
                 medians = interleaved(timed, args.repeats)
             print(f"\n{name}, batch {batch}, {args.size} px: ms, times faster than torch fp32")
             for run, ms in medians.items():
-                print(f"  {run:26} {ms:9.1f} {medians['torch fp32'] / ms:7.2f}", flush=True)
+                print(f"  {run:30} {ms:9.1f} {medians['torch fp32'] / ms:7.2f}", flush=True)
             results.append({"network": name, "batch": batch, "size": args.size, "ms": medians})
     if args.output:
         versions = {

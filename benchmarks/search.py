@@ -3,8 +3,9 @@
     python benchmarks/search.py --checkpoint checkpoints/cifar10_resnet20/best.ckpt --root data \
         --output benchmarks/results/search [--parts fronts certify]
 
-Candidates are scored on validation images; the best of each method is then measured on test images. All
-measurements are kept in the output folder's `journal`: a run that was cut off goes on where it was, and its
+The best of each method is measured on test images that no candidate was scored on. Candidates are scored on
+validation images or, with `--score-on test`, on other test images: where the float network that training
+started from has seen the validation images, they favour what stays close to that network. All measurements are kept in the output folder's `journal`: a run that was cut off goes on where it was, and its
 tables hold what is done so far.
 """
 
@@ -46,11 +47,20 @@ from quantizable.search.front import print_outcomes, write_front
 from quantizable.search.sensitivity import write_sensitivity
 
 
-def spread(loader: object, count: int) -> tuple[Tensor, Tensor]:
-    """`count` images and labels, evenly spread over a set that fits in memory."""
+def spread(loader: object, count: int, half: int | None = None) -> tuple[Tensor, Tensor]:
+    """`count` images and labels, evenly spread over a set that fits in memory, or over every second image."""
     images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))  # type: ignore[call-overload]
+    if half is not None:
+        images, labels = images[half::2], labels[half::2]
     chosen = torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()
     return images[chosen], labels[chosen]
+
+
+def scored_on(args: argparse.Namespace, data: CIFAR10, count: int) -> tuple[Tensor, Tensor]:
+    """Images and labels to score candidates on."""
+    if args.score_on == "val":
+        return spread(data.val_dataloader(), count)
+    return spread(data.test_dataloader(), count, half=0)
 
 
 def fronts(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10) -> None:
@@ -81,13 +91,13 @@ def fronts(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10)
                     "bops": outcome.best.cost,
                     "evaluations": len(outcome.trials),
                     "seconds": round(outcome.seconds, 1),
-                    "validation": outcome.best.score,
+                    "scored": outcome.best.score,
                     "test": test(assignment),
                     "bits": {layer: mode.name for layer, mode in assignment.items()},
                 }
                 rows.append(row)
                 write_json(folder / "fronts.json", about(args) | {"objective": objective, "rows": rows})
-                found = " ".join(f"{part} {row[part][objective]:.4f}" for part in ("validation", "test"))
+                found = " ".join(f"{part} {row[part][objective]:.4f}" for part in ("scored", "test"))
                 print(f"{objective}, {text}, {name}: {found}, {row['seconds']} s", flush=True)
         print_outcomes(outcomes, cost, objective)
 
@@ -99,18 +109,18 @@ def scorers(
     data: CIFAR10,
     inputs: Sequence[Tensor],
 ) -> tuple[Scorer, Scorer]:
-    """What scores candidates on validation images, and their best on test images."""
+    """What scores candidates, and their best on other images, which are test images."""
     make = partial(Scorer, network, folder=args.output / "journal", norm_inputs=inputs)
-    val, test = data.val_dataloader(), data.test_dataloader()
+    test = data.test_dataloader()
     if objective != "acr":
-        return make(*spread(val, args.images)), make(*spread(test, args.test_images))
+        return make(*scored_on(args, data, args.images)), make(*spread(test, args.test_images, half=1))
     # agreement only breaks ties here: the time goes into certificates
     few = Incremental(Smoothing(args.sigma, args.n, std=data.std, seed=args.seed), args.acr_samples)
     more = replace(few, samples=args.samples)
     count, test_count = args.robust_images, args.robust_test_images
     return (
-        make(*spread(val, max(250, count)), incremental=few, robust_images=count),
-        make(*spread(test, max(250, test_count)), incremental=more, robust_images=test_count),
+        make(*scored_on(args, data, max(250, count)), incremental=few, robust_images=count),
+        make(*spread(test, max(250, test_count), half=1), incremental=more, robust_images=test_count),
     )
 
 
@@ -118,7 +128,7 @@ def one_layer(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR
     """Sensitivity in the network's own modes."""
     inputs = [x for x, _ in islice(data.train_dataloader(), args.norm_batches)]
     space = Space.of(network)
-    scorer = Scorer(network, *spread(data.val_dataloader(), args.images), args.output / "journal", inputs)
+    scorer = Scorer(network, *scored_on(args, data, args.images), args.output / "journal", inputs)
     write_sensitivity(args.output, sensitivity(scorer, space, [BitMode(b, b) for b in (2, 4, 8)]))
 
 
@@ -189,10 +199,11 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--budgets", nargs="+", default=["4bit", "3bit", "5bit", "6bit"])
     parser.add_argument("--objectives", nargs="+", choices=("accuracy", "acr"), default=["accuracy", "acr"])
+    parser.add_argument("--score-on", choices=("val", "test"), default="val")
     parser.add_argument("--evaluations", type=int, default=50, help="candidates of each method and budget")
-    parser.add_argument("--images", type=int, default=1000, help="validation images, for accuracy")
+    parser.add_argument("--images", type=int, default=1000, help="to score on, for accuracy")
     parser.add_argument("--test-images", type=int, default=5000, help="test images, for accuracy")
-    parser.add_argument("--robust-images", type=int, default=16, help="validation images, for acr")
+    parser.add_argument("--robust-images", type=int, default=16, help="to score on, for acr")
     parser.add_argument("--acr-samples", type=int, default=50, help="noisy copies of each, for acr")
     parser.add_argument("--robust-test-images", type=int, default=50, help="test images, for acr")
     parser.add_argument("--norm-batches", type=int, default=1, help="of 128 training images")

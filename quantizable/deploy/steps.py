@@ -113,15 +113,18 @@ def engine_codes(
     images: Tensor,
     engine: str = "onnxruntime",
     exact: bool = True,
+    **options: Any,
 ) -> dict[str, np.ndarray]:
     """The same codes as an engine computes them, read from the exported graph (extra outputs).
 
     Args:
         engine: ``"onnxruntime"`` or ``"openvino"``.
         exact: as of ``compile_onnxruntime``.
+        options: of ``onnx_model``, such as ``residual_images``.
     """
     onnx = require("onnx", "reading an engine's codes")
-    model = onnx_model(network, bits, input_size=tuple(images.shape[1:]))  # type: ignore[arg-type]
+    size: Any = tuple(images.shape[1:])
+    model = onnx_model(network, bits, input_size=size, **options)
     outputs: dict[str, str] = {}
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "Clip") and (layer := node_layer(node)):
