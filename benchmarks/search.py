@@ -78,7 +78,7 @@ def fronts(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10)
         folder.mkdir(exist_ok=True)
         rows, outcomes = [], list[Outcome]()
         for text, budget in budgets.items():
-            for name, method in METHODS.items():
+            for name, method in {"the mode itself": partial(mode_itself, text), **METHODS}.items():
                 outcome = solve(
                     name, method, Problem(space, cost, budget, score, objective, args.evaluations, args.seed)
                 )
@@ -102,6 +102,13 @@ def fronts(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10)
                 found = " ".join(f"{part} {row[part][objective]:.4f}" for part in ("scored", "test"))
                 print(f"{objective}, {text}, {name}: {found}, {row['seconds']} s", flush=True)
         print_outcomes(outcomes, cost, objective)
+
+
+def mode_itself(budget: str, problem: Problem) -> None:
+    """For a budget such as ``4bit`` the network's mode 4, if it holds that."""
+    mode = BitMode.parse(budget.removesuffix("bit"))
+    if mode in problem.space.modes:
+        problem.evaluate(problem.space.uniform(mode))
 
 
 def scorers(
