@@ -122,6 +122,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     logging.getLogger("nncf").setLevel(logging.ERROR)
+    about = {
+        "processor": processor(),
+        "threads": args.threads,
+        "repeats": args.repeats,
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "openvino": openvino.__version__,
+    }
     results: list[dict[str, Any]] = []
     for name in args.networks.split(","):
         for batch in map(int, args.batches.split(",")):
@@ -133,14 +141,8 @@ def main() -> None:
             for run, ms in medians.items():
                 print(f"  {run:30} {ms:9.1f} {medians['torch fp32'] / ms:7.2f}", flush=True)
             results.append({"network": name, "batch": batch, "size": args.size, "ms": medians})
-    if args.output:
-        versions = {
-            "torch": torch.__version__,
-            "onnxruntime": onnxruntime.__version__,
-            "openvino": openvino.__version__,
-        }
-        about = {"processor": processor(), "threads": args.threads, "repeats": args.repeats, **versions}
-        args.output.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+            if args.output:  # after every row: a long run that is cut off leaves what it has
+                args.output.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
 
 
 def processor() -> str:

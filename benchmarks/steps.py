@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -170,13 +172,20 @@ def _peak_mib(name: str, setting: Setting, scheme: str | None, modes: Sequence[s
     return memory_mib("VmHWM") - before
 
 
-def peak_mib(name: str, setting: Setting, scheme: str | None, modes: Sequence[str]) -> float:
+def peak_mib(
+    name: str, setting: Setting, scheme: str | None, modes: Sequence[str], fragmented: bool = False
+) -> float:
     """Peak memory of two steps in a process of their own, MiB; ``scheme`` None: of the bare network.
 
     On the CPU the highest resident memory less that before the network is built, on a GPU what torch
     allocated at most.
+
+    Args:
+        fragmented: count the holes that glibc's heap keeps between tensors, too. By default each tensor is
+            mapped on its own and given back when it is freed, so that the peak is what was in use.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    limit = {} if fragmented else {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    with mock.patch.dict(os.environ, limit), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_peak_mib, name, setting, scheme, modes, torch.get_num_threads()).result()
 
 

@@ -51,7 +51,8 @@ def integer_residuals(model: Any, images: Tensor) -> Any:
         quantize_static(
             source, target, _Batches(images), quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Add"], nodes_to_quantize=names,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Add"]},
+            # with a zero point other than the middle OpenVINO does not fuse the addition
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Add"], "ActivationSymmetric": True},
         )  # fmt: skip
         changed = onnx.load(target)
     _only_for(set(names), changed.graph)
