@@ -149,7 +149,8 @@ def certify(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10
     settings = {"network": fingerprint(network), "images": len(images)}
     top, rows = network.modes[-1], {}
     scratch, runs = {}, {}
-    for mode in reversed(network.modes):
+    asked = network.modes if args.modes is None else [network.check_mode(mode) for mode in args.modes]
+    for mode in sorted({*asked, top}, reverse=True):  # the highest first: the others go on from it
         runs[mode] = Certification(args.output / "journal", f"scratch-{mode.name}", smoothing, settings)
         with network.at_bits(mode):
             scratch[mode] = runs[mode].run(network, images, labels)
@@ -217,6 +218,7 @@ def main() -> None:
     parser.add_argument("--robust-test-images", type=int, default=50, help="test images, for acr")
     parser.add_argument("--norm-batches", type=int, default=1, help="of 128 training images")
     parser.add_argument("--certified", type=int, default=100, help="test images to certify")
+    parser.add_argument("--modes", nargs="+", help="to certify; default: all")
     parser.add_argument("--sigma", type=float, default=0.25)
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument(
