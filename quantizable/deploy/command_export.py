@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"format {', '.join(unknown)} is unknown; choose from {', '.join(FORMATS)}")
     if args.style == "qonnx" and ("openvino" in formats or args.weights == "int4" or args.residual == "int8"):
         raise ValueError(
-            "--style qonnx is for FPGA compilers: --format onnx, without --weights int4 or --residual int8"
+            "--style qonnx is for FPGA compilers: --format onnx alone, with neither --weights nor --residual"
         )
     if args.residual == "int8" and formats == ["qz"]:
         raise ValueError("--residual int8 is for ONNX and OpenVINO files; add --format onnx or openvino")
