@@ -132,7 +132,7 @@ def test_export_writes_what_was_asked_for(
         (["--format", "tflite"], "format tflite is unknown; choose from qz, onnx, openvino"),
         (["--bits", "3"], "no mode 3; it has 2, 4"),
         (["--format", "onnx,openvino", "--style", "qonnx"], "--format onnx alone"),
-        (["--format", "onnx", "--style", "qonnx", "--weights", "int4"], "without --weights int4"),
+        (["--format", "onnx", "--style", "qonnx", "--weights", "int4"], "with neither --weights"),
     ],
 )
 def test_export_refuses_bad_input_and_writes_nothing(
