@@ -17,16 +17,15 @@ from torch import Tensor
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.deploy.files import check_target, written_whole
 from quantizable.deploy.lowering import Lowered, lower
-from quantizable.deploy.nodes import OPSET
+from quantizable.deploy.nodes import INPUT, OPSET, OUTPUT
 from quantizable.deploy.preprocessing import input_size_of, preprocessing
 from quantizable.deploy.report import layer_report
 from quantizable.deploy.requirements import require
-from quantizable.deploy.residual import INPUT, integer_residuals
+from quantizable.deploy.residual import integer_residuals
 from quantizable.network import Assignment, QuantizableNetwork
 
 STYLES = ("qdq", "qonnx")
 WEIGHT_STORAGE = ("int8", "int4")
-OUTPUT = "logits"
 METADATA = "quantizable"  # key of the file's metadata: JSON with mode, style, preprocessing and layer report
 
 

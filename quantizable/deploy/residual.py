@@ -18,10 +18,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from quantizable.deploy.nodes import node_layer
+from quantizable.deploy.nodes import INPUT, node_layer
 from quantizable.deploy.requirements import require
-
-INPUT = "image"  # name of the graph's input
 
 
 def integer_residuals(model: Any, images: Tensor) -> Any:
@@ -33,6 +31,9 @@ def integer_residuals(model: Any, images: Tensor) -> Any:
     Args:
         model: ``onnx.ModelProto`` in the style ``"qdq"``; it is left as it is.
         images: ``[N, C, H, W]``, normalized as in training.
+
+    Returns:
+        a new model, or ``model`` itself where it adds no convolution's output.
 
     Raises:
         ImportError: onnx or onnxruntime is missing.

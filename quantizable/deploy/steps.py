@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from quantizable.deploy.engines import onnxruntime_options
-from quantizable.deploy.export import INPUT, onnx_model
+from quantizable.deploy.export import onnx_model
 from quantizable.deploy.lowering import lower
-from quantizable.deploy.nodes import SIGNED_OFFSET, node_layer
+from quantizable.deploy.nodes import INPUT, SIGNED_OFFSET, node_layer
 from quantizable.deploy.reference import Codes, integer_network
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.network import Assignment, QuantizableNetwork
