@@ -10,39 +10,25 @@ its own: what is finished is not run again, what was cut off is resumed.
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from runs import trained
 from steps import command_line, positive, save, table
 
 MODES = [2, 3, 4, 5, 6, 8, 32]
 SAMPLED_PASSES = 3
-ROOT = Path(__file__).parent.parent
 
 
 def run(args: argparse.Namespace, scheme: str, epochs: int) -> dict[str, Any]:
     """The results of one run, trained unless they are there."""
     name = f"equal_time_{scheme}_{epochs}" + (f"_seed{args.seed}" if args.seed else "")
-    folder = Path(args.output) / name
-    # train.py leaves what it finds: a run cut off in its first epoch is begun anew in NAME-2
-    repeated = re.compile(re.escape(name) + r"(-\d+)?")
-    folders = [p for p in folder.parent.glob(f"{name}*") if repeated.fullmatch(p.name)]
-    if not any((p / "results.json").exists() for p in folders):
-        command = [
-            sys.executable, str(ROOT / "train.py"), "experiment=cifar10_resnet20", f"data.root={args.data}",
-            f"model.weights={args.weights}", f"bits.modes={MODES}".replace(" ", ""), f"scheme={scheme}",
-            f"schedule.epochs={epochs}", f"seed={args.seed}", f"output={args.output}", f"run={name}",
-        ]  # fmt: skip
-        if any((p / "last.ckpt").exists() for p in folders):
-            command.append("resume=last")
-        subprocess.run(command, check=True)
-        folders = [p for p in folder.parent.glob(f"{name}*") if repeated.fullmatch(p.name)]
-    done = next(p / "results.json" for p in sorted(folders) if (p / "results.json").exists())
-    return json.loads(done.read_text())
+    overrides = [
+        "experiment=cifar10_resnet20", f"data.root={args.data}", f"model.weights={args.weights}",
+        f"bits.modes={MODES}".replace(" ", ""), f"scheme={scheme}", f"schedule.epochs={epochs}",
+        f"seed={args.seed}",
+    ]  # fmt: skip
+    return trained(name, overrides, args.output)
 
 
 def main() -> None:
@@ -50,7 +36,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder with CIFAR-10")
     parser.add_argument("--weights", required=True, help="float ResNet-20 checkpoint")
     parser.add_argument("--epochs", type=positive, default=6, help="of the run with all modes")
-    parser.add_argument("--output", default="checkpoints")
+    parser.add_argument("--output", type=Path, default=Path("checkpoints"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     longer = round(args.epochs * len(MODES) / SAMPLED_PASSES)

@@ -1,0 +1,167 @@
+"""The experiments of docs/results.md: is every mode as good as a network trained for it alone, and why.
+
+    python benchmarks/evidence.py --data data --weights resnet20-12fca82f.th --minutes 600
+    python benchmarks/evidence.py --data data --weights resnet20-12fca82f.th --parts ablation --epochs 3
+
+Runs of ``train.py``, one after the other, until all are done or the time is spent: a run that is expected to
+take longer than what is left is not begun. What is finished is not run again, and what was cut off is resumed.
+The ``results.json`` of every run is copied to ``docs/results/evidence/NAME/``; ``evidence.json`` is the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runs import ROOT, finished, trained
+from steps import command_line, positive, table
+
+MODES = "[2,4,8,32]"
+KEPT = ROOT / "docs" / "results" / "evidence"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run: its part and name, what is said to ``train.py``, the passes of a step, and the seed."""
+
+    part: str
+    name: str
+    overrides: tuple[str, ...]
+    passes: int = 4
+    seed: int = 0
+
+    def run_name(self, epochs: int) -> str:
+        """The run's folder."""
+        return f"{self.name}_{epochs}epochs_seed{self.seed}"
+
+
+def individual(seeds: int) -> list[Arm]:
+    """The switchable network, and a network for each mode alone."""
+    arms: list[Arm] = []
+    for seed in range(seeds):
+        arms.append(Arm("individual", "quantizable", (f"bits.modes={MODES}",), 4, seed))
+        arms += [
+            Arm("individual", f"individual{mode}", ("scheme=individual", f"bits.modes=[{mode}]"), 1, seed)
+            for mode in (2, 4, 8, 32)
+        ]
+    return arms
+
+
+def one_seed(part: str, arms: dict[str, str], passes: dict[str, int] | None = None) -> list[Arm]:
+    """Arms that differ from the default in what is said to ``train.py``."""
+    modes = f"bits.modes={MODES}"
+    return [
+        Arm(part, name, (*([] if "bits.modes" in said else [modes]), *said.split()), (passes or {}).get(name, 4))
+        for name, said in arms.items()
+    ]
+
+
+PARTS = {
+    "ablation": one_seed(
+        "ablation",
+        {
+            "shared_affine": "bits.norms=shared_affine",
+            "shared_norms": "bits.norms=shared",
+            "labels_only": "scheme=adabits",
+            "teacher_only": "scheme.objective.alpha=0",
+            "beta_half": "scheme.objective.beta=0.5",
+            "beta_2": "scheme.objective.beta=2",
+            "temperature_2": "scheme.objective.temperature=2",
+            "temperature_4": "scheme.objective.temperature=4",
+            "first_last_mode": "bits.first_last=mode",
+            "per_tensor": "quantizer.per_channel=false",
+            "slow_scales": "schedule.optimizer.quantizer_lr=0.1",
+        },
+    ),
+    "schemes": one_seed(
+        "schemes",
+        {
+            "any_precision": "scheme=any_precision",
+            "cascade": "scheme=cascade",
+            "double_rounding": "scheme=double_rounding quantizer=nested",
+            "sandwich": "scheme=sandwich",
+            "random_k": "scheme=random_k",
+            "layerwise": "scheme=layerwise",
+        },
+        {"sandwich": 3, "random_k": 3},
+    ),
+    "quantizers": one_seed(
+        "quantizers",
+        {
+            name: f"quantizer={name}"
+            for name in (
+                "lsq_plus", "nested", "dorefa", "dorefa_rescaled", "pact", "sat", "sat_modified", "sat_original",
+            )
+        },
+    ),  # fmt: skip
+    "modes": one_seed("modes", {"modes_2_to_8": "bits.modes=[2,3,4,5,6,7,8,32]"}, {"modes_2_to_8": 8}),
+}
+
+
+def keep(name: str, output: Path) -> None:
+    """Copy the small files of a finished run to where the documents show them."""
+    folder = finished(name, output)
+    assert folder is not None
+    (KEPT / name).mkdir(parents=True, exist_ok=True)
+    for file in ("results.json", "metrics.csv"):
+        shutil.copy(folder / file, KEPT / name / file)
+
+
+def rows(arms: list[Arm], epochs: int) -> list[dict[str, Any]]:
+    """A row for each arm whose results are kept."""
+    found = []
+    for arm in arms:
+        file = KEPT / arm.run_name(epochs) / "results.json"
+        if file.exists():
+            results = json.loads(file.read_text())
+            top1 = {mode: round(100 * values["top1"], 2) for mode, values in results["modes"].items()}
+            minutes = results["train_seconds"] / 60
+            found.append(
+                {"part": arm.part, "arm": arm.name, "seed": arm.seed, "epochs": epochs, "minutes": minutes}
+                | {"said": " ".join(arm.overrides), "top-1, %": top1}
+            )
+    return found
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--data", required=True, help="folder with CIFAR-10")
+    parser.add_argument("--weights", required=True, help="float ResNet-20 checkpoint")
+    parser.add_argument("--minutes", type=positive, default=600, help="begin no run that would end later")
+    parser.add_argument("--parts", nargs="+", choices=["individual", *PARTS], default=["individual", *PARTS])
+    parser.add_argument("--epochs", type=positive, default=10, help="of every run")
+    parser.add_argument("--seeds", type=positive, default=3, help="of the part individual")
+    parser.add_argument("--output", type=Path, default=Path("checkpoints/evidence"))
+    args = parser.parse_args()
+    every = {"individual": individual(args.seeds)} | PARTS
+    started, per_pass = time.monotonic(), 0.0
+    for arm in [arm for part in args.parts for arm in every[part]]:
+        name, left = arm.run_name(args.epochs), args.minutes * 60 - (time.monotonic() - started)
+        if finished(name, args.output) is None and (KEPT / name / "results.json").exists():
+            continue
+        if finished(name, args.output) is None and per_pass * arm.passes > left:
+            print(f"{name}: not begun, {left / 60:.0f} minutes are left", flush=True)
+            continue
+        results = trained(name, overrides(args, arm), args.output)
+        per_pass = max(per_pass, results["train_seconds"] / arm.passes)
+        keep(name, args.output)
+    summary = rows([arm for part in every.values() for arm in part], args.epochs)
+    (KEPT / f"evidence_{args.epochs}epochs.json").write_text(json.dumps(summary, indent=1) + "\n")
+    print(table([row | {"top-1, %": " / ".join(map(str, row["top-1, %"].values()))} for row in summary]))
+
+
+def overrides(args: argparse.Namespace, arm: Arm) -> list[str]:
+    """What is said to ``train.py`` for an arm."""
+    return [
+        "experiment=cifar10_resnet20", f"data.root={args.data}", f"model.weights={args.weights}",
+        f"schedule.epochs={args.epochs}", f"seed={arm.seed}", *arm.overrides,
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

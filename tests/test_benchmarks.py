@@ -1,0 +1,95 @@
+"""What the scripts in ``benchmarks/`` measure with, and the runs that they compare."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantizable.schemes import SCHEMES
+from quantizable.settings import read_settings
+from tests.tiny import CONF, config
+
+BENCHMARKS = CONF.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import evidence  # noqa: E402
+import runs  # noqa: E402
+import steps  # noqa: E402
+
+ARMS = [arm for part in ({"individual": evidence.individual(2)} | evidence.PARTS).values() for arm in part]
+
+
+def test_ratio_is_the_median_of_pairs_and_not_a_ratio_of_medians() -> None:
+    ours, bare = steps.Times(wall=[1, 8, 3]), steps.Times(wall=[2, 4, 1])
+    assert steps.ratio(ours, bare, "wall") == 2  # of 1/2, 8/4 and 3/1; the medians would give 3/2
+
+
+def test_steps_of_both_sides_take_turns() -> None:
+    order: list[str] = []
+    contenders = {"bare": lambda: order.append("bare"), "ours": lambda: order.append("ours")}
+    times = steps.interleaved(contenders, repeats=2, device="cpu", warmup=1)
+    assert order == ["bare", "ours"] * 3
+    assert len(times["ours"].wall) == len(times["bare"].cpu) == 2
+
+
+def test_both_steps_train() -> None:
+    case, setting = steps.Case("tiny_cnn", 4, 8), steps.Setting()
+    bare = steps.make_network(case, setting)
+    ours = steps.quantizable_network(case, setting, [2, 32])
+    before = [network.fc.weight.detach().clone() for network in (bare, ours.model)]
+    steps.bare_step(bare, setting, case, passes=2)()
+    steps.multi_mode_step(ours, setting, case, SCHEMES["quantizable"])()
+    assert not bare.fc.weight.equal(before[0])
+    assert not ours.model.fc.weight.equal(before[1])
+    assert ours.bits == 2 or str(ours.bits) == "2", "the lowest mode is visited last"
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: f"{arm.name}-{arm.seed}")
+def test_every_experiment_is_a_configuration_that_training_takes(
+    arm: evidence.Arm, tmp_path: Path
+) -> None:
+    args = evidence.argparse.Namespace(data="data", weights="w.th", epochs=1)
+    cfg = read_settings(config(tmp_path, *evidence.overrides(args, arm), small=False))
+    assert cfg["seed"] == arm.seed
+    assert cfg["schedule"]["epochs"] == 1
+    assert arm.name.startswith("individual") == (len(cfg["bits"]["modes"]) == 1)
+
+
+def test_names_of_experiments_are_unique() -> None:
+    names = [arm.run_name(3) for arm in ARMS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [
+        "data=fake", "data.size=64", "data.batch_size=8", "data.image_size=8", "schedule.epochs=1",
+        "bits.modes=[2,32]", "trainer=cpu", "trainer.limit_train_batches=2",
+    ]  # fmt: skip
+    first = runs.trained("one", said, tmp_path)
+    assert list(first["modes"]) == ["2", "32"]
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(runs.subprocess, "run", refused)
+    assert runs.trained("one", said, tmp_path) == first
+
+
+def test_a_run_that_was_cut_off_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "one-2"  # the first was cut off before its first checkpoint
+    (tmp_path / "one").mkdir()
+    folder.mkdir()
+    (folder / "last.ckpt").touch()
+    (tmp_path / "one_more").mkdir()
+    (tmp_path / "one_more" / "results.json").write_text("{}")  # another run
+    commands: list[list[str]] = []
+
+    def train(command: list[str], check: bool) -> None:
+        commands.append(command)
+        (folder / "results.json").write_text(json.dumps({"modes": {}}))
+
+    monkeypatch.setattr(runs.subprocess, "run", train)
+    assert runs.trained("one", ["seed=1"], tmp_path) == {"modes": {}}
+    assert commands[0][2:] == ["seed=1", f"output={tmp_path}", "run=one", "resume=last"]
