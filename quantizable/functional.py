@@ -130,7 +130,10 @@ class _FakeQuantize(torch.autograd.Function):
         grad_scale: float | Tensor,
     ) -> Tensor:
         step = scale.detach().clamp_min(SMALLEST_SCALE)
-        codes = _codes(x, step, zero_point).round_().clamp_(low, high)  # type: ignore[arg-type]
+        codes = _codes(x, step, zero_point).round_()
+        if x.dtype == torch.bfloat16 and zero_point is None and not isinstance(high, Tensor) and high <= 256:
+            codes = codes.to(x.dtype)  # exact within the range, and half the memory for what follows
+        codes = codes.clamp_(low, high)  # type: ignore[arg-type]
         if zero_point is not None:
             codes -= zero_point
         # a compiled result that shares another's memory gets zero gradients from torch 2.11
