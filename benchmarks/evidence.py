@@ -56,7 +56,12 @@ def one_seed(part: str, arms: dict[str, str], passes: dict[str, int] | None = No
     """Arms that differ from the default in what is said to ``train.py``."""
     modes = f"bits.modes={MODES}"
     return [
-        Arm(part, name, (*([] if "bits.modes" in said else [modes]), *said.split()), (passes or {}).get(name, 4))
+        Arm(
+            part,
+            name,
+            (*([] if "bits.modes" in said else [modes]), *said.split()),
+            (passes or {}).get(name, 4),
+        )
         for name, said in arms.items()
     ]
 
@@ -95,7 +100,14 @@ PARTS = {
         {
             name: f"quantizer={name}"
             for name in (
-                "lsq_plus", "nested", "dorefa", "dorefa_rescaled", "pact", "sat", "sat_modified", "sat_original",
+                "lsq_plus",
+                "nested",
+                "dorefa",
+                "dorefa_rescaled",
+                "pact",
+                "sat",
+                "sat_modified",
+                "sat_original",
             )
         },
     ),  # fmt: skip

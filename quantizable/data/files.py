@@ -18,20 +18,23 @@ def read_image(file: str, mode: str = "RGB") -> Image.Image:
     """Decode one image file completely.
 
     Raises:
-        ValueError: the file is truncated or no image; the message names it.
+        ValueError: the file is truncated, no image, or one of more than 8 bits a channel; the message names it.
     """
     try:
         with Image.open(file) as image:
-            return image.convert(mode)
+            held, converted = image.mode, image.convert(mode)
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise ValueError(f"{file} cannot be decoded ({error}). Replace or remove the file.") from error
+    if held.startswith(("I", "F")):  # Pillow clips these to 255, which leaves a white or a black image
+        raise ValueError(f"{file} holds numbers of kind {held}. Convert it to 8 bits a channel.")
+    return converted
 
 
 def verify_images(samples: Sequence[Sample], threads: int = 4) -> None:
     """Decode every file once, so that a corrupt one shows before training and not in its midst.
 
     Raises:
-        ValueError: some files cannot be decoded; the message counts them and names the first.
+        ValueError: some files cannot be read; the message counts them and names the first.
     """
 
     def problem(sample: Sample) -> str | None:
@@ -44,7 +47,9 @@ def verify_images(samples: Sequence[Sample], threads: int = 4) -> None:
     with ThreadPoolExecutor(threads) as pool:  # decoding releases the interpreter lock
         problems = [found for found in pool.map(problem, samples) if found]
     if problems:
-        raise ValueError(f"{len(problems)} of {len(samples)} images are corrupt: " + " ".join(problems[:5]))
+        raise ValueError(
+            f"{len(problems)} of {len(samples)} images cannot be used: " + " ".join(problems[:5])
+        )
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):

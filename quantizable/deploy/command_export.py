@@ -87,6 +87,10 @@ def run(args: argparse.Namespace) -> int:
     network = load(args.checkpoint)
     integer = [mode for mode in network.modes if mode.weight != FLOAT_BITS]
     chosen = choose(args.bits, network, lambda: trained_data(network, args.data), integer)
+    if "qz" in formats and (keeps := [one.name for one in chosen if one.bits not in integer]):
+        raise ValueError(
+            f"mode {', '.join(keeps)} keeps float weights; a .qz file holds integer weights only"
+        )
     wide = [one.name for one in chosen if isinstance(one.bits, BitMode) and not fits_bytes(one.bits)]
     if wide and formats != ["qz"]:
         raise ValueError(f"mode {', '.join(wide)} has codes of more than 8 bits, which only .qz files hold")

@@ -64,8 +64,8 @@ class Session:
         if engine not in ENGINES:
             raise ValueError(f"engine {engine!r} is unknown; choose from {', '.join(ENGINES)}")
         for what, number, least in (("threads", threads, 1), ("batch", batch, 1), ("warmup", warmup, 0)):
-            if number is not None and number < least:
-                raise ValueError(f"{what} is {number}; give at least {least}")
+            if number is not None and not (isinstance(number, int) and number >= least):
+                raise ValueError(f"{what} is {number!r}; give an integer of at least {least}")
         if engine != "torch":
             require(engine, f"engine {engine!r}")
         self.path, self.engine = Path(path), engine

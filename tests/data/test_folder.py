@@ -2,8 +2,10 @@ import itertools
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from quantizable.data import Folder, ImageNet
 from tests.data.conftest import write_images
@@ -81,12 +83,21 @@ def test_corrupt_images_show_before_training(image_root):
     broken = image_root / "train" / "cat" / "3.png"
     broken.write_bytes(broken.read_bytes()[:200])
     (image_root / "val" / "dog" / "0.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"2 of 26 images are corrupt: .*3\.png cannot be decoded"):
+    with pytest.raises(ValueError, match=r"2 of 26 images cannot be used: .*3\.png cannot be decoded"):
         folder(image_root).prepare_data()
     unchecked = folder(image_root, verify=False, val_size=0)
     unchecked.prepare_data()
     with pytest.raises(ValueError, match=r"3\.png cannot be decoded"):
         list(unchecked.train_dataloader())
+
+
+def test_images_of_more_than_8_bits_show_before_training(image_root):
+    deep = image_root / "train" / "cat" / "3.png"
+    Image.fromarray(np.full((32, 32), 40000, np.uint16)).save(deep)  # converted, it would be white
+    with pytest.raises(
+        ValueError, match=r"1 of 26 .*3\.png holds numbers of kind I;16\. Convert it to 8 bits"
+    ):
+        folder(image_root).prepare_data()
 
 
 def test_missing_folders(tmp_path, image_root):

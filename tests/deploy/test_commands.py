@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 import quantizable
 from quantizable.cli import main
+from quantizable.data import Fake
 from quantizable.deploy import Guard, save_qz
 from quantizable.deploy.command_export import show
 
@@ -160,6 +162,16 @@ def test_export_checks_everything_before_it_writes(
     words = ["export", str(tmp_path / "wide.qz"), "--format", "qz,onnx", "--output", str(tmp_path / "out")]
     assert main(words) == 2
     assert "mode 16 has codes of more than 8 bits, which only .qz files hold" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_of_float_weights_to_qz_leaves_no_folder(
+    calibrated: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    checkpoint = calibrated("resnet20", [4, 32], Fake(size=8, batch_size=4))
+    words = ["export", str(checkpoint), "--bits", "4,32", "--format", "qz", "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "mode 32 keeps float weights" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -159,8 +159,10 @@ def test_images_of_another_kind_are_refused(saved, array: np.ndarray, message: s
     ("options", "message"),
     [
         ({"engine": "tensorrt"}, "engine 'tensorrt' is unknown; choose from onnxruntime, openvino, torch"),
-        ({"engine": "torch", "threads": 0}, "threads is 0; give at least 1"),
+        ({"engine": "torch", "threads": 0}, "threads is 0; give an integer of at least 1"),
+        ({"engine": "torch", "threads": 1.5}, "threads is 1.5; give an integer"),
         ({"engine": "torch", "batch": 0}, "batch is 0"),
+        ({"engine": "torch", "batch": "2"}, "batch is '2'; give an integer"),
         ({"engine": "torch", "warmup": -1}, "warmup is -1"),
         ({"engine": "torch", "bits": 3}, "no mode 3; it has 2, 4, 8"),
     ],
