@@ -3,9 +3,10 @@
     python benchmarks/evidence.py --data data --weights resnet20-12fca82f.th --minutes 600
     python benchmarks/evidence.py --data data --weights resnet20-12fca82f.th --parts ablation --epochs 3
 
-Runs of ``train.py``, one after the other, until all are done or the time is spent: a run that is expected to
-take longer than what is left is not begun. What is finished is not run again, and what was cut off is resumed.
-The ``results.json`` of every run is copied to ``docs/results/evidence/NAME/``; ``evidence.json`` is the table.
+Runs of ``train.py``, one after the other, until all are done or the time is spent: a run that is expected
+to take longer than what is left is not begun. What is finished is not run again, and what was cut off is
+resumed. The ``results.json`` of every run is copied to ``docs/results/evidence/NAME/``; ``evidence_Nepochs.json``
+there is the table.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ PARTS = {
                 "sat_original",
             )
         },
-    ),  # fmt: skip
+    ),
     "modes": one_seed("modes", {"modes_2_to_8": "bits.modes=[2,3,4,5,6,7,8,32]"}, {"modes_2_to_8": 8}),
 }
 

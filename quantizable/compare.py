@@ -1,6 +1,7 @@
 """``quantizable compare RUN...``: runs side by side, as a table, pictures and one HTML page.
 
-Runs that differ in nothing but the seed are one group: mean and standard deviation over its seeds.
+Runs that differ in nothing but the seed are one group: mean and standard deviation over its seeds. A name
+makes a group of any runs: ``individual='checkpoints/individual_*'`` holds a network for each mode.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import csv
+import glob
 import html
 import json
 import os
@@ -20,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from quantizable.bits import BitMode
 from quantizable.results import plot_modes, write_json
 
 NOT_COMPARED = (
@@ -55,14 +58,19 @@ class Run:
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser("compare", help="runs side by side: table, plots, HTML")
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders, or folders of run folders")
+    parser.add_argument(
+        "runs", nargs="+", metavar="[NAME=]RUN", help="run folders, or folders of them; * stands for anything"
+    )
     parser.add_argument("--output", type=Path, default=Path("comparison"), help="folder for what is written")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table; write compare.json, compare.csv, modes.png, curves.png and compare.html."""
-    groups = group(read_run(folder) for folder in find_runs(args.runs))
+    """Print the table; write compare.json, compare.csv, three pictures and compare.html."""
+    named, folders = split_names(args.runs)
+    groups = {name: [read_run(folder) for folder in find_runs(paths)] for name, paths in named.items()}
+    if folders:
+        groups |= group(read_run(folder) for folder in find_runs(folders))
     rows = table_rows(groups)
     print_rows(rows)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -71,9 +79,30 @@ def run(args: argparse.Namespace) -> int:
     means = {label: {m: {"top1": mean_of(runs, m)} for m in modes_of(runs)} for label, runs in groups.items()}
     plot_modes(args.output / "modes.png", means, "test accuracy against bits")
     plot_curves(args.output / "curves.png", groups)
-    write_page(args.output / "compare.html", rows, [args.output / "modes.png", args.output / "curves.png"])
-    print(f"wrote {args.output}/compare.html, compare.json, compare.csv, modes.png, curves.png")
+    plot_bars(args.output / "bars.png", rows)
+    pictures = [args.output / f"{name}.png" for name in ("modes", "bars", "curves")]
+    write_page(args.output / "compare.html", rows, pictures)
+    print(f"wrote {args.output}/compare.html, compare.json, compare.csv, modes.png, bars.png, curves.png")
     return 0
+
+
+def split_names(words: Sequence[str]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Paths by the names given to them, and those without one; ``*`` is expanded.
+
+    Raises:
+        ValueError: nothing fits a pattern.
+    """
+    named: dict[str, list[Path]] = {}
+    folders: list[Path] = []
+    for word in words:
+        name, equals, pattern = word.partition("=")
+        if not equals or Path(word).exists():
+            name, pattern = "", word
+        paths = [Path(path) for path in sorted(glob.glob(pattern))] if "*" in pattern else [Path(pattern)]
+        if not paths:
+            raise ValueError(f"nothing fits {pattern}; give folders such as checkpoints/<run>")
+        (named.setdefault(name, []) if name else folders).extend(paths)
+    return named, folders
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -151,20 +180,26 @@ def group(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def modes_of(runs: Sequence[Run]) -> list[str]:
-    """The modes that every run of a group measured."""
-    return [mode for mode in runs[0].results["modes"] if all(mode in one.results["modes"] for one in runs)]
+    """The modes that the runs of a group measured, from the lowest to the highest."""
+    return sorted({mode for one in runs for mode in one.results["modes"]}, key=BitMode.parse)
+
+
+def with_mode(runs: Sequence[Run], mode: str) -> list[Run]:
+    """The runs of a group that measured a mode: all, unless they are networks for a mode each."""
+    return [one for one in runs if mode in one.results["modes"]]
 
 
 def mean_of(runs: Sequence[Run], mode: str) -> float:
     """Mean top-1 of a mode over a group's runs, a fraction."""
-    return statistics.mean(one.results["modes"][mode]["top1"] for one in runs)
+    return statistics.mean(one.results["modes"][mode]["top1"] for one in with_mode(runs, mode))
 
 
 def table_rows(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
     """One row per group and mode: top-1 in percent, mean and sample standard deviation over seeds."""
     rows = []
-    for label, runs in groups.items():
-        for mode in modes_of(runs):
+    for label, members in groups.items():
+        for mode in modes_of(members):
+            runs = with_mode(members, mode)
             values = [100 * one.results["modes"][mode]["top1"] for one in runs]
             rows.append(
                 {
@@ -233,6 +268,36 @@ def plot_curves(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
     os.replace(part, path)
 
 
+def plot_bars(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A bar for each row of the table, by group; with the standard deviation where there are seeds."""
+    from matplotlib.figure import Figure
+
+    labels = list(dict.fromkeys(row["group"] for row in rows))
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    figure = Figure(figsize=(7, 1 + 0.18 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    height = 0.8 / len(modes)
+    for number, mode in enumerate(modes):
+        own = [row for row in rows if row["mode"] == mode]
+        axes.barh(
+            [labels.index(row["group"]) + number * height for row in own],
+            [row["top1_mean"] for row in own],
+            height,
+            xerr=[row["top1_std"] or 0.0 for row in own],
+            label=mode,
+        )
+    lowest, highest = (pick(row["top1_mean"] for row in rows) for pick in (min, max))
+    axes.set_xlim(max(0, lowest - 0.1 * (highest - lowest) - 1), min(100, highest + 1))  # not from 0
+    axes.set_yticks([i + 0.4 - height / 2 for i in range(len(labels))], labels)
+    axes.invert_yaxis()
+    axes.set_xlabel("top-1 accuracy, %")
+    axes.grid(alpha=0.3, axis="x")
+    axes.legend(title="mode", fontsize="small")
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, format="png", dpi=130)
+    os.replace(part, path)
+
+
 def write_page(path: Path, rows: Sequence[Mapping[str, Any]], pictures: Sequence[Path]) -> None:
     """One HTML file with the table and the pictures inside."""
     keys = ("group", "mode", "seeds", "epochs", "set", "runs")
@@ -250,7 +315,7 @@ def write_page(path: Path, rows: Sequence[Mapping[str, Any]], pictures: Sequence
     page = (
         "<!doctype html><meta charset=utf-8><title>Runs compared</title>"
         "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}"
-        "img{max-width:48%}</style>"
+        "img{max-width:32%}</style>"
         f"<h1>Runs compared</h1><table><tr>{head}</tr>{body}</table>{images}\n"
     )
     part = path.with_name(path.name + ".part")

@@ -39,13 +39,31 @@ def test_command_writes_page_with_pictures_inside(tmp_path: Path, capsys: pytest
     write_run(tmp_path / "runs" / "b", 0, 6, {"2": 0.7})
     assert main(["compare", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "compare.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3
     assert "schedule.epochs=6" in page
     assert [row["top1_mean"] for row in json.loads((tmp_path / "out" / "compare.json").read_text())] == [
         80,
         70,
     ]
     assert "80.00" in capsys.readouterr().out
+
+
+def test_a_name_makes_a_group_of_networks_for_a_mode_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_run(tmp_path / "both", 0, 5, {"32": 0.9, "2": 0.7})
+    write_run(tmp_path / "alone_2", 0, 5, {"2": 0.60})
+    write_run(tmp_path / "alone_2_again", 1, 5, {"2": 0.64})
+    write_run(tmp_path / "alone_32", 0, 5, {"32": 0.8})
+    words = [f"alone={tmp_path}/alone_*", str(tmp_path / "both"), "--output", str(tmp_path / "out")]
+    assert main(["compare", *words]) == 0
+    rows = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [(row["group"], row["mode"], row["top1_mean"], row["seeds"]) for row in rows] == [
+        ("alone", "2", 62, [0, 1]), ("alone", "32", 80, [0]),
+        ("all runs", "2", 70, [0]), ("all runs", "32", 90, [0]),
+    ]  # fmt: skip
+    assert main(["compare", f"alone={tmp_path}/nothing_*"]) == 2
+    assert "nothing fits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("contents", ["{", '{"modes": {}}', "[]"])

@@ -18,7 +18,7 @@ def read_image(file: str, mode: str = "RGB") -> Image.Image:
     """Decode one image file completely.
 
     Raises:
-        ValueError: the file is truncated, no image, or one of more than 8 bits a channel; the message names it.
+        ValueError: the file is truncated, no image, or of more than 8 bits a channel; the message names it.
     """
     try:
         with Image.open(file) as image:
