@@ -5,8 +5,8 @@
 
 Runs of ``train.py``, one after the other, until all are done or the time is spent: a run that is expected
 to take longer than what is left is not begun. What is finished is not run again, and what was cut off is
-resumed. The ``results.json`` of every run is copied to ``docs/results/evidence/NAME/``; ``evidence_Nepochs.json``
-there is the table.
+resumed. The ``results.json`` of every run is copied to ``docs/results/evidence/NAME/``; the table is
+``evidence_Nepochs.json`` there.
 """
 
 from __future__ import annotations
