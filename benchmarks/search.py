@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 import quantizable
-from quantizable.assignment import add_modes, fingerprint
+from quantizable.assignment import add_modes
 from quantizable.bits import BitMode
 from quantizable.data import CIFAR10
+from quantizable.digest import digest_network, digest_tensors
 from quantizable.network import QuantizableNetwork
 from quantizable.results import write_json
 from quantizable.search import (
@@ -84,8 +85,6 @@ def fronts(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10)
                 )
                 outcomes.append(outcome)
                 write_front(folder, outcomes, cost, objective)
-                if outcome.best is None:
-                    continue
                 assignment = space.assignment(outcome.best.genome)
                 row = {
                     "budget": text,
@@ -125,7 +124,8 @@ def scorers(
         return make(*scored_on(args, data, args.images)), make(*spread(test, args.test_images, half=1))
     # agreement only breaks ties here: the time goes into certificates
     few = Incremental(Smoothing(args.sigma, args.n, std=data.std, seed=args.seed), args.acr_samples)
-    more = replace(few, samples=args.samples)
+    # measured with other noise than they were chosen by
+    more = replace(few, samples=args.samples, smoothing=replace(few.smoothing, seed=args.seed + 1))
     count, test_count = args.robust_images, args.robust_test_images
     return (
         make(*scored_on(args, data, max(250, count)), incremental=few, robust_images=count),
@@ -146,7 +146,7 @@ def certify(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10
     images, labels = spread(data.test_dataloader(), args.certified)
     smoothing = Smoothing(args.sigma, args.n, std=data.std, seed=args.seed)
     incremental = Incremental(smoothing, args.samples)
-    settings = {"network": fingerprint(network), "images": len(images)}
+    settings = {"network": digest_network(network), "images": digest_tensors([images, labels])}
     top, rows = network.modes[-1], {}
     scratch, runs = {}, {}
     asked = network.modes if args.modes is None else [network.check_mode(mode) for mode in args.modes]

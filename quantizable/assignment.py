@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,10 +11,10 @@ from typing import Any
 import yaml
 
 from quantizable.bits import BitMode, ModeLike
+from quantizable.digest import fingerprint
 from quantizable.network import QuantizableNetwork, plain
-from quantizable.nn.layers import QuantLayer
 
-FORMAT = 1
+FORMAT = 2  # 1: its fingerprint did not cover step sizes and norms
 
 
 @dataclass(frozen=True)
@@ -48,16 +47,6 @@ class SavedAssignment:
         network.set_bits(self.bits)
         if self.norm_batches:
             network.reestimate_norms(loader, batches=self.norm_batches)
-
-
-def fingerprint(network: QuantizableNetwork) -> str:
-    """SHA-256 (16 hexadecimal digits) of the names and float weights of all quantized layers."""
-    digest = hashlib.sha256()
-    for name, layer in network.layers().items():
-        digest.update(name.encode())
-        if isinstance(layer, QuantLayer):
-            digest.update(layer.float_weight().detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def add_modes(network: QuantizableNetwork, modes: Iterable[BitMode]) -> list[BitMode]:
@@ -99,7 +88,7 @@ def read_assignment(path: str | Path, network: QuantizableNetwork) -> SavedAssig
         raise FileNotFoundError(f"there is no assignment file {path}; `quantizable search bits` writes one")
     try:
         contents = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML file: {str(error).splitlines()[0]}") from error
     if not isinstance(contents, dict) or not isinstance(contents.get("bits"), dict):
         raise ValueError(f"{path} is no assignment of bits; `quantizable search bits` writes one")
@@ -110,6 +99,7 @@ def read_assignment(path: str | Path, network: QuantizableNetwork) -> SavedAssig
             f"{path} was made for another network (fingerprint {contents.get('network')}, here {own}); "
             "use the checkpoint that it was searched on, or search anew"
         )
-    return SavedAssignment(
-        contents["bits"], int(contents.get("norm_batches", 0)), contents.get("about") or {}
-    )
+    batches = contents.get("norm_batches", 0)
+    if type(batches) is not int or batches < 0:  # bool is an int, too
+        raise ValueError(f"{path}: norm_batches is {batches!r}; it is an integer of at least 0")
+    return SavedAssignment(contents["bits"], batches, contents.get("about") or {})

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quantizable.assignment import SavedAssignment, read_assignment
 from quantizable.bits import BitMode, parse_modes
@@ -62,21 +63,24 @@ def choose(
         raise ValueError(f"{text} names {', '.join(doubles)} twice; their results could not be told apart")
     saved = [read_assignment(path, network) for path in paths]
     fitted = [
-        Chosen(path.stem, _fitted(one, network, data), one.bits)
+        Chosen(path.stem, _fitted(path, one, network, data), one.bits)
         for path, one in zip(paths, saved, strict=True)
     ]
     return fitted + [Chosen(mode.name, network, mode) for mode in modes]
 
 
 def _fitted(
-    saved: SavedAssignment, network: QuantizableNetwork, data: Callable[[], ImageDataModule]
+    path: Path, saved: SavedAssignment, network: QuantizableNetwork, data: Callable[[], ImageDataModule]
 ) -> QuantizableNetwork:
     own = deepcopy(network)
-    if not saved.norm_batches:
-        saved.apply(own)
-        return own
-    datamodule = data()
-    datamodule.prepare_data()
-    datamodule.setup("fit")
-    saved.apply(own, datamodule.train_dataloader())
+    batches: Iterable[Any] = ()
+    if saved.norm_batches:
+        datamodule = data()
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        batches = datamodule.train_dataloader()
+    try:
+        saved.apply(own, batches)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
     return own

@@ -71,8 +71,10 @@ class MultiModeModule(pl.LightningModule):
             raise ValueError(f"accumulate is {accumulate}; it counts batches per optimizer step, at least 1")
         if accumulate > 1 and self.scheme.step_per_mode:
             raise ValueError("a scheme with an optimizer step after every mode cannot accumulate batches")
-        if noise_sigma < 0:
-            raise ValueError(f"noise_sigma is {noise_sigma}; it is a standard deviation, at least 0")
+        if not 0 <= noise_sigma < float("inf"):
+            raise ValueError(
+                f"noise_sigma is {noise_sigma}; it is a standard deviation, finite and at least 0"
+            )
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm is {clip_norm}; it must be greater than 0, or None for no clipping")
         self.optimizer = optimizer or OptimizerConfig()

@@ -43,6 +43,7 @@ class QuantizableNetwork(nn.Module):
         self.training = model.training
         self.modes = modes
         self.config = config
+        self.added: set[BitMode] = set()  # modes of ``add_mode``
         kinds = (QuantLayer, QuantAttention, PerModeNorm)
         # found once: walking a deep network at each switch would cost more than the switch
         self._switchable: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
@@ -211,6 +212,7 @@ class QuantizableNetwork(nn.Module):
         for norm in self.norms().values():
             norm.add_mode(new, source)
         self.modes = sorted([*self.modes, new])
+        self.added.add(new)
         self.config = {**self.config, "bits": [held.name for held in self.modes]}  # a checkpoint holds it too
 
     # -- fitting to data ---------------------------------------------------------------------------

@@ -57,6 +57,9 @@ def check(cfg: dict[str, Any]) -> None:
         raise ValueError(f"schedule.epochs is {epochs!r}; it must be an integer of at least 1")
     if ema is not None and not (isinstance(ema, float) and 0 < ema < 1):
         raise ValueError(f"train.ema is {ema!r}; it is a decay between 0 and 1, or null for no average")
+    sigma = cfg["train"]["noise_sigma"]
+    if not isinstance(sigma, int | float) or not 0 <= sigma < float("inf"):
+        raise ValueError(f"train.noise_sigma is {sigma!r}; it is a standard deviation, finite and at least 0")
     if cfg["trainer"]["limit_train_batches"] == 0:
         raise ValueError("trainer.limit_train_batches=0 leaves no training batches; give more than 0")
     if "augment" not in cfg["data"] and cfg["schedule"]["augment"] != "none":

@@ -39,6 +39,15 @@ def test_the_fingerprint_follows_the_weights_and_nothing_else() -> None:
     assert fingerprint(network) != before
 
 
+@pytest.mark.parametrize("part", ["weight_quantizer", "norms.4.weight"])
+def test_the_fingerprint_covers_step_sizes_and_norms_of_each_mode(part: str) -> None:
+    network = make_network()
+    before = fingerprint(network)
+    with torch.no_grad():
+        next(p for name, p in network.named_parameters() if part in name).mul_(3)
+    assert fingerprint(network) != before
+
+
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     write_assignment(tmp_path / "a.yaml", make_network(), SavedAssignment(BITS))
     with pytest.raises(ValueError, match="made for another network"):
@@ -55,6 +64,14 @@ def test_files_that_are_no_assignment_are_refused(tmp_path: Path) -> None:
     for contents in ("just words", "bits: 4"):
         path.write_text(contents)
         with pytest.raises(ValueError, match="no assignment of bits"):
+            read_assignment(path, network)
+    path.write_text("[" * 5000)
+    with pytest.raises(ValueError, match="no YAML"):
+        read_assignment(path, network)
+    for batches in ([1], None, float("inf"), "abc", -5, 1.9, True):
+        same = {"format": 2, "network": fingerprint(network), "norm_batches": batches, "bits": {"0": 8}}
+        path.write_text(yaml.safe_dump(same))
+        with pytest.raises(ValueError, match=r"a\.yaml: norm_batches is .*; it is an integer of at least 0"):
             read_assignment(path, network)
     path.write_text(yaml.safe_dump({"format": 99, "bits": {"0": 8}}))
     with pytest.raises(ValueError, match="format 99"):

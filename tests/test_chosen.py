@@ -45,7 +45,7 @@ def mixed(checkpoint: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def foreign(tmp_path: Path) -> str:
     path = tmp_path / "foreign.yaml"
-    path.write_text("format: 1\nnetwork: 0123456789abcdef\nnorm_batches: 0\nbits: {classifier: 8}\n")
+    path.write_text("format: 2\nnetwork: 0123456789abcdef\nnorm_batches: 0\nbits: {classifier: 8}\n")
     return str(path)
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from quantizable.search.journal import Journal
 from quantizable.search.smoothing import Certificate, Classifier, Smoothing
 
+NO_VOTE = -1
+
 
 @dataclass(frozen=True)
 class Certified:
@@ -70,6 +72,8 @@ class Certification:
         The votes on the estimation samples are kept too: incremental certification compares with them.
         """
         votes = self._open_votes(len(images))
+        for image in [i for i in self.results if i < len(images) and (votes[i] == NO_VOTE).any()]:
+            del self.results[image]  # its votes were lost: it is done again, from the same noise
 
         def certify(x: Tensor, image: int) -> Certificate:
             certificate, votes[image] = self.smoothing.certify(classify, x, image)
@@ -95,12 +99,20 @@ class Certification:
         """The classes (int64 ``[n]``) of an image's estimation samples."""
         if image not in self.results:
             raise ValueError(f"image {image} is not certified yet")
-        return torch.from_numpy(np.load(self.votes_path, mmap_mode="r")[image].astype(np.int64))
+        votes = np.load(self.votes_path, mmap_mode="r")[image].astype(np.int64)
+        if (votes == NO_VOTE).any():
+            raise ValueError(f"{self.votes_path} lacks the votes of image {image}: certify it once more")
+        return torch.from_numpy(votes)
 
     def _open_votes(self, images: int) -> np.memmap:
         shape = (images, self.smoothing.n)
         if self.votes_path.is_file():
             held = np.lib.format.open_memmap(self.votes_path, mode="r+")
+            if held.shape[1:] != (self.smoothing.n,):
+                raise ValueError(
+                    f"{self.votes_path} holds {held.shape[1:]} votes an image and not {self.smoothing.n}; "
+                    "remove it or give another output folder"
+                )
             if held.shape[0] >= images:
                 return held
             kept = np.array(held)
@@ -109,6 +121,7 @@ class Certification:
         part = self.votes_path.with_name(self.votes_path.name + ".part")
         grown = np.lib.format.open_memmap(part, mode="w+", dtype=np.int16, shape=shape)
         grown[: len(kept)] = kept
+        grown[len(kept) :] = NO_VOTE
         grown.flush()
         os.replace(part, self.votes_path)
         return grown

@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from quantizable.assignment import SavedAssignment, add_modes, fingerprint, write_assignment
+from quantizable.assignment import SavedAssignment, add_modes, write_assignment
 from quantizable.bits import ModeLike
 from quantizable.checkpoint import load
 from quantizable.chosen import choose
 from quantizable.data.choice import trained_data, validation_loader
+from quantizable.digest import digest_network, digest_tensors
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.results import write_json
 from quantizable.search.certification import Certification, average_certified_radius, certified_accuracy
@@ -33,6 +34,8 @@ from quantizable.search.smoothing import Smoothing
 from quantizable.search.space import Space, parse_budget
 
 RADII = (0.0, 0.25, 0.5, 0.75)
+# searches choose by other noise than certify certifies with: its bounds must not depend on what they bound
+SEARCH_SEED = 2**31
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -110,7 +113,6 @@ class Setting:
         self.network: QuantizableNetwork = load(args.checkpoint)
         self.data = trained_data(self.network, args.data)
         self.output: Path = args.output or args.checkpoint.parent / "search"
-        self.output.mkdir(parents=True, exist_ok=True)
         self.test, self.count = test, args.images
 
     def images(self) -> tuple[Tensor, Tensor]:
@@ -133,9 +135,12 @@ class Setting:
             raise ValueError(f"--norm-batches is {batches}; it is 0 or more")
         return [x for x, _ in islice(self.data.train_dataloader(), batches)] if batches else []
 
-    def smoothing(self, args: argparse.Namespace) -> Smoothing:
+    def smoothing(self, args: argparse.Namespace, first_seed: int = 0) -> Smoothing:
         """The smoothing that the options ask for, in the units of the data."""
-        return Smoothing(args.sigma, args.n, args.n0, args.alpha, tuple(self.data.std), args.seed)
+        if args.seed < 0:
+            raise ValueError(f"--seed is {args.seed}; it is at least 0")
+        seed = first_seed + args.seed
+        return Smoothing(args.sigma, args.n, args.n0, args.alpha, tuple(self.data.std), seed)
 
 
 def run_bits(args: argparse.Namespace) -> int:
@@ -151,10 +156,11 @@ def run_bits(args: argparse.Namespace) -> int:
     cost = make_cost(args.cost, network, image, args.latency_table)
     for mode in space.modes:  # a table may lack some
         cost.total(space.layer_modes(space.uniform(mode)))
-    budgets = {text: parse_budget(text, space, cost) for text in args.budget.split(",")}
+    texts = [text.strip() for text in args.budget.split(",")]
+    budgets = {text: parse_budget(text, space, cost) for text in texts}
     incremental = None
     if args.objective == "acr":
-        incremental = Incremental(setting.smoothing(args), args.samples)
+        incremental = Incremental(setting.smoothing(args, SEARCH_SEED), args.samples)
     if args.norm_batches < 1 and (lacking := set(space.modes) - set(network.modes)):
         names = ", ".join(mode.name for mode in sorted(lacking))
         raise ValueError(f"modes {names} have no norms of their own yet: give --norm-batches 1 or more")
@@ -168,12 +174,11 @@ def run_bits(args: argparse.Namespace) -> int:
             problem = Problem(space, cost, budget, scorer, args.objective, args.evaluations, args.seed)
             outcome = solve(name, METHODS[name], problem)
             outcomes.append(outcome)
-            if outcome.best is not None:
-                about = {"method": name, "cost": cost.name, "of": outcome.best.cost, **outcome.best.score}
-                assignment = SavedAssignment(space.assignment(outcome.best.genome), args.norm_batches, about)
-                write_assignment(setting.output / f"{name}-{text}.yaml", network, assignment)
-                found = f"{args.objective} {outcome.best.score[args.objective]:.4f}"
-                print(f"{text}, {name}: {found}, {outcome.seconds:.0f} s", flush=True)
+            about = {"method": name, "cost": cost.name, "of": outcome.best.cost, **outcome.best.score}
+            assignment = SavedAssignment(space.assignment(outcome.best.genome), args.norm_batches, about)
+            write_assignment(setting.output / f"{name}-{text}.yaml", network, assignment)
+            found = f"{args.objective} {outcome.best.score[args.objective]:.4f}"
+            print(f"{text}, {name}: {found}, {outcome.seconds:.0f} s", flush=True)
             write_front(setting.output, outcomes, cost, args.objective)
     print_outcomes(outcomes, cost, args.objective)
     asked = sum(len(outcome.trials) for outcome in outcomes)
@@ -217,9 +222,12 @@ def run_sensitivity(args: argparse.Namespace) -> int:
     images, labels = setting.images()
     inputs = setting.training_inputs(args.norm_batches)
     scorer = Scorer(setting.network, images, labels, setting.output, inputs)
-    rows = sensitivity(scorer, space, [m for m in setting.network.modes if m in space.modes])
+    held = [m for m in setting.network.modes if m in space.modes]
+    rows = sensitivity(scorer, space, held)
     print_sensitivity(rows)
     write_sensitivity(setting.output, rows)
+    if others := [m.name for m in setting.network.modes if m not in held and not m.is_float]:
+        print(f"left out, as a search does not choose them: mode {', '.join(others)}")
     print(f"kept in {setting.output}: sensitivity.csv, sensitivity.png")
     return 0
 
@@ -232,23 +240,32 @@ def run_certify(args: argparse.Namespace) -> int:
     first_mode = None if args.first is None else network.check_mode(args.first)
     chosen = choose(args.bits, network, lambda: setting.data)
     images, labels = setting.images()
-    about = {"network": fingerprint(network), "images": len(images), "data": type(setting.data).__name__}
-    first = None
+
+    def certification(name: str, one: QuantizableNetwork, bits: Assignment, **more: object) -> Certification:
+        # the network's digest holds the norms that were fitted to an assignment, too
+        same = {"network": digest_network(one), "images": digest_tensors([images, labels])}
+        settings = same | {"bits": {k: str(v) for k, v in _by_layer(bits).items()}} | more
+        return Certification(setting.output, name, smoothing, settings)
+
+    # all are opened before the first is run: files of other settings are refused before any long work
+    first, runs = None, []
     if first_mode is not None:
-        own = about | {"bits": {"*": first_mode.name}}
-        first = Certification(setting.output, f"certified-{first_mode.name}", smoothing, own)
+        first = certification(f"certified-{first_mode.name}", network, first_mode)
+    for one in chosen:
+        if first is None:
+            runs.append(certification(f"certified-{one.name}", one.network, one.bits))
+        else:
+            name, more = f"from-{args.first}-{one.name}", {"from": args.first, "samples": args.samples}
+            runs.append(certification(name, one.network, one.bits, **more))
+    if first is not None and first_mode is not None:
         with network.at_bits(first_mode):
             first.run(network, images, labels)
     summary = {}
-    for one in chosen:
-        own = about | {"bits": {k: str(v) for k, v in _by_layer(one.bits).items()}}
+    for one, run in zip(chosen, runs, strict=True):
         with one.network.at_bits(one.bits):
             if incremental is None or first is None:
-                run = Certification(setting.output, f"certified-{one.name}", smoothing, own)
                 results = run.run(one.network, images, labels)
             else:
-                own |= {"from": args.first, "samples": args.samples}
-                run = Certification(setting.output, f"from-{args.first}-{one.name}", smoothing, own)
                 results = run.fill(partial(incremental.certify_like, one.network, first), images, labels)
         summary[one.name] = {
             "acr": average_certified_radius(results),

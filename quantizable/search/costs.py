@@ -93,6 +93,8 @@ def latency_cost(path: str | Path, network: QuantizableNetwork) -> Cost:
         }
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is no latency table {{layer: {{mode: milliseconds}}}}: {error}") from error
+    if wrong := sorted({ms for row in table.values() for ms in row.values() if not 0 <= ms < float("inf")}):
+        raise ValueError(f"the latency table {path} holds {wrong[0]}; milliseconds are finite and at least 0")
     if missing := [name for name in network.layers() if name not in table]:
         raise ValueError(f"the latency table {path} lacks layer {', '.join(missing)}")
 

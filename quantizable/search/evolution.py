@@ -61,6 +61,8 @@ def evolution(problem: Problem) -> None:
             out["F"] = [-value, trial.cost / problem.budget]
 
     uniform = [problem.space.uniform(mode) for mode in problem.space.modes]
+    # the most bits first: the population may not hold them all
+    uniform.sort(key=problem.cost_of, reverse=True)
     start = [genome for genome in uniform if problem.cost_of(genome) <= problem.budget]
     while len(start) < POPULATION:
         start.append(within_budget(generator.integers(0, highest + 1)))

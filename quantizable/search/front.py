@@ -25,12 +25,17 @@ def pareto(trials: Sequence[Trial], objective: str) -> list[Trial]:
 
 
 def print_outcomes(outcomes: Sequence[Outcome], cost: Cost, objective: str) -> None:
-    """Print the best of each method and what it took."""
+    """Print the best of each method and what it took, and the front of all that was evaluated."""
     table = Table("method", f"budget, {cost.name}", f"cost, {cost.name}", objective, "evaluations", "seconds")
     for o in outcomes:
-        best = ("", "") if o.best is None else (f"{o.best.cost:.4g}", f"{o.best.score[objective]:.4f}")
+        best = f"{o.best.cost:.4g}", f"{o.best.score[objective]:.4f}"
         table.add_row(o.method, f"{o.budget:.4g}", *best, str(len(o.trials)), f"{o.seconds:.1f}")
     Console().print(table)
+    front = Table(f"cost, {cost.name}", objective, "found by", title="Pareto front")
+    found_by = {t.genome: o.method for o in reversed(outcomes) for t in o.trials}
+    for trial in pareto([t for o in outcomes for t in o.trials], objective):
+        front.add_row(f"{trial.cost:.4g}", f"{trial.score[objective]:.4f}", found_by[trial.genome])
+    Console().print(front)
 
 
 def write_front(folder: Path, outcomes: Sequence[Outcome], cost: Cost, objective: str) -> None:
@@ -56,6 +61,8 @@ def write_front(folder: Path, outcomes: Sequence[Outcome], cost: Cost, objective
     axes = figure.add_subplot()
     for name in names:
         points = [(t.cost, t.score[objective]) for t in fronts[name]]
+        if not points:
+            continue
         axes.step(*zip(*points, strict=True), "o-", where="post", label=name, alpha=0.8)
     for budget in sorted({o.budget for o in outcomes}):
         axes.axvline(budget, color="grey", lw=0.8, ls=":")

@@ -69,10 +69,9 @@ def greedy(problem: Problem) -> None:
     others) for the evaluations left.
     """
     rows = damage(problem)
-    lowered = lowered_by_damage(problem, problem.space.highest, rows)
-    assert lowered is not None  # the budget was checked to hold the smallest assignment
-    uniform = most_uniform_bits(problem)
-    value, best = max((_rank(problem, genome), genome) for genome in [lowered, *uniform])
+    # latencies need not fall with the bits: then nothing may be left to lower
+    lowered = lowered_by_damage(problem, problem.space.highest, rows) or problem.baseline
+    value, best = max((_rank(problem, genome), genome) for genome in [lowered, problem.baseline])
     generator, misses = random.Random(problem.seed), 0
     while misses < 20 * len(best):
         raised = generator.randrange(len(best))
@@ -91,13 +90,6 @@ def greedy(problem: Problem) -> None:
             continue
         if (rank := _rank(problem, genome)) > value:
             best, value, misses = genome, rank, 0
-
-
-def most_uniform_bits(problem: Problem) -> list[Genome]:
-    """The uniform assignment of the most bits, equal for weights and activations, that fits; or none."""
-    space = problem.space
-    equal = [space.uniform(mode) for mode in space.modes if mode.weight == mode.activation]
-    return [genome for genome in equal if problem.cost_of(genome) <= problem.budget][-1:]
 
 
 def _rank(problem: Problem, genome: Genome) -> tuple[float, float]:

@@ -70,6 +70,11 @@ class Problem:
         """Its cost."""
         return self.cost.total(self.space.layer_modes(genome))
 
+    @property
+    def baseline(self) -> Genome:
+        """What fits: the mode of most bits, equal for weights and activations, or else what is cheapest."""
+        return self.space.most_uniform(self.cost, self.budget)
+
     def evaluate(self, genome: Genome) -> Trial:
         """Cost and score of a candidate, within the budget or not; ``OutOfEvaluations`` at the end."""
         if genome not in self.trials:
@@ -86,10 +91,11 @@ class Problem:
         return self.evaluate(genome).score[self.objective]
 
     @property
-    def best(self) -> Trial | None:
-        """The best candidate within the budget so far (the cheaper of equals); None before there is one."""
+    def best(self) -> Trial:
+        """The best candidate within the budget so far (the cheaper of equals); the baseline at least."""
+        self.evaluate(self.baseline)
         fitting = [trial for trial in self.trials.values() if trial.cost <= self.budget]
-        return max(fitting, key=lambda t: (t.score[self.objective], -t.score["kl"], -t.cost), default=None)
+        return max(fitting, key=lambda t: (t.score[self.objective], -t.score["kl"], -t.cost))
 
 
 Method = Callable[[Problem], None]
@@ -103,21 +109,22 @@ class Outcome:
         method: its name.
         budget: the budget it had.
         trials: everything it evaluated, in order.
-        best: the best candidate within the budget; None if it evaluated none.
+        best: the best candidate within the budget.
         seconds: of its own, plus those of all its evaluations, measured now or when they were first made.
     """
 
     method: str
     budget: float
     trials: list[Trial]
-    best: Trial | None
+    best: Trial
     seconds: float
 
 
 def solve(name: str, method: Method, problem: Problem) -> Outcome:
-    """Run a method until it ends or has used its evaluations."""
+    """Run a method until it ends or has used its evaluations, the first of which is the baseline's."""
     started = time.perf_counter()
     with suppress(OutOfEvaluations):
+        problem.evaluate(problem.baseline)  # no method leaves with nothing, or with less
         method(problem)
     own = time.perf_counter() - started - problem.scoring_seconds
     trials = list(problem.trials.values())

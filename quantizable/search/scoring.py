@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantizable.bits import BitMode
+from quantizable.digest import digest_network, digest_tensors
 from quantizable.fitting import active_batch_norms, fit_norms
 from quantizable.network import QuantizableNetwork
 from quantizable.search.certification import Certification, Certified, average_certified_radius
@@ -25,6 +26,7 @@ from quantizable.search.incremental import Incremental
 from quantizable.search.journal import Journal
 
 OBJECTIVES = ("accuracy", "agreement", "acr")
+BROKEN_KL = 1e6  # nats; of an assignment whose logits are not finite
 
 
 def check_objective(objective: str) -> str:
@@ -87,9 +89,9 @@ class Scorer:
         self.incremental = incremental
         self.robust_images = min(robust_images, len(images))
         settings: dict[str, Any] = {
-            "network": _digest(list(network.state_dict().values())),  # norms and step sizes too
-            "images": _digest([images, labels]),
-            "norm_inputs": _digest(self.norm_inputs),
+            "network": digest_network(network),
+            "images": digest_tensors([images, labels]),
+            "norm_inputs": digest_tensors(self.norm_inputs),
         }
         if incremental is not None:
             settings |= {**asdict(incremental), "robust_images": self.robust_images}
@@ -120,6 +122,9 @@ class Scorer:
 
     def _measure(self) -> dict[str, float]:
         logits = self._logits()
+        if not torch.isfinite(logits).all():  # worse than any that answers
+            nothing = {"accuracy": 0.0, "agreement": 0.0, "kl": BROKEN_KL}
+            return nothing if self.first is None else nothing | {"acr": 0.0}
         answer = logits.argmax(1)
         kl = F.kl_div(
             logits.log_softmax(1), self.reference.log_softmax(1), reduction="batchmean", log_target=True
@@ -155,13 +160,6 @@ class Scorer:
     @torch.inference_mode()
     def _logits(self) -> Tensor:
         return torch.cat([self.network(x).float() for x in self.images.split(self.batch)])
-
-
-def _digest(tensors: Sequence[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _key(bits: Mapping[str, str]) -> str:

@@ -95,6 +95,8 @@ class Smoothing:
             raise ValueError(f"alpha is {self.alpha}; it is a probability between 0 and 1, such as 0.001")
         if self.n0 < 1 or self.batch < 1:
             raise ValueError(f"n0 is {self.n0} and batch {self.batch}; both are at least 1")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed is {self.seed!r}; it is an integer of at least 0")
         check_samples(self.n, self.alpha)
 
     def noise(self, image: int, stream: int, count: int, shape: torch.Size) -> Iterator[Tensor]:
@@ -120,11 +122,19 @@ class Smoothing:
             image: its number, which decides the noise.
             stream: ``SELECTION`` or ``ESTIMATION``.
             count: how many copies.
+
+        Raises:
+            ValueError: logits that are not finite, whose largest is no answer.
         """
         pieces = []
         for noise in self.noise(image, stream, count, x.shape):
             noisy = (x + noise.to(x)).contiguous(memory_format=torch.channels_last)  # faster on CPUs
-            pieces.append(classify(noisy).argmax(1).cpu())
+            logits = classify(noisy)
+            if not torch.isfinite(logits).all():
+                raise ValueError(
+                    f"the network gives logits that are not finite for noisy copies of image {image}"
+                )
+            pieces.append(logits.argmax(1).cpu())
         return torch.cat(pieces)
 
     def select(self, classify: Classifier, x: Tensor, image: int) -> tuple[int, float]:

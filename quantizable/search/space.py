@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 
 from quantizable.bits import FLOAT_BITS, BitMode
@@ -94,16 +95,35 @@ class Space:
         free = (BitMode(self.weights[w], self.activations[a]) for w, a in pairs)
         return {**self.fixed, **dict(zip(self.layers, free, strict=True))}
 
+    def cheapest(self, cost: Cost) -> Genome:
+        """The assignment that costs least. Measured latencies need not grow with the bits."""
+        pairs = list(product(range(len(self.weights)), range(len(self.activations))))
+
+        def of(layer: str, pair: tuple[int, int]) -> float:
+            return cost.of(layer, BitMode(self.weights[pair[0]], self.activations[pair[1]]))
+
+        return sum((min(pairs, key=partial(of, layer)) for layer in self.layers), ())
+
+    def most_uniform(self, cost: Cost, budget: float) -> Genome:
+        """The mode of most bits, equal for weights and activations, that fits; else what is cheapest."""
+        equal = [self.uniform(mode) for mode in self.modes if mode.weight == mode.activation]
+        fitting = [genome for genome in equal if cost.total(self.layer_modes(genome)) <= budget]
+        return fitting[-1] if fitting else self.cheapest(cost)
+
     def check_budget(self, cost: Cost, budget: float) -> None:
         """``ValueError``, with the smallest possible cost, if no assignment stays within the budget."""
-        smallest = cost.total(self.layer_modes(self.lowest))
+        smallest = cost.total(self.layer_modes(self.cheapest(cost)))
         if not budget >= smallest:  # nor NaN
             raise ValueError(
                 f"budget {budget:g} {cost.unit} is too small: the smallest assignment needs {smallest:g}"
             )
 
     def lowered(self, genome: Genome, cost: Cost, budget: float, order: Iterable[int]) -> Genome:
-        """Lower decisions, one step each in the given order, round by round, until the budget holds."""
+        """Lower decisions, one step each in the given order, round by round, until the budget holds.
+
+        Where the lowest widths are not within it (latencies), the layers take their cheapest ones, in the
+        same order.
+        """
         lowered, order = list(genome), list(order)
         while cost.total(self.layer_modes(tuple(lowered))) > budget:
             before = list(lowered)
@@ -113,8 +133,17 @@ class Space:
                     if cost.total(self.layer_modes(tuple(lowered))) <= budget:
                         return tuple(lowered)
             if lowered == before:
-                raise ValueError(f"the decisions {order} cannot be lowered to {budget:g} {cost.unit}")
+                return self._cheapened(tuple(lowered), cost, budget, order)
         return tuple(lowered)
+
+    def _cheapened(self, genome: Genome, cost: Cost, budget: float, order: list[int]) -> Genome:
+        cheapest = self.cheapest(cost)
+        for layer in dict.fromkeys(decision // 2 for decision in order):
+            pair = slice(2 * layer, 2 * layer + 2)
+            genome = (*genome[: pair.start], *cheapest[pair], *genome[pair.stop :])
+            if cost.total(self.layer_modes(genome)) <= budget:
+                return genome
+        raise ValueError(f"the decisions {order} cannot be lowered to {budget:g} {cost.unit}")
 
 
 def _norms_of_fixed(network: QuantizableNetwork, free: tuple[str, ...]) -> dict[str, str]:
@@ -137,9 +166,11 @@ def parse_budget(text: str, space: Space, cost: Cost) -> float:
         ValueError: another form, a width that a table of latencies lacks, or a budget below the smallest
             assignment.
     """
-    uniform = text.endswith("bit")
+    uniform = text.strip().endswith("bit")
     try:
-        budget = float(text.removesuffix("bit"))
+        budget = float(text.strip().removesuffix("bit"))
+        if budget in (float("inf"), float("-inf")):
+            raise ValueError("it has no end")
         if uniform and not 1 <= budget <= 16:
             raise ValueError("uniform bits are 1 to 16")
     except ValueError as error:

@@ -83,3 +83,23 @@ def test_more_images_keep_the_votes_of_the_first(tmp_path: Path) -> None:
     more = Certification(tmp_path, "4", smoothing, {})
     assert len(more.run(sign, images, labels)) == 4
     assert torch.equal(more.votes(1), smoothing.votes(sign, images[1], 1, 1, 100))
+
+
+def test_lost_votes_are_taken_again_and_never_made_up(tmp_path: Path) -> None:
+    images, labels = torch.randn(3, 1, 2, 2), torch.ones(3)
+    smoothing = Smoothing(0.5, n=100, n0=10)
+    run = Certification(tmp_path, "4", smoothing, {})
+    whole, votes = run.run(sign, images, labels), [run.votes(i) for i in range(3)]
+    (tmp_path / "4.votes.npy").unlink()
+    again = Certification(tmp_path, "4", smoothing, {})
+    assert sorted(again.results) == [0, 1, 2]
+    assert [r.certificate for r in again.run(sign, images, labels)] == [r.certificate for r in whole]
+    assert all(torch.equal(again.votes(i), votes[i]) for i in range(3))
+    (tmp_path / "5.votes.npy").write_bytes((tmp_path / "4.votes.npy").read_bytes())
+    with pytest.raises(ValueError, match="votes an image and not 50"):
+        Certification(tmp_path, "5", Smoothing(0.5, n=50, n0=10), {}).run(sign, images, labels)
+
+
+def test_logits_that_are_not_finite_are_no_answer() -> None:
+    with pytest.raises(ValueError, match="not finite for noisy copies of image 0"):
+        Smoothing(0.5, n=20, n0=5).certify(lambda x: torch.full((len(x), 3), torch.nan), torch.zeros(1, 2, 2))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from quantizable.cli import main
 from quantizable.data import Fake
@@ -56,6 +57,54 @@ def test_certify_in_steps_and_from_a_certified_mode(checkpoint: str, tmp_path: P
     assert len(lines) == 4  # the settings and three images, certified once
 
 
+def test_kept_certificates_are_of_one_network_and_its_images(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--n", "20", "--n0", "5", "--images", "2", "--bits", "4", "--output", str(tmp_path / "out")]
+    assert main(["search", "certify", checkpoint, *DATA, *options]) == 0
+    kept = (tmp_path / "out" / "certified-4.jsonl").read_text()
+    contents = torch.load(checkpoint, weights_only=True)
+    norm = next(key for key in contents["state_dict"] if key.endswith("norms.4.weight"))
+    contents["state_dict"][norm].neg_()
+    torch.save(contents, tmp_path / "other.ckpt")
+    assert main(["search", "certify", str(tmp_path / "other.ckpt"), *DATA, *options]) == 2
+    assert "made with other settings (network)" in capsys.readouterr().err
+    assert main(["search", "certify", checkpoint, *DATA[:-1], "data.seed=1", *options]) == 2
+    assert "made with other settings (images)" in capsys.readouterr().err
+    # all files are opened before the first mode is certified
+    words = ["search", "certify", checkpoint, *DATA, *options, "--n", "30", "--bits", "2,4"]
+    assert main(words) == 2
+    assert "made with other settings (n)" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "certified-2.votes.npy").exists()
+    assert (tmp_path / "out" / "certified-4.jsonl").read_text() == kept
+
+
+def test_an_assignment_is_refused_by_a_network_with_other_norms(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "search",
+        "bits",
+        checkpoint,
+        *DATA,
+        "--images",
+        "8",
+        "--norm-batches",
+        "1",
+        "--evaluations",
+        "1",
+    ]
+    assert main([*words, "--methods", "uniform", "--output", str(tmp_path)]) == 0
+    found = str(tmp_path / "uniform-4bit.yaml")
+    contents = torch.load(checkpoint, weights_only=True)
+    norm = next(key for key in contents["state_dict"] if key.endswith("norms.4.weight"))
+    contents["state_dict"][norm].neg_()
+    torch.save(contents, tmp_path / "other.ckpt")
+    given = ["search", "certify", str(tmp_path / "other.ckpt"), *DATA, "--output", str(tmp_path)]
+    assert main([*given, "--bits", found]) == 2
+    assert "made for another network" in capsys.readouterr().err
+
+
 def test_sensitivity_leaves_its_table_and_picture(checkpoint: str, tmp_path: Path) -> None:
     words = ["search", "sensitivity", checkpoint, *DATA, "--images", "4", "--norm-batches", "0"]
     assert main([*words, "--output", str(tmp_path)]) == 0
@@ -80,6 +129,8 @@ def test_sensitivity_leaves_its_table_and_picture(checkpoint: str, tmp_path: Pat
         (["bits", "--objective", "acr", "--sigma", "0"], "sigma is 0"),
         (["bits", "--objective", "acr", "--sigma", "inf"], "sigma is inf"),
         (["bits", "--objective", "acr", "--robust-images", "0"], "robust_images is 0"),
+        (["bits", "--budget", "inf"], "budget 'inf' is not understood"),
+        (["certify", "--seed", "-1"], "--seed is -1"),
         (["certify", "--sigma", "-1"], "sigma is -1"),
         (["certify", "--n", "5"], "needed are at least 10"),
         (["certify", "--bits", "3"], "no mode 3"),
@@ -101,7 +152,7 @@ def test_an_assignment_of_another_network_is_refused(
     checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.yaml"
-    path.write_text("format: 1\nnetwork: 0123456789abcdef\nnorm_batches: 0\nbits: {conv1: 8}\n")
+    path.write_text("format: 2\nnetwork: 0123456789abcdef\nnorm_batches: 0\nbits: {conv1: 8}\n")
     for words in (["evaluate", checkpoint], ["search", "certify", checkpoint]):
         assert (
             main(

@@ -61,6 +61,26 @@ def optimum(budget: float) -> float:
     return max(problem.value(g) for g in genomes)
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("evaluations", [1, 2, 3])
+def test_with_few_evaluations_every_method_has_the_baseline_at_least(name: str, evaluations: int) -> None:
+    outcome = solve(name, METHODS[name], additive(176.0, evaluations))
+    assert outcome.best.cost <= 176.0
+    assert len(outcome.trials) <= evaluations
+    uniform = Trial((1,) * 6, 0.0, Additive()(SPACE.assignment((1,) * 6)))  # 4 bits cost 8 * 8 + 7 * 16 = 176
+    assert outcome.best.score["accuracy"] >= uniform.score["accuracy"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_costs_that_do_not_fall_with_the_bits(name: str) -> None:
+    """As measured latencies: here 2 bits take longest, so that only uniform 8 bits fit."""
+    slow = Cost("latency", "ms", lambda _, mode: 1.0 + (mode.weight == 2) + (mode.activation < 8))
+    problem = Problem(SPACE, slow, 4.0, Additive(), evaluations=12)  # type: ignore[arg-type]
+    outcome = solve(name, METHODS[name], problem)
+    assert outcome.best.cost == 4.0
+    assert SPACE.layer_modes(outcome.best.genome)["a"].activation == 8
+
+
 @pytest.mark.parametrize("budget", [120.0, 176.0, 250.0])
 def test_the_integer_program_finds_the_optimum_of_additive_damages(budget: float) -> None:
     outcome = solve("integer", METHODS["integer"], additive(budget, 40))

@@ -1,5 +1,6 @@
 """Scores: what they mean, that they are kept, and that measuring leaves no trace."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from quantizable.network import QuantizableNetwork
 from quantizable.search.incremental import Incremental
-from quantizable.search.scoring import Scorer
+from quantizable.search.scoring import BROKEN_KL, Scorer
 from quantizable.search.smoothing import Smoothing
 from quantizable.search.space import Space
 from tests.search.conftest import make_network
@@ -36,6 +37,28 @@ def test_scores_are_kept_on_disk_and_not_measured_again(
     assert (first.measured, again.measured) == (1, 0)
     other = Scorer(make_network(seed=5), images, labels, tmp_path)  # other weights: another file
     assert other.known == {}
+    smoothing = Smoothing(0.1, n=100, n0=20)
+    others = [
+        Scorer(network, images.flip(0), labels, tmp_path),
+        Scorer(network, images, labels, tmp_path, [images]),
+        Scorer(network, images, labels, tmp_path, [images[:3], images[3:]]),  # the same bytes
+        *(
+            Scorer(network, images, labels, tmp_path, incremental=Incremental(s, 50), robust_images=2)
+            for s in (smoothing, replace(smoothing, sigma=0.2), replace(smoothing, seed=1))
+        ),
+    ]
+    assert len({one.name for one in [first, other, *others]}) == 2 + len(others)
+
+
+def test_an_assignment_that_breaks_the_network_is_the_worst(
+    network: QuantizableNetwork, images: Tensor, tmp_path: Path
+) -> None:
+    space, labels = Space.of(network), torch.zeros(len(images))
+    with torch.no_grad():
+        network.norms()["4"].norms["2"].bias.fill_(float("nan"))
+    scorer = Scorer(network, images, labels, tmp_path)
+    score = scorer(space.assignment(space.lowest))
+    assert (score["accuracy"], score["agreement"], score["kl"]) == (0.0, 0.0, BROKEN_KL)
 
 
 def test_measuring_fits_the_norms_and_leaves_the_network_as_it_was(
