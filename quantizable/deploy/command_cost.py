@@ -85,6 +85,9 @@ def run(args: argparse.Namespace) -> int:
         write_csv(args.output / "layers.csv", as_rows(layers))
         plot(args.output / "cost.png", rows, engines)
     if args.layer_latency:
+        print(
+            "exporting and timing each layer in every pair of widths: minutes, for a deep network", flush=True
+        )
         table = layer_latencies(network, input_size_of(network), engines[0], args.threads)
         with written_whole(args.layer_latency) as temporary:
             temporary.write_text(json.dumps(table, indent=1) + "\n")

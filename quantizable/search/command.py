@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
@@ -275,11 +276,19 @@ def run_certify(args: argparse.Namespace) -> int:
             "failure_probability": smoothing.alpha if incremental is None else incremental.failure,
         }
     _print_certified(summary, smoothing)
-    write_json(
-        setting.output / "certified.json",
-        {"sigma": smoothing.sigma, "n": smoothing.n, "images": len(images), "bits": summary},
-    )
+    about = {"sigma": smoothing.sigma, "n": smoothing.n, "images": len(images), "seed": args.seed}
+    _add_to(setting.output / "certified.json", about | {"network": digest_network(network)}, summary)
     return 0
+
+
+def _add_to(path: Path, about: dict[str, object], summary: dict[str, dict]) -> None:
+    """Write the summary, with the modes that the file holds of the same settings already."""
+    try:
+        held = json.loads(path.read_text())
+        kept = held.pop("bits")
+    except (OSError, ValueError, AttributeError, KeyError):
+        held, kept = {}, {}
+    write_json(path, about | {"bits": (kept if held == about else {}) | summary})
 
 
 def _by_layer(bits: Assignment) -> Mapping[str, ModeLike]:

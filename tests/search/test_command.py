@@ -50,7 +50,9 @@ def test_certify_in_steps_and_from_a_certified_mode(checkpoint: str, tmp_path: P
     certify += ["--n", "60", "--n0", "10", "--sigma", "0.1"]
     assert main([*certify, "--bits", "32"]) == 0
     assert main([*certify, "--bits", "4", "--from", "32", "--samples", "20"]) == 0
-    row = json.loads((tmp_path / "certified.json").read_text())["bits"]["4"]
+    rows = json.loads((tmp_path / "certified.json").read_text())["bits"]
+    assert list(rows) == ["32", "4"]  # the first command's, too
+    row = rows["4"]
     assert row["samples_per_image"] <= 20
     assert row["failure_probability"] == pytest.approx(0.002)
     lines = (tmp_path / "certified-32.jsonl").read_text().splitlines()
