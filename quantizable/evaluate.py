@@ -14,9 +14,9 @@ from rich.progress import track
 from torch import Tensor
 
 from quantizable.bits import BitMode
-from quantizable.checkpoint import load
 from quantizable.chosen import Chosen, choose
 from quantizable.data.choice import trained_data, validation_loader
+from quantizable.deploy.load import load
 from quantizable.network import QuantizableNetwork
 from quantizable.results import finite, plot_modes, print_table, write_json
 from quantizable.runs import make

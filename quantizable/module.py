@@ -290,7 +290,9 @@ class MultiModeModule(pl.LightningModule):
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "test")
+        # in float32, as `quantizable evaluate` measures and integers are deployed, whatever was trained in
+        with torch.autocast(self.device.type, enabled=False):
+            self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """The output of the current mode; a batch is as in training, or the inputs alone."""

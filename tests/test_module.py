@@ -77,6 +77,17 @@ def test_metrics_are_those_of_a_loop_over_the_images() -> None:
         assert run.callback_metrics[f"val/loss/{mode}"].item() == pytest.approx(loss / 24, rel=1e-4)
 
 
+def test_the_test_set_is_measured_in_float32_whatever_was_trained_in() -> None:
+    module, kinds = classifier(), []
+    module.network.model.fc.register_forward_hook(lambda _layer, _inputs, out: kinds.append(out.dtype))
+    run = trainer(max_epochs=1, precision="bf16-mixed")
+    run.fit(module, loader(2), loader(2))
+    assert torch.bfloat16 in kinds
+    kinds.clear()
+    run.test(module, loader(2), verbose=False)
+    assert set(kinds) == {torch.float32}
+
+
 def test_set_bits_on_the_module() -> None:
     module = classifier()
     module.set_bits(2)
