@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import quantizable
-from quantizable.assignment import add_modes
+from quantizable.assignment import add_modes, noisy_inputs
 from quantizable.bits import BitMode
 from quantizable.data import CIFAR10
 from quantizable.digest import digest_network, digest_tensors
@@ -71,9 +71,10 @@ def fronts(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10)
     space = Space.of(network)
     cost = bops_cost(network, torch.zeros(1, 3, 32, 32))
     budgets = {text: parse_budget(text, space, cost) for text in args.budgets}
-    inputs = [x for x, _ in islice(data.train_dataloader(), args.norm_batches)]
+    clean = [x for x, _ in islice(data.train_dataloader(), args.norm_batches)]
     add_modes(network, space.modes)
     for objective in args.objectives:
+        inputs = list(noisy_inputs(clean, args.sigma, data.std)) if objective == "acr" else clean
         score, test = scorers(args, objective, network, data, inputs)
         folder = args.output / objective
         folder.mkdir(exist_ok=True)

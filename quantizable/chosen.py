@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,13 +74,14 @@ def _fitted(
 ) -> QuantizableNetwork:
     own = deepcopy(network)
     batches: Iterable[Any] = ()
+    std: Sequence[float] = (1.0,)
     if saved.norm_batches:
         datamodule = data()
         datamodule.prepare_data()
         datamodule.setup("fit")
-        batches = datamodule.train_dataloader()
+        batches, std = datamodule.train_dataloader(), datamodule.std
     try:
-        saved.apply(own, batches)
+        saved.apply(own, batches, std)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
     return own

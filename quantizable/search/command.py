@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from quantizable.assignment import SavedAssignment, add_modes, write_assignment
+from quantizable.assignment import SavedAssignment, add_modes, noisy_inputs, write_assignment
 from quantizable.bits import ModeLike
 from quantizable.checkpoint import load
 from quantizable.chosen import choose
@@ -130,11 +130,12 @@ class Setting:
             first += len(x)
         return torch.cat(images), torch.cat(labels)
 
-    def training_inputs(self, batches: int) -> list[Tensor]:
-        """The first training batches of the data module's seed."""
+    def training_inputs(self, batches: int, noise: float = 0.0) -> list[Tensor]:
+        """The first training batches of the data module's seed, with Gaussian noise of that sigma."""
         if batches < 0:
             raise ValueError(f"--norm-batches is {batches}; it is 0 or more")
-        return [x for x, _ in islice(self.data.train_dataloader(), batches)] if batches else []
+        inputs = islice(self.data.train_dataloader(), batches) if batches else ()
+        return list(noisy_inputs(inputs, noise, self.data.std)) if noise else [x for x, _ in inputs]
 
     def smoothing(self, args: argparse.Namespace, first_seed: int = 0) -> Smoothing:
         """The smoothing that the options ask for, in the units of the data."""
@@ -166,7 +167,8 @@ def run_bits(args: argparse.Namespace) -> int:
         names = ", ".join(mode.name for mode in sorted(lacking))
         raise ValueError(f"modes {names} have no norms of their own yet: give --norm-batches 1 or more")
     images, labels = setting.images()
-    inputs = setting.training_inputs(args.norm_batches)
+    noise = 0.0 if incremental is None else args.sigma  # what it will run on is what its norms are fitted to
+    inputs = setting.training_inputs(args.norm_batches, noise)
     add_modes(network, space.modes)
     scorer = Scorer(network, images, labels, setting.output, inputs, incremental, args.robust_images)
     outcomes = []
@@ -176,8 +178,9 @@ def run_bits(args: argparse.Namespace) -> int:
             outcome = solve(name, METHODS[name], problem)
             outcomes.append(outcome)
             about = {"method": name, "cost": cost.name, "of": outcome.best.cost, **outcome.best.score}
-            assignment = SavedAssignment(space.assignment(outcome.best.genome), args.norm_batches, about)
-            write_assignment(setting.output / f"{name}-{text}.yaml", network, assignment)
+            bits = space.assignment(outcome.best.genome)
+            saved = SavedAssignment(bits, args.norm_batches, noise, about)
+            write_assignment(setting.output / f"{name}-{text}.yaml", network, saved)
             found = f"{args.objective} {outcome.best.score[args.objective]:.4f}"
             print(f"{text}, {name}: {found}, {outcome.seconds:.0f} s", flush=True)
             write_front(setting.output, outcomes, cost, args.objective)
