@@ -6,7 +6,13 @@ import pytest
 import torch
 import yaml
 
-from quantizable.assignment import SavedAssignment, fingerprint, read_assignment, write_assignment
+from quantizable.assignment import (
+    SavedAssignment,
+    fingerprint,
+    noisy_inputs,
+    read_assignment,
+    write_assignment,
+)
 from tests.search.conftest import make_network
 
 BITS = {"0": 8, "3": "w2a8", "6": 4, "9": "w8a2", "14": 8}
@@ -76,6 +82,25 @@ def test_files_that_are_no_assignment_are_refused(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({"format": 99, "bits": {"0": 8}}))
     with pytest.raises(ValueError, match="format 99"):
         read_assignment(path, network)
+
+
+def test_norms_of_a_network_that_will_see_noise_are_fitted_to_noise(tmp_path: Path) -> None:
+    x, std = torch.randn(64, 3, 8, 8), (0.5, 0.25, 1.0)
+    network = make_network()
+    saved = SavedAssignment(BITS, norm_batches=1, norm_noise=0.5)
+    write_assignment(tmp_path / "a.yaml", network, saved)
+    assert read_assignment(tmp_path / "a.yaml", network) == saved
+    (noisy,) = noisy_inputs([(x, None)], 0.5, std)
+    assert (noisy - x).std((0, 2, 3)).tolist() == pytest.approx([1.0, 2.0, 0.5], rel=0.05)  # sigma / std
+    assert torch.equal(next(noisy_inputs([x], 0.5, std)), noisy)
+    by_hand = make_network()
+    SavedAssignment(BITS, norm_batches=1).apply(by_hand, [noisy])
+    saved.apply(network, [x], std)
+    assert torch.equal(network(x), by_hand(x))
+    text = (tmp_path / "a.yaml").read_text()
+    (tmp_path / "a.yaml").write_text(text.replace("norm_noise: 0.5", "norm_noise: .nan"))
+    with pytest.raises(ValueError, match="norm_noise is nan"):
+        read_assignment(tmp_path / "a.yaml", make_network())
 
 
 def test_a_width_that_the_network_was_not_built_for_is_refused() -> None:

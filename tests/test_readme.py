@@ -1,6 +1,8 @@
 """The README says what is true: its python blocks run, its commands and tables name what there is."""
 
+import hashlib
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,9 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.slow
 def test_the_python_blocks_run_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    for shipped in (ROOT / "checkpoints").glob("*.qz"):
+        shutil.copy(shipped, tmp_path / "checkpoints")
     found = blocks("python")
     assert found
     names: dict[str, object] = {"__name__": "readme"}
@@ -49,3 +54,13 @@ def test_the_files_that_are_linked_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
+
+
+def test_what_ships_is_what_its_table_says() -> None:
+    text = (ROOT / "checkpoints" / "README.md").read_text()
+    rows = re.findall(r"^\| `([\w.]+)` \|.*\| ([\d ]+) \| `(\w{64})` \|$", text, re.MULTILINE)
+    assert {name for name, *_ in rows} == {path.name for path in (ROOT / "checkpoints").glob("*.qz")}
+    for name, size, digest in rows:
+        contents = (ROOT / "checkpoints" / name).read_bytes()
+        assert len(contents) == int(size.replace(" ", ""))
+        assert hashlib.sha256(contents).hexdigest() == digest
