@@ -211,7 +211,7 @@ def test_accumulation_equals_a_larger_batch() -> None:
         assert run.global_step == 2
         states.append(dict(module.network.named_parameters()))
     for name, value in states[0].items():
-        # a value next to a tie may take another code in a batch of another size; the steps move weights by 0.08
+        # next to a tie a value may take another code in another batch; the steps move weights by 0.08
         torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=5e-5)
 
 
