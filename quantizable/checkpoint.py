@@ -60,6 +60,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}; training writes checkpoints/<run>/best.ckpt")
+    if path.suffix == ".qz":
+        raise ValueError(
+            f"{path} holds integers, for evaluate, export, cost and predict; give the run's checkpoint"
+        )
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -211,3 +211,9 @@ def test_a_mode_the_network_lacks(path: Path) -> None:
 def test_only_the_same_network_resumes(path: Path, other: Any, what: str) -> None:
     with pytest.raises(ValueError, match=f"cannot be resumed: it was trained with {what}"):
         check_same_network(QuantizableClassifier(*other), path)
+
+
+def test_a_file_of_integers_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "model.qz").write_bytes(b"integers")
+    with pytest.raises(ValueError, match=r"model\.qz holds integers, for evaluate, export, cost and predict"):
+        quantizable.checkpoint.load(tmp_path / "model.qz")
