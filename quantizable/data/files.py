@@ -25,9 +25,14 @@ def read_image(file: str, mode: str = "RGB") -> Image.Image:
             held, converted = image.mode, image.convert(mode)
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise ValueError(f"{file} cannot be decoded ({error}). Replace or remove the file.") from error
-    if held.startswith(("I", "F")):  # Pillow clips these to 255, which leaves a white or a black image
-        raise ValueError(f"{file} holds numbers of kind {held}. Convert it to 8 bits a channel.")
+    check_depth(file, held)
     return converted
+
+
+def check_depth(file: object, mode: str) -> None:
+    """``ValueError`` if a mode of PIL has more than 8 bits a channel, which conversion clips to 255."""
+    if mode.startswith(("I", "F")):
+        raise ValueError(f"{file} holds numbers of kind {mode}; convert it to 8 bits a channel")
 
 
 def verify_images(samples: Sequence[Sample], threads: int = 4) -> None:

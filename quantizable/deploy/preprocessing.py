@@ -10,6 +10,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
+from quantizable.data.files import check_depth
 from quantizable.network import QuantizableNetwork
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -71,8 +72,5 @@ def read_images(paths: list[Path], info: dict[str, Any]) -> Tensor:
             raise FileNotFoundError(f"there is no image {path}") from error
         except Exception as error:  # Pillow's readers answer damaged bytes with errors of many kinds
             raise ValueError(f"{path} is no image that can be read ({error})") from error
-        if held.startswith(("I", "F")):  # Pillow clips these to 255, which leaves a white or a black image
-            raise ValueError(
-                f"{path} holds numbers of kind {held}; convert it to 8 bits a channel, as in training"
-            )
+        check_depth(path, held)
     return torch.stack(images)

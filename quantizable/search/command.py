@@ -244,10 +244,11 @@ def run_certify(args: argparse.Namespace) -> int:
     first_mode = None if args.first is None else network.check_mode(args.first)
     chosen = choose(args.bits, network, lambda: setting.data)
     images, labels = setting.images()
+    seen = digest_tensors([images, labels])
 
     def certification(name: str, one: QuantizableNetwork, bits: Assignment, **more: object) -> Certification:
         # the network's digest holds the norms that were fitted to an assignment, too
-        same = {"network": digest_network(one), "images": digest_tensors([images, labels])}
+        same = {"network": digest_network(one), "images": seen}
         settings = same | {"bits": {k: str(v) for k, v in _by_layer(bits).items()}} | more
         return Certification(setting.output, name, smoothing, settings)
 
@@ -279,8 +280,14 @@ def run_certify(args: argparse.Namespace) -> int:
             "failure_probability": smoothing.alpha if incremental is None else incremental.failure,
         }
     _print_certified(summary, smoothing)
-    about = {"sigma": smoothing.sigma, "n": smoothing.n, "images": len(images), "seed": args.seed}
-    _add_to(setting.output / "certified.json", about | {"network": digest_network(network)}, summary)
+    about: dict[str, object] = {
+        "sigma": smoothing.sigma,
+        "n": smoothing.n,
+        "n0": smoothing.n0,
+        "alpha": smoothing.alpha,
+    }
+    about |= {"seed": args.seed, "images": len(images), "digest": seen, "network": digest_network(network)}
+    _add_to(setting.output / "certified.json", about, summary)
     return 0
 
 

@@ -95,7 +95,7 @@ def test_images_of_more_than_8_bits_show_before_training(image_root):
     deep = image_root / "train" / "cat" / "3.png"
     Image.fromarray(np.full((32, 32), 40000, np.uint16)).save(deep)  # converted, it would be white
     with pytest.raises(
-        ValueError, match=r"1 of 26 .*3\.png holds numbers of kind I;16\. Convert it to 8 bits"
+        ValueError, match=r"1 of 26 .*3\.png holds numbers of kind I;16; convert it to 8 bits"
     ):
         folder(image_root).prepare_data()
 
