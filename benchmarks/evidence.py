@@ -54,9 +54,9 @@ def individual(seeds: int) -> list[Arm]:
 
 
 def one_seed(part: str, arms: dict[str, str], passes: dict[str, int] | None = None) -> list[Arm]:
-    """Arms that differ from the default in what is said to ``train.py``."""
+    """The default, which is trained once for all parts, and arms that differ from it in what is said."""
     modes = f"bits.modes={MODES}"
-    return [
+    return [Arm(part, "quantizable", (modes,))] + [
         Arm(
             part,
             name,
