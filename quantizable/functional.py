@@ -128,6 +128,7 @@ class _FakeQuantize(torch.autograd.Function):
         low: int | Tensor,
         high: int | Tensor,
         grad_scale: float | Tensor,
+        in_product: bool,
     ) -> Tensor:
         step = scale.detach().clamp_min(SMALLEST_SCALE)
         codes = _codes(x, step, zero_point).round_()
@@ -140,7 +141,7 @@ class _FakeQuantize(torch.autograd.Function):
         out = codes * step if torch.compiler.is_compiling() else codes.mul_(step)
         if out.dtype != x.dtype:
             out = out.to(x.dtype)
-        ctx.save_for_backward(x, out, scale, zero_point)
+        ctx.save_for_backward(x, None if in_product else out, scale, zero_point)
         ctx.constants = low, high, grad_scale
         return out
 
@@ -153,10 +154,13 @@ class _FakeQuantize(torch.autograd.Function):
         grad_x = _clamp_gradient(grad, x, scale, zero_point, low, high)
         grad_scale = grad_zero = None
         if ctx.needs_input_grad[1]:
-            grad_scale = _sum_to((grad * out).addcmul_(grad_x, x, value=-1), scale) / scale * factor
+            if out is None:
+                grad_scale = -_sum_to(grad_x * x, scale) / scale * factor
+            else:
+                grad_scale = _sum_to((grad * out).addcmul_(grad_x, x, value=-1), scale) / scale * factor
         if zero_point is not None and ctx.needs_input_grad[2]:
             grad_zero = _sum_to(grad_x - grad, zero_point) * scale * factor
-        return grad_x, grad_scale, grad_zero, None, None, None
+        return grad_x, grad_scale, grad_zero, None, None, None, None
 
 
 def fake_quantize(
@@ -166,6 +170,7 @@ def fake_quantize(
     low: int | Tensor,
     high: int | Tensor,
     grad_scale: float | Tensor = 1.0,
+    in_product: bool = False,
 ) -> Tensor:
     """``dequantize(quantize(x))`` with straight-through gradients, in one autograd node.
 
@@ -176,9 +181,40 @@ def fake_quantize(
         low, high: smallest and largest code; as integer scalar tensors the same compiled graph
             serves every bit-width.
         grad_scale: factor on the gradients of ``scale`` and ``zero_point`` (LSQ sec. 2.2).
+        in_product: leave out the share of the gradient of ``scale`` that :func:`weight_in_product` gives.
 
     Gradients: of ``x``, 1 where ``low < x / scale + zero_point < high``, else 0; of ``scale``,
     LSQ eq. 3 (Esser et al. 2020, arXiv:1902.08153); of ``zero_point``, ``-scale`` where clipped
     (LSQ+ eq. 6, Bhalgat et al. 2020, arXiv:2004.09576, with offset = -scale * zero_point).
     """
-    return _FakeQuantize.apply(x, scale, zero_point, low, high, grad_scale)
+    return _FakeQuantize.apply(x, scale, zero_point, low, high, grad_scale, in_product)
+
+
+class _WeightInProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, grad_scale: float | Tensor) -> Tensor:
+        ctx.save_for_backward(weight, scale)
+        ctx.factor = grad_scale
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        weight, scale = ctx.saved_tensors
+        scale = scale.clamp_min(SMALLEST_SCALE)
+        return grads[0], _sum_to(grads[0] * weight, scale) / scale * ctx.factor, None
+
+
+def weight_in_product(weight: Tensor, scale: Tensor, grad_scale: float | Tensor = 1.0) -> Tensor:
+    """``weight`` itself, with the gradient that a step size gets through the product with its activations.
+
+    ``out = fake_quantize(x, scale, ..., in_product=True)`` and the weight enter a product that is linear in
+    each (any convolution, any linear layer). With g and gw their gradients, ``sum(g * out) == sum(gw *
+    weight)``: the first term of the gradient of ``scale`` (LSQ eq. 3, summed), from the small tensor
+    instead of the large one.
+
+    Args:
+        weight: what the activations are multiplied with, any shape.
+        scale: scalar step size of the activations.
+        grad_scale: as in :func:`fake_quantize`.
+    """
+    return _WeightInProduct.apply(weight, scale, grad_scale)

@@ -57,7 +57,7 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
             )
         x = query if self.batch_first else query.transpose(0, 1)
         batch, tokens, channels = x.shape
-        qkv = F.linear(self.input_quantizer(x), self.quantized_weight(), self.in_proj_bias)
+        qkv = F.linear(*self.factors(x), self.in_proj_bias)
         qkv = qkv.reshape(batch, tokens, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, heads, N, d] each
         if attn_mask is not None:

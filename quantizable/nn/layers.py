@@ -72,6 +72,13 @@ class QuantLayer(nn.Module):
         """The weight as the matrix product sees it, shape of ``weight``."""
         return self.weight_quantizer(self.float_weight())
 
+    def factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Input and weight as the matrix product sees them, shapes of ``x`` and ``weight``."""
+        weight = self.quantized_weight()
+        if isinstance(self.input_quantizer, Quantizer):
+            return self.input_quantizer.product(x, weight)
+        return self.input_quantizer(x), weight  # deployment puts something else in a quantizer's place
+
     def float_weight(self) -> Tensor:
         """The weight before quantization (standardised, where the layer does that)."""
         return self.weight
@@ -83,7 +90,7 @@ class QuantLinear(QuantLayer, nn.Linear):
     float_class = nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.input_quantizer(x), self.quantized_weight(), self.bias)
+        return F.linear(*self.factors(x), self.bias)
 
 
 class QuantConv1d(QuantLayer, nn.Conv1d):
@@ -92,7 +99,7 @@ class QuantConv1d(QuantLayer, nn.Conv1d):
     float_class = nn.Conv1d
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(self.input_quantizer(x), self.quantized_weight(), self.bias)
+        return self._conv_forward(*self.factors(x), self.bias)
 
 
 class QuantConv2d(QuantLayer, nn.Conv2d):
@@ -101,7 +108,7 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
     float_class = nn.Conv2d
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(self.input_quantizer(x), self.quantized_weight(), self.bias)
+        return self._conv_forward(*self.factors(x), self.bias)
 
 
 class QuantConv3d(QuantLayer, nn.Conv3d):
@@ -110,7 +117,7 @@ class QuantConv3d(QuantLayer, nn.Conv3d):
     float_class = nn.Conv3d
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(self.input_quantizer(x), self.quantized_weight(), self.bias)
+        return self._conv_forward(*self.factors(x), self.bias)
 
 
 class _QuantConvTranspose(QuantLayer, _ConvTransposeNd):
@@ -122,7 +129,7 @@ class _QuantConvTranspose(QuantLayer, _ConvTransposeNd):
             x, output_size, stride, padding, list(self.kernel_size), n, dilation
         )
         return functional[n](
-            self.input_quantizer(x), self.quantized_weight(), self.bias,
+            *self.factors(x), self.bias,
             stride, padding, output_padding, self.groups, dilation,
         )  # fmt: skip
 
@@ -151,10 +158,9 @@ class QuantConv2dSame(QuantLayer, Conv2dSame):
     float_class = Conv2dSame
 
     def forward(self, x: Tensor) -> Tensor:
-        x = same_padded(self.input_quantizer(x), self)
-        return F.conv2d(
-            x, self.quantized_weight(), self.bias, self.stride, (0, 0), self.dilation, self.groups
-        )
+        x, weight = self.factors(x)
+        x = same_padded(x, self)
+        return F.conv2d(x, weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
 
 
 def same_padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -184,18 +190,10 @@ class _QuantStdConv(QuantLayer, nn.Conv2d):
         return standardised.reshape_as(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.input_quantizer(x)
+        x, weight = self.factors(x)
         if getattr(self, "same_pad", False):
             x = same_padded(x, self)
-        return F.conv2d(
-            x,
-            self.quantized_weight(),
-            self.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class QuantStdConv2d(_QuantStdConv, StdConv2d):

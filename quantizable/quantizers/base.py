@@ -172,7 +172,14 @@ class Quantizer(nn.Module):
         level = None if bits == FLOAT_BITS else self.level(bits)
         object.__setattr__(self, "active", level)  # not a submodule: see the top of this file
 
-    def forward(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``x``, quantized, and ``weight``, for a product of these two; the first must go nowhere else.
+
+        A quantizer may compute gradients from their product that cost more without it.
+        """
+        return self(x), weight
+
+    def forward(self, x: Tensor, **options: bool) -> Tensor:
         if not x.numel():  # an empty batch has nothing to quantize and says nothing of the range
             return x
         if self._observed is not None:
@@ -182,7 +189,7 @@ class Quantizer(nn.Module):
             return x
         if not self._ready:
             self._first_use(x)
-        return self.fake_quantize(x, self.active)
+        return self.fake_quantize(x, self.active, **options)
 
     @property
     def calibrating(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from quantizable.functional import SMALLEST_SCALE, QParams, fake_quantize
+from quantizable.functional import SMALLEST_SCALE, QParams, fake_quantize, weight_in_product
 from quantizable.quantizers.base import Level, Quantizer
 from quantizable.quantizers.step_size import channel_shape, check_init, paper_scale, search_scale
 
@@ -40,9 +40,13 @@ class _LSQ(Quantizer):
         """How many elements share a step size: n of sec. 2.2."""
         raise TypeError("defined by LSQWeight and LSQActivation")
 
-    def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
+    def grad_scale(self, x: Tensor, level: Level) -> float | Tensor:
+        """Factor on the gradient of the step size (sec. 2.2)."""
+        return (self.elements(x, level) * level.bounds()[1]) ** -0.5
+
+    def fake_quantize(self, x: Tensor, level: Level, in_product: bool = False) -> Tensor:
         low, high = level.bounds()
-        return fake_quantize(x, level.scale, None, low, high, (self.elements(x, level) * high) ** -0.5)
+        return fake_quantize(x, level.scale, None, low, high, self.grad_scale(x, level), in_product)
 
 
 class LSQWeight(_LSQ):
@@ -100,3 +104,11 @@ class LSQActivation(_LSQ):
 
     def elements(self, x: Tensor, level: Level) -> float:
         return x.numel() / x.shape[0]
+
+    def product(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        level = self.active
+        cheaper = torch.is_grad_enabled() and 4 * weight.numel() < x.numel()
+        if level is None or self.calibrating or not cheaper:
+            return self(x), weight
+        x_q = self(x, in_product=True)  # first: it may have to initialise the scale
+        return x_q, weight_in_product(weight, level.scale, self.grad_scale(x, level))

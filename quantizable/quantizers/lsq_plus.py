@@ -36,8 +36,8 @@ class LSQPlusActivation(LSQActivation):
         scale = level.scale.detach().clamp_min(SMALLEST_SCALE)
         return QParams(scale, -level.offset.detach() / scale, level.quant_min, level.quant_max)
 
-    def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
+    def fake_quantize(self, x: Tensor, level: Level, in_product: bool = False) -> Tensor:
         low, high = level.bounds()
         scale = level.scale.clamp_min(SMALLEST_SCALE)
-        factor = (self.elements(x, level) * high) ** -0.5
-        return fake_quantize(x, scale, -level.offset / scale, low, high, factor)
+        zero_point = -level.offset / scale
+        return fake_quantize(x, scale, zero_point, low, high, self.grad_scale(x, level), in_product)

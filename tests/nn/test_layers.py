@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from quantizable import quantize
 from quantizable.nn import QuantLayer
+from quantizable.quantizers import LSQActivation, Quantizer
 
 LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Linear(6, 4), (2, 3, 6)),
@@ -61,6 +63,50 @@ def test_layer(layer: nn.Module, shape: tuple[int, ...]) -> None:
     back = net.to_float()
     assert type(back) is type(layer)
     assert torch.equal(back(x), layer(x))
+
+
+@pytest.mark.parametrize("quantizer", ["lsq", "lsq_plus"])
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=[type(layer).__name__ for layer, _ in LAYERS])
+def test_gradients_through_the_product_are_those_of_the_quantizer_alone(
+    layer: nn.Module, shape: tuple[int, ...], quantizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(
+        max(2, 9 * sum(p.numel() for p in layer.parameters()) // math.prod(shape[1:])), *shape[1:]
+    )
+    net = quantize(layer, [4, 32], quantizer=quantizer, first_last="mode").double()
+    net.calibrate([x.double()])
+    net.set_bits(4)
+    shared: list[bool] = []
+    net.model.input_quantizer.register_forward_pre_hook(
+        lambda _, __, options: shared.append("in_product" in options), with_kwargs=True
+    )
+
+    def gradients() -> list[Tensor]:
+        net.zero_grad()
+        given = x.double().requires_grad_()
+        net(given).pow(2).sum().backward()
+        return [given.grad, *(p.grad for p in net.parameters() if p.grad is not None)]
+
+    ours = gradients()
+    monkeypatch.setattr(LSQActivation, "product", Quantizer.product)
+    for through_product, alone in zip(ours, gradients(), strict=True):
+        torch.testing.assert_close(through_product, alone, rtol=1e-5, atol=1e-5)
+    assert shared == [True, False], "the first time through the product"
+
+
+def test_a_weight_larger_than_its_input_takes_no_part_in_the_inputs_gradient() -> None:
+    net = quantize(nn.Linear(64, 64), [4, 32], first_last="mode")
+    x = torch.rand(2, 64)
+    net.calibrate([x])
+    net.set_bits(4)
+    seen: list[dict[str, bool]] = []
+    net.model.input_quantizer.register_forward_pre_hook(
+        lambda _, __, options: seen.append(options), with_kwargs=True
+    )
+    net(x).sum().backward()
+    with torch.no_grad():
+        net(x.repeat(1000, 1))  # large, but nothing to differentiate
+    assert seen == [{}, {}]
 
 
 def test_a_fixed_layer_stays_at_its_width_in_every_quantized_mode() -> None:
