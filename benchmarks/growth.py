@@ -27,6 +27,7 @@ from steps import (
     table,
 )
 
+from quantizable.memory import keep_freed_memory
 from quantizable.schemes import SCHEMES
 
 MODES = {1: ["4"], 2: ["2", "8"], 4: ["2", "4", "8", "32"], 7: ["2", "3", "4", "5", "6", "8", "32"]}
@@ -45,6 +46,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     setting = Setting(args.device, args.dtype)
     case = CASES[args.network]
     steps = {"bare": bare_step(make_network(case, setting), setting, case, passes=1)}

@@ -27,6 +27,7 @@ from steps import (
 from steps import bare_step as make_bare_step
 from torch.profiler import ProfilerActivity, profile
 
+from quantizable.memory import keep_freed_memory
 from quantizable.schemes import SCHEMES
 
 # total time of these, children included; one inside another (autocast calls conv2d in conv2d) counts once
@@ -44,7 +45,9 @@ PARTS = {
         "aten::relu", "aten::relu_", "aten::threshold_backward", "aten::relu6", "aten::hardtanh",
         "aten::hardtanh_", "HardtanhBackward0", "aten::gelu", "aten::gelu_backward",
     ),
-    "fake quantization": ("_FakeQuantize", "_FakeQuantizeBackward"),
+    "fake quantization": (
+        "_FakeQuantize", "_FakeQuantizeBackward", "_WeightInProduct", "_WeightInProductBackward",
+    ),
     "optimizer": ("Optimizer.step#SGD.step", "Optimizer.zero_grad#SGD.zero_grad"),
 }  # fmt: skip
 
@@ -82,6 +85,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     setting, case = Setting("cpu", args.dtype, args.layout), CASES[args.network]
     bare = milliseconds(make_bare_step(make_network(case, setting), setting, case, len(args.modes)))
     network = quantizable_network(case, setting, args.modes)

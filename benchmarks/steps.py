@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import quantizable
 from quantizable.bits import BitMode
+from quantizable.memory import keep_freed_memory
 from quantizable.models import create_model
 from quantizable.network import QuantizableNetwork
 from quantizable.schemes import SCHEMES, Scheme
@@ -161,6 +162,7 @@ def field_of(line: str) -> tuple[str, str]:
 
 def _peak_mib(name: str, setting: Setting, scheme: str | None, modes: Sequence[str], threads: int) -> float:
     torch.set_num_threads(threads)
+    keep_freed_memory()
     before, case = memory_mib("VmRSS"), CASES[name]
     if scheme is None:
         step = bare_step(make_network(case, setting), setting, case, passes=len(modes))

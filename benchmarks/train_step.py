@@ -34,6 +34,7 @@ from steps import (
     table,
 )
 
+from quantizable.memory import keep_freed_memory
 from quantizable.schemes import SCHEMES
 
 
@@ -81,9 +82,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=positive, default=10)
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
+    parser.add_argument("--default-malloc", action="store_true", help="leave glibc's memory as it is")
     parser.add_argument("--out", default="train_step", help="name of the JSON file in benchmarks/results")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if not args.default_malloc:
+        keep_freed_memory()  # as training does; for both sides
     rows: list[dict[str, Any]] = []
     for name, dtype, layout, execution in product(args.networks, args.dtypes, args.layouts, args.execution):
         rows.append(compare(name, Setting(args.device, dtype, layout, execution), args.modes, args.repeats))

@@ -32,6 +32,7 @@ from quantizable.callbacks import CompileTime, WandbModes
 from quantizable.checkpoint import check_same_network, load_network
 from quantizable.classifier import QuantizableClassifier
 from quantizable.data import ImageDataModule
+from quantizable.memory import keep_freed_memory
 from quantizable.precision import fastest_execution
 from quantizable.recompute import recompute_activations
 from quantizable.results import by_mode, finite, plot_modes, print_table, write_json
@@ -72,6 +73,8 @@ def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path |
         write_config(config, folder)
         modes, weights = cfg["bits"]["modes"], sum(p.numel() for p in module.parameters())
         log.info("%s, %.2f M parameters, modes %s: %s", cfg["model"]["name"], weights / 1e6, modes, folder)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     started = time.time()
     try:
         trainer.fit(module, datamodule, ckpt_path=resume, weights_only=True)
