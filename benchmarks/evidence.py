@@ -112,6 +112,11 @@ PARTS = {
             )
         },
     ),
+    "rates": one_seed(
+        "rates",
+        {"rate_0.02": "schedule.optimizer.lr=0.02", "rate_0.04": "schedule.optimizer.lr=0.04"},
+    ),
+    "teacher": one_seed("teacher", {"teacher_resnet56": "train.teacher=resnet56"}, {"teacher_resnet56": 5}),
     "modes": one_seed("modes", {"modes_2_to_8": "bits.modes=[2,3,4,5,6,7,8,32]"}, {"modes_2_to_8": 8}),
 }
 
@@ -145,12 +150,15 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--data", required=True, help="folder with CIFAR-10")
     parser.add_argument("--weights", required=True, help="float ResNet-20 checkpoint")
+    parser.add_argument("--teacher", help="float ResNet-56 checkpoint, for the part teacher")
     parser.add_argument("--minutes", type=positive, default=600, help="begin no run that would end later")
     parser.add_argument("--parts", nargs="+", choices=["individual", *PARTS], default=["individual", *PARTS])
     parser.add_argument("--epochs", type=positive, default=10, help="of every run")
     parser.add_argument("--seeds", type=positive, default=3, help="of the part individual")
     parser.add_argument("--output", type=Path, default=Path("checkpoints/evidence"))
     args = parser.parse_args()
+    if args.teacher is None:
+        args.parts = [part for part in args.parts if part != "teacher"]
     every = {"individual": individual(args.seeds)} | PARTS
     started, per_pass = time.monotonic(), 0.0
     for arm in [arm for part in args.parts for arm in every[part]]:
@@ -173,6 +181,7 @@ def overrides(args: argparse.Namespace, arm: Arm) -> list[str]:
     return [
         "experiment=cifar10_resnet20", f"data.root={args.data}", f"model.weights={args.weights}",
         f"schedule.epochs={args.epochs}", f"seed={arm.seed}", *arm.overrides,
+        *([f"train.teacher_weights={args.teacher}"] if "train.teacher=resnet56" in arm.overrides else []),
     ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from quantizable.bits import BitMode
 from quantizable.checkpoint import describe
 from quantizable.network import Assignment, QuantizableNetwork
-from quantizable.objectives import Consistency, mean_squared_error
+from quantizable.objectives import Consistency, TaskOnly, mean_squared_error
 from quantizable.optim import OptimizerConfig, configure, parameter_groups
 from quantizable.schemes import Scheme, get_scheme
 from quantizable.strategies import Strategy
@@ -42,10 +42,16 @@ class MultiModeModule(pl.LightningModule):
         noise_sigma: Gaussian noise added to training images, in units of pixels in [0, 1].
         seed: of the sampled modes.
         strategy: changes training batches of (images, labels): attacks, mixing; None: leaves them.
+        teacher: a trained float network, whose output is a teacher above the highest mode (Hinton et al.
+            2015, arXiv:1503.02531): the quantizable scheme teaches all modes by it, recursive ones the
+            highest. It is put into evaluation mode and frozen here, and is in no checkpoint. None: the
+            highest mode learns from the labels alone.
 
     Raises:
         ValueError: the scheme does not suit the network's modes, or a number is out of range.
     """
+
+    teacher: nn.Module | None
 
     def __init__(
         self,
@@ -57,6 +63,7 @@ class MultiModeModule(pl.LightningModule):
         noise_sigma: float = 0.0,
         seed: int = 0,
         strategy: Strategy | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not hasattr(network, "set_bits"):
@@ -81,6 +88,12 @@ class MultiModeModule(pl.LightningModule):
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self.noise_sigma, self.seed = noise_sigma, seed
         self.strategy = strategy
+        if teacher is not None and isinstance(self.scheme.objective, TaskOnly):
+            raise ValueError(
+                "the scheme learns from labels alone and would ignore the teacher; choose another"
+            )
+        # no submodule: neither trained nor saved
+        self.__dict__["teacher"] = None if teacher is None else teacher.eval().requires_grad_(False)
         # how quantizable.load builds the float network again; it is given one where that is not known
         self.architecture: dict[str, Any] = {"model": None, "num_classes": None, "model_options": {}}
 
@@ -143,6 +156,8 @@ class MultiModeModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Set the activations' step sizes from training batches, unless a checkpoint brought them."""
+        if self.teacher is not None:
+            self.teacher.to(self.device)
         waiting = [q for q in self.network.quantizers().values() if q.levels and not q.starts_initialised()]
         # one that is set says that training has begun: its step sizes are learned and must stay
         if waiting and not any(bool(q.initialised) for q in waiting):
@@ -173,7 +188,7 @@ class MultiModeModule(pl.LightningModule):
         visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, step)
         done = batch_idx + 1
         ends = done % self.accumulate == 0 or done == self.trainer.num_training_batches
-        teachers: list[Tensor] = []
+        teachers = self._from_the_teacher(x)
         losses: dict[str, Tensor] = {}  # of the task, as logged
         totals: dict[str, Tensor] = {}
         for visit in visits:
@@ -200,6 +215,10 @@ class MultiModeModule(pl.LightningModule):
             self.log(f"train/loss/{name}", value, on_step=False, on_epoch=True, batch_size=len(x))
         mean = torch.stack([*losses.values()]).mean()
         self.log("train/loss", mean, on_step=True, on_epoch=True, batch_size=len(x))
+
+    @torch.no_grad()
+    def _from_the_teacher(self, x: Tensor) -> list[Tensor]:
+        return [] if self.teacher is None else [self.teaching(self.teacher(x)).detach()]
 
     def _enter(self, visit: BitMode | dict[str, BitMode]) -> None:
         if isinstance(visit, BitMode):

@@ -1,7 +1,8 @@
 """What each mode is taught: by the labels, by the modes above it, or both.
 
 An objective is called once for each visited mode, from the highest to the lowest, with the task's loss on the
-mode's output and the detached outputs of the modes visited before it (highest first). It knows no labels and
+mode's output and the detached outputs of the modes visited before it (highest first; in front of them that of
+a float network, where one teaches). It knows no labels and
 no task, so that the same schemes train classifiers, regressors and segmenters: only ``distance`` has to fit
 the output.
 """
@@ -61,6 +62,8 @@ class TaskOnly:
 @dataclass(frozen=True)
 class Consistency:
     """``alpha * task + beta * distance`` to the highest mode; the highest learns from the task alone.
+
+    With a float network as the teacher it is the highest, and all modes learn from it.
 
     The combinational loss of quantizable networks (Du et al., BMVC 2020); their abstract gives no formula,
     this is ours:

@@ -20,7 +20,10 @@ KEYS = {
     "bits": ("modes", "first_last", "norms", "exclude", "overrides"),
     "quantizer": ("name", "per_channel", "attention"),
     "schedule": ("epochs", "augment", "optimizer"),
-    "train": ("label_smoothing", "accumulate", "clip_norm", "noise_sigma", "recompute_activations", "ema"),
+    "train": (
+        *("label_smoothing", "accumulate", "clip_norm", "noise_sigma", "recompute_activations", "ema"),
+        *("teacher", "teacher_weights"),
+    ),
 }
 EXAMPLES = {"model.name": "mobilenetv2_100", "data.root": "my_images", "data.file": "Samson.mat"}
 
@@ -60,6 +63,12 @@ def check(cfg: dict[str, Any]) -> None:
     sigma = cfg["train"]["noise_sigma"]
     if not isinstance(sigma, int | float) or not 0 <= sigma < float("inf"):
         raise ValueError(f"train.noise_sigma is {sigma!r}; it is a standard deviation, finite and at least 0")
+    teacher, weights = cfg["train"]["teacher"], cfg["train"]["teacher_weights"]
+    if (teacher is None) != (weights is None):
+        raise ValueError(
+            f"train.teacher={teacher} and train.teacher_weights={weights}: a teacher needs both, the name of "
+            "a float network and its checkpoint, as train.teacher=resnet56 train.teacher_weights=resnet56.th"
+        )
     if cfg["trainer"]["limit_train_batches"] == 0:
         raise ValueError("trainer.limit_train_batches=0 leaves no training batches; give more than 0")
     if "augment" not in cfg["data"] and cfg["schedule"]["augment"] != "none":

@@ -26,6 +26,7 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.loggers import WandbLogger
+from torch import nn
 
 import quantizable
 from quantizable.callbacks import CompileTime, WandbModes
@@ -33,11 +34,13 @@ from quantizable.checkpoint import check_same_network, load_network
 from quantizable.classifier import QuantizableClassifier
 from quantizable.data import ImageDataModule
 from quantizable.memory import keep_freed_memory
+from quantizable.models import create_model
 from quantizable.precision import fastest_execution
 from quantizable.recompute import recompute_activations
 from quantizable.results import by_mode, finite, plot_modes, print_table, write_json
 from quantizable.runs import AtomicCheckpointIO, command, commit, is_first_process, run_folder, write_config
 from quantizable.settings import read_settings
+from quantizable.weights import load_float_weights
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +140,23 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
         noise_sigma=cfg["train"]["noise_sigma"],
         seed=cfg["seed"],
         strategy=instantiate(cfg["strategy"]),
+        teacher=make_teacher(cfg, datamodule),
     )
+
+
+def make_teacher(cfg: dict[str, Any], datamodule: ImageDataModule) -> nn.Module | None:
+    """The float network that teaches, with its weights, or None."""
+    if cfg["train"]["teacher"] is None:
+        return None
+    with torch.random.fork_rng():  # the network starts as it would without
+        teacher = create_model(
+            cfg["train"]["teacher"],
+            datamodule.num_classes,
+            datamodule.in_chans,
+            cifar_stem=datamodule.image_size <= 64,
+        )
+    load_float_weights(teacher, cfg["train"]["teacher_weights"])
+    return teacher
 
 
 def make_trainer(
@@ -155,6 +174,8 @@ def make_trainer(
     say("%s; %s", execution.reason, "channels last" if channels_last else "memory layout as it is")
     if channels_last:
         execution.prepare(module.network)
+        if module.teacher is not None:
+            execution.prepare(module.teacher)
     if compiled:
         say("compiling: the first step takes about a minute, more for deep networks")
         module.network.model.compile()

@@ -47,7 +47,7 @@ def test_both_steps_train() -> None:
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: f"{arm.name}-{arm.seed}")
 def test_every_experiment_is_a_configuration_that_training_takes(arm: evidence.Arm, tmp_path: Path) -> None:
-    args = evidence.argparse.Namespace(data="data", weights="w.th", epochs=1)
+    args = evidence.argparse.Namespace(data="data", weights="w.th", teacher="t.th", epochs=1)
     cfg = read_settings(config(tmp_path, *evidence.overrides(args, arm), small=False))
     assert cfg["seed"] == arm.seed
     assert cfg["schedule"]["epochs"] == 1

@@ -226,6 +226,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: py
         ("train.accumulate=0", "at least 1"),
         ("train.ema=1.5", "between 0 and 1"),
         ("train.label_smoothing=1", r"in \[0, 1\)"),
+        ("train.teacher=resnet56", "a teacher needs both"),
         ("model.name=banana", "unknown model 'banana'"),
         ("model.weights=banana.pth", "banana.pth"),
         ("scheme=individual", "trains one mode"),
