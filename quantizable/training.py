@@ -178,8 +178,8 @@ def make_trainer(
             execution.prepare(module.teacher)
     if compiled:
         say("compiling: the first step takes about a minute, more for deep networks")
-        # one graph for each kind of mode (quantized, float, weights alone, ...), in training and in validation;
-        # beyond the limit torch would go on without compiling
+        # a graph for each kind of mode (quantized, float, weights alone), in training and in validation;
+        # beyond the limit torch goes on without compiling
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         module.network.model.compile()
     if options["deterministic"]:

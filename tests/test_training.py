@@ -17,6 +17,7 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy.io import savemat
+from torch._dynamo.utils import counters
 
 import quantizable
 from quantizable.data import ImageDataModule
@@ -290,6 +291,17 @@ def test_the_log_tells_what_runs_and_what_compiling_costs(
     assert len(compiled) == 1
     assert "32-true, as asked for; memory layout as it is" in caplog.text
     assert len(re.findall(r"compiled: the first step took [\d.]+ s, the second [\d.]+ s", caplog.text)) == 1
+
+
+@pytest.mark.slow
+def test_every_kind_of_mode_is_compiled(tmp_path: Path) -> None:
+    torch.compiler.reset()
+    counters.clear()
+    kinds = "bits.modes=[2,w4a32,w32a4,w4a8,32]"
+    train(config(tmp_path, kinds, "bits.first_last=mode", "trainer.compile=true", "data.size=32"))
+    torch.compiler.reset()
+    frames = counters["frames"]
+    assert frames["ok"] == frames["total"] > 8, "the graphs that torch keeps by default"
 
 
 def test_names_that_look_like_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
