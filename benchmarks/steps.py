@@ -28,6 +28,7 @@ from quantizable.bits import BitMode
 from quantizable.memory import keep_freed_memory
 from quantizable.models import create_model
 from quantizable.network import QuantizableNetwork
+from quantizable.optim import step_sizes_in_bounds
 from quantizable.schemes import SCHEMES, Scheme
 
 RESULTS = Path(__file__).parent / "results"
@@ -132,7 +133,8 @@ def multi_mode_step(
                 loss = scheme.objective(output, F.cross_entropy(output.float(), labels), teachers)
             loss.backward()
             teachers.append(output.detach())
-        optimizer.step()
+        with step_sizes_in_bounds(network):
+            optimizer.step()
         optimizer.zero_grad()
 
     return step

@@ -17,7 +17,7 @@ from quantizable.bits import BitMode
 from quantizable.checkpoint import describe
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.objectives import Consistency, TaskOnly, mean_squared_error
-from quantizable.optim import OptimizerConfig, configure, parameter_groups
+from quantizable.optim import OptimizerConfig, configure, parameter_groups, step_sizes_in_bounds
 from quantizable.schemes import Scheme, get_scheme
 from quantizable.strategies import Strategy
 
@@ -261,7 +261,8 @@ class MultiModeModule(pl.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm")
         if self.scheme.damp_scales:
             damp_scales(optimizer)
-        optimizer.step()
+        with step_sizes_in_bounds(self.network):
+            optimizer.step()
         optimizer.zero_grad()
 
     def _schedule(self) -> None:

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from quantizable import quantize
-from quantizable.optim import OptimizerConfig, configure, parameter_groups, schedule
+from quantizable.optim import (
+    OptimizerConfig,
+    configure,
+    parameter_groups,
+    schedule,
+    step_sizes_in_bounds,
+)
 from quantizable.quantizers import Quantizer
 from tests.tiny import TinyCNN
 
@@ -105,3 +111,52 @@ def test_optimizers_of_timm(name: str) -> None:
     config = OptimizerConfig(name)
     groups = parameter_groups(quantize(TinyCNN(), [2, 32]), config)
     assert isinstance(configure(config, groups, 5)["optimizer"].param_groups, list)
+
+
+@pytest.mark.parametrize("quantizer", ["lsq", "lsq_plus", "pact", "nested"])
+def test_a_step_changes_a_step_size_by_at_most_a_tenth(quantizer: str) -> None:
+    network = quantize(TinyCNN(), [2, 4, 32], quantizer=quantizer)
+    images = torch.randn(4, 3, 8, 8)
+    network.calibrate([images])
+    network.set_bits(2)
+    network(images).square().sum().backward()
+    learned = {
+        name: p
+        for name, p in network.named_parameters()
+        if name.endswith((".scale", ".alpha")) and p.grad is not None
+    }
+    assert learned
+    before = {name: p.detach().clone() for name, p in learned.items()}
+    for count, p in enumerate(network.parameters()):
+        if p.grad is not None:
+            p.grad.fill_((-1) ** count * 1e-3 if count % 3 else 1e6)
+    weight = network.fc.weight.detach().clone()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    with step_sizes_in_bounds(network):
+        optimizer.step()
+    assert not torch.equal(network.fc.weight, weight)
+    moved = []
+    for name, p in learned.items():
+        wanted = before[name] - p.grad
+        within = wanted.clamp(before[name] * 0.9, before[name] * 1.1)
+        torch.testing.assert_close(p.detach(), within)
+        moved.append(torch.equal(within, wanted))
+    assert not all(moved)
+
+
+def test_an_outlier_among_the_gradients_does_not_kill_a_layer() -> None:
+    """What happened to a 2-bit ResNet-20: a step size below zero never came back."""
+    network = quantize(nn.Linear(8, 4), [4, 32], first_last="mode")
+    x = torch.rand(64, 8)
+    network.calibrate([x])
+    network.set_bits(4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    target = network(x).detach()
+    for step in range(300):
+        optimizer.zero_grad()
+        (network(x) - target).square().mean().backward()
+        if step == 5:
+            network.model.input_quantizer.level(4).scale.grad += 1.0  # fifteen times the step size
+        with step_sizes_in_bounds(network):
+            optimizer.step()
+    assert (network(x) - target).abs().max() < 0.2
