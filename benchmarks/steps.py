@@ -133,7 +133,7 @@ def multi_mode_step(
                 loss = scheme.objective(output, F.cross_entropy(output.float(), labels), teachers)
             loss.backward()
             teachers.append(output.detach())
-        with step_sizes_in_bounds(network):
+        with step_sizes_in_bounds(network, optimizer):
             optimizer.step()
         optimizer.zero_grad()
 

@@ -261,7 +261,7 @@ class MultiModeModule(pl.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm")
         if self.scheme.damp_scales:
             damp_scales(optimizer)
-        with step_sizes_in_bounds(self.network):
+        with step_sizes_in_bounds(self.network, optimizer):
             optimizer.step()
         optimizer.zero_grad()
 
