@@ -18,7 +18,7 @@ ROOMS = [  # from the ground up; a room may import from those before it and from
     {"convert"},
     {"objectives", "samplers", "schemes", "strategies"},
     {"cifar_resnet", "patch_cnn", "stem", "models", "weights", "optim", "build"},
-    {"results", "precision", "uncertainty", "recompute", "digest", "assignment"},
+    {"results", "precision", "memory", "uncertainty", "recompute", "digest", "assignment"},
     {"module", "classifier", "data", "callbacks", "checkpoint", "runs", "settings"},
     {"chosen"},
     {"deploy", "assess", "verify", "search"},
