@@ -292,7 +292,7 @@ def plot_bars(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("top-1 accuracy, %")
     axes.grid(alpha=0.3, axis="x")
-    axes.legend(title="mode", fontsize="small")
+    axes.legend(title="mode", fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars
     part = path.with_name(path.name + ".part")
     figure.savefig(part, format="png", dpi=130)
     os.replace(part, path)
