@@ -257,11 +257,14 @@ class MultiModeModule(pl.LightningModule):
     def _step(self, optimizer: Any) -> None:
         if self._sums_gradients():
             average_gradients(self.parameters())
+        # in float16 gradients carry the loss scale until the optimizer steps
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else float(scaler.get_scale())
         if self.clip_norm is not None:
-            self.clip_gradients(optimizer, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm")
+            self.clip_gradients(optimizer, self.clip_norm * scale, gradient_clip_algorithm="norm")
         if self.scheme.damp_scales:
-            damp_scales(optimizer)
-        with step_sizes_in_bounds(self.network, optimizer):
+            damp_scales(optimizer, scale)
+        with step_sizes_in_bounds(self.network, optimizer, gradient_scale=scale):
             optimizer.step()
         optimizer.zero_grad()
 
@@ -346,10 +349,13 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
             grad.copy_(mean.view_as(grad))
 
 
-def damp_scales(optimizer: Any) -> None:
-    """Shrink the gradient of each step size by ``1 - mean min(|gradient|, 1)`` (see :class:`Scheme`)."""
+def damp_scales(optimizer: Any, gradient_scale: float = 1.0) -> None:
+    """Shrink the gradient of each step size by ``1 - mean min(|gradient|, 1)`` (see :class:`Scheme`).
+
+    ``gradient_scale``: what the gradients are multiplied with at this moment (float16's loss scale).
+    """
     for group in optimizer.param_groups:
         if group.get("name") == "quantizers":
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    parameter.grad *= 1 - parameter.grad.abs().clamp(max=1).mean()
+                    parameter.grad *= 1 - (parameter.grad.abs() / gradient_scale).clamp(max=1).mean()

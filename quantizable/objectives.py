@@ -2,9 +2,8 @@
 
 An objective is called once for each visited mode, from the highest to the lowest, with the task's loss on the
 mode's output and the detached outputs of the modes visited before it (highest first; in front of them that of
-a float network, where one teaches). It knows no labels and
-no task, so that the same schemes train classifiers, regressors and segmenters: only ``distance`` has to fit
-the output.
+a float network, where one teaches). It knows no labels and no task, so that the same schemes train
+classifiers, regressors and segmenters: only ``distance`` has to fit the output.
 """
 
 from __future__ import annotations

@@ -106,7 +106,9 @@ def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[s
 
 
 @contextmanager
-def step_sizes_in_bounds(network: nn.Module, optimizer: Any, share: float = 0.1) -> Iterator[None]:
+def step_sizes_in_bounds(
+    network: nn.Module, optimizer: Any, share: float = 0.1, gradient_scale: float = 1.0
+) -> Iterator[None]:
     """Around an optimizer's step: step sizes and clipping levels change by at most a ``share`` of themselves.
 
     One outlier among their gradients would push them below zero, where everything is quantized to 0 and
@@ -116,6 +118,8 @@ def step_sizes_in_bounds(network: nn.Module, optimizer: Any, share: float = 0.1)
     Args:
         network: its quantizers' parameters ``scale`` and ``alpha`` are meant, those with a gradient.
         optimizer: knows the learning rate of each.
+        share: of the value before the step, between 0 and 1.
+        gradient_scale: what the gradients are multiplied with at this moment (float16's loss scale).
     """
     rates = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
     positive = [
@@ -129,7 +133,8 @@ def step_sizes_in_bounds(network: nn.Module, optimizer: Any, share: float = 0.1)
         yield
         return
     before: list[Tensor] = [parameter.detach().clone() for parameter in positive]
-    largest = [*torch._foreach_mul(before, [share / max(rates.get(id(p), 0.0), 1e-12) for p in positive])]
+    factors = [share * gradient_scale / max(rates.get(id(p), 0.0), 1e-12) for p in positive]
+    largest = [*torch._foreach_mul(before, factors)]
     gradients: list[Tensor] = [parameter.grad for parameter in positive if parameter.grad is not None]
     torch._foreach_minimum_(gradients, largest)
     torch._foreach_maximum_(gradients, [*torch._foreach_neg(largest)])

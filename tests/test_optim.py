@@ -160,3 +160,23 @@ def test_an_outlier_among_the_gradients_does_not_kill_a_layer() -> None:
         with step_sizes_in_bounds(network, optimizer):
             optimizer.step()
     assert (network(x) - target).abs().max() < 0.2
+
+
+def test_bounds_know_the_loss_scale_of_float16() -> None:
+    moved = []
+    for scale in (1.0, 65536.0):
+        torch.manual_seed(0)
+        network = quantize(nn.Linear(8, 4), [4, 32], first_last="mode")
+        x = torch.rand(16, 8)
+        network.calibrate([x])
+        network.set_bits(4)
+        (network(x).square().mean() * scale).backward()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+        with step_sizes_in_bounds(network, optimizer, gradient_scale=scale):
+            for p in network.parameters():  # as a gradient scaler does when it steps
+                if p.grad is not None:
+                    p.grad /= scale
+            optimizer.step()
+        moved.append([p.detach().clone() for p in network.parameters()])
+    for plain, scaled in zip(*moved, strict=True):
+        torch.testing.assert_close(plain, scaled)
