@@ -29,12 +29,18 @@ def trained(name: str, overrides: Sequence[str], output: Path) -> dict[str, Any]
 
     Args:
         overrides: what stands behind ``python train.py``.
+
+    Raises:
+        SystemExit: training failed, with its exit status; the reason is on stderr.
     """
     if finished(name, output) is None:
         command = [sys.executable, str(ROOT / "train.py"), *overrides, f"output={output}", f"run={name}"]
         if any((path / "last.ckpt").exists() for path in folders(name, output)):
             command.append("resume=last")
-        subprocess.run(command, check=True)
+        try:
+            subprocess.run(command, check=True)
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(error.returncode) from None  # train.py has said why
     folder = finished(name, output)
     assert folder is not None, f"train.py left no results.json in {output}/{name}"
     return json.loads((folder / "results.json").read_text())
