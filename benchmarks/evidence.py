@@ -2,6 +2,7 @@
 
     python benchmarks/evidence.py --data data --weights resnet20-12fca82f.th --minutes 600
     python benchmarks/evidence.py --data data --weights resnet20-12fca82f.th --parts ablation --epochs 3
+    python benchmarks/evidence.py --data data --parts cifar100 cifar100_ablation --epochs 5     # from scratch
 
 Runs of ``train.py``, one after the other, until all are done or the time is spent: a run that is expected
 to take longer than what is left is not begun. What is finished is not run again, and what was cut off is
@@ -28,40 +29,45 @@ KEPT = ROOT / "docs" / "results" / "evidence"
 
 @dataclass(frozen=True)
 class Arm:
-    """One run: its part and name, what is said to ``train.py``, the passes of a step, and the seed."""
+    """One run: its part and name, what is said to ``train.py``, passes of a step, seed and data."""
 
     part: str
     name: str
     overrides: tuple[str, ...]
     passes: int = 4
     seed: int = 0
+    data: str = "cifar10"
 
     def run_name(self, epochs: int) -> str:
         """The run's folder."""
-        return f"{self.name}_{epochs}epochs_seed{self.seed}"
+        data = "" if self.data == "cifar10" else f"{self.data}_"
+        return f"{data}{self.name}_{epochs}epochs_seed{self.seed}"
 
 
-def individual(seeds: int) -> list[Arm]:
+def individual(seeds: int, part: str = "individual", data: str = "cifar10") -> list[Arm]:
     """The switchable network, and a network for each mode alone."""
     arms: list[Arm] = []
     for seed in range(seeds):
-        arms.append(Arm("individual", "quantizable", (f"bits.modes={MODES}",), 4, seed))
+        arms.append(Arm(part, "quantizable", (f"bits.modes={MODES}",), 4, seed, data))
         arms += [
-            Arm("individual", f"individual{mode}", ("scheme=individual", f"bits.modes=[{mode}]"), 1, seed)
+            Arm(part, f"individual{mode}", ("scheme=individual", f"bits.modes=[{mode}]"), 1, seed, data)
             for mode in (2, 4, 8, 32)
         ]
     return arms
 
 
-def one_seed(part: str, arms: dict[str, str], passes: dict[str, int] | None = None) -> list[Arm]:
+def one_seed(
+    part: str, arms: dict[str, str], passes: dict[str, int] | None = None, data: str = "cifar10"
+) -> list[Arm]:
     """The default, which is trained once for all parts, and arms that differ from it in what is said."""
     modes = f"bits.modes={MODES}"
-    return [Arm(part, "quantizable", (modes,))] + [
+    return [Arm(part, "quantizable", (modes,), data=data)] + [
         Arm(
             part,
             name,
             (*([] if "bits.modes" in said else [modes]), *said.split()),
             (passes or {}).get(name, 4),
+            data=data,
         )
         for name, said in arms.items()
     ]
@@ -118,6 +124,16 @@ PARTS = {
     ),
     "teacher": one_seed("teacher", {"teacher_resnet56": "train.teacher=resnet56"}, {"teacher_resnet56": 5}),
     "modes": one_seed("modes", {"modes_2_to_8": "bits.modes=[2,3,4,5,6,7,8,32]"}, {"modes_2_to_8": 8}),
+    "cifar100": individual(1, "cifar100", "cifar100"),
+    "cifar100_ablation": one_seed(
+        "cifar100_ablation",
+        {
+            "shared_affine": "bits.norms=shared_affine",
+            "shared_norms": "bits.norms=shared",
+            "labels_only": "scheme=adabits",
+        },
+        data="cifar100",
+    ),
 }
 
 
@@ -148,8 +164,8 @@ def rows(arms: list[Arm], epochs: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--data", required=True, help="folder with CIFAR-10")
-    parser.add_argument("--weights", required=True, help="float ResNet-20 checkpoint")
+    parser.add_argument("--data", required=True, help="folder with CIFAR-10 and CIFAR-100")
+    parser.add_argument("--weights", help="float ResNet-20 checkpoint, for all parts of CIFAR-10")
     parser.add_argument("--teacher", help="float ResNet-56 checkpoint, for the part teacher")
     parser.add_argument("--minutes", type=positive, default=600, help="begin no run that would end later")
     parser.add_argument("--parts", nargs="+", choices=["individual", *PARTS], default=["individual", *PARTS])
@@ -160,6 +176,8 @@ def main() -> None:
     if args.teacher is None:
         args.parts = [part for part in args.parts if part != "teacher"]
     every = {"individual": individual(args.seeds)} | PARTS
+    if args.weights is None and any(arm.data == "cifar10" for part in args.parts for arm in every[part]):
+        parser.error("--weights is needed for CIFAR-10; without it, say --parts cifar100 cifar100_ablation")
     started, per_pass = time.monotonic(), 0.0
     for arm in [arm for part in args.parts for arm in every[part]]:
         name, left = arm.run_name(args.epochs), args.minutes * 60 - (time.monotonic() - started)
@@ -179,7 +197,8 @@ def main() -> None:
 def overrides(args: argparse.Namespace, arm: Arm) -> list[str]:
     """What is said to ``train.py`` for an arm."""
     return [
-        "experiment=cifar10_resnet20", f"data.root={args.data}", f"model.weights={args.weights}",
+        f"experiment={arm.data}_resnet20", f"data.root={args.data}",
+        *([f"model.weights={args.weights}"] if arm.data == "cifar10" else []),  # CIFAR-100: from scratch
         f"schedule.epochs={args.epochs}", f"seed={arm.seed}", *arm.overrides,
         *([f"train.teacher_weights={args.teacher}"] if "train.teacher=resnet56" in arm.overrides else []),
     ]  # fmt: skip

@@ -51,13 +51,26 @@ def test_every_experiment_is_a_configuration_that_training_takes(arm: evidence.A
     cfg = read_settings(config(tmp_path, *evidence.overrides(args, arm), small=False))
     assert cfg["seed"] == arm.seed
     assert cfg["schedule"]["epochs"] == 1
+    assert arm.data.upper() in cfg["data"]["_target_"]
     assert arm.name.startswith("individual") == (len(cfg["bits"]["modes"]) == 1)
 
 
 def test_a_name_of_an_experiment_says_what_is_trained() -> None:
     said: dict[str, tuple[str, ...]] = {}
-    for arm in ARMS:  # the default is in every part, and trained once
-        assert said.setdefault(arm.run_name(3), arm.overrides) == arm.overrides
+    for arm in ARMS:  # the default is in every part of a data set, and trained once for each
+        assert said.setdefault(arm.run_name(3), (arm.data, *arm.overrides)) == (arm.data, *arm.overrides)
+
+
+def test_cifar10_is_trained_from_float_weights_and_nothing_else_needs_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = evidence.argparse.Namespace(data="data", weights=None, teacher=None, epochs=1)
+    for arm in evidence.PARTS["cifar100"]:
+        assert not any("weights" in said for said in evidence.overrides(args, arm))
+    monkeypatch.setattr(sys, "argv", ["evidence.py", "--data", "data", "--parts", "ablation"])
+    with pytest.raises(SystemExit):
+        evidence.main()
+    assert "--weights is needed for CIFAR-10" in capsys.readouterr().err
 
 
 @pytest.mark.slow
