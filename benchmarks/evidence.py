@@ -173,6 +173,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=positive, default=3, help="of the part individual")
     parser.add_argument("--output", type=Path, default=Path("checkpoints/evidence"))
     args = parser.parse_args()
+    if args.teacher is None and args.parts == ["teacher"]:
+        parser.error("the part teacher needs --teacher, a float ResNet-56 checkpoint")
     if args.teacher is None:
         args.parts = [part for part in args.parts if part != "teacher"]
     every = {"individual": individual(args.seeds)} | PARTS
@@ -190,6 +192,9 @@ def main() -> None:
         per_pass = max(per_pass, results["train_seconds"] / arm.passes)
         keep(name, args.output)
     summary = rows([arm for part in every.values() for arm in part], args.epochs)
+    if not summary:
+        print(f"no run of {args.epochs} epochs is done")
+        return
     (KEPT / f"evidence_{args.epochs}epochs.json").write_text(json.dumps(summary, indent=1) + "\n")
     print(table([row | {"top-1, %": " / ".join(map(str, row["top-1, %"].values()))} for row in summary]))
 

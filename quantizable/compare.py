@@ -164,10 +164,11 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Flat:
 
 
 def group(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Runs by configuration, labelled by what the configurations differ in."""
+    """Runs by configuration, labelled by what the configurations differ in; a missing setting is None."""
     by_config: dict[str, list[Run]] = {}
     for one in runs:
-        by_config.setdefault(json.dumps(one.config, sort_keys=True), []).append(one)
+        said = {key: value for key, value in one.config.items() if value is not None}
+        by_config.setdefault(json.dumps(said, sort_keys=True), []).append(one)
     configs = [members[0].config for members in by_config.values()]
     keys = dict.fromkeys(key for config in configs for key in config)
     differing = [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]

@@ -92,6 +92,11 @@ class MultiModeModule(pl.LightningModule):
             raise ValueError(
                 "the scheme learns from labels alone and would ignore the teacher; choose another"
             )
+        if teacher is not None and getattr(self.scheme.objective, "alpha", 1) == 0:
+            raise ValueError(
+                "alpha=0 of the scheme's objective leaves the labels to the mode that has no teacher, and "
+                "with a float teacher there is none; give alpha more than 0, or choose another scheme"
+            )
         # no submodule: neither trained nor saved
         self.__dict__["teacher"] = None if teacher is None else teacher.eval().requires_grad_(False)
         # how quantizable.load builds the float network again; it is given one where that is not known
@@ -157,7 +162,7 @@ class MultiModeModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Set the activations' step sizes from training batches, unless a checkpoint brought them."""
         if self.teacher is not None:
-            self.teacher.to(self.device)
+            self.trainer.precision_plugin.convert_module(self.teacher).to(self.device)
         waiting = [q for q in self.network.quantizers().values() if q.levels and not q.starts_initialised()]
         # one that is set says that training has begun: its step sizes are learned and must stay
         if waiting and not any(bool(q.initialised) for q in waiting):
@@ -198,6 +203,7 @@ class MultiModeModule(pl.LightningModule):
                 output = self.network(x)
                 losses[name] = self.loss(output, batch)
                 teaching = self.teaching(output)
+                self._check_teacher(teaching, teachers)
                 loss = self.scheme.objective(teaching, losses[name], teachers)
                 self.manual_backward(loss / self.accumulate)
             teachers.append(teaching.detach())
@@ -219,6 +225,13 @@ class MultiModeModule(pl.LightningModule):
     @torch.no_grad()
     def _from_the_teacher(self, x: Tensor) -> list[Tensor]:
         return [] if self.teacher is None else [self.teaching(self.teacher(x)).detach()]
+
+    def _check_teacher(self, output: Tensor, teachers: list[Tensor]) -> None:
+        if self.teacher is not None and teachers[0].shape != output.shape:
+            raise ValueError(
+                f"the teacher's output has shape {tuple(teachers[0].shape)}, the network's "
+                f"{tuple(output.shape)}; they must be alike, as a distance between them is to be minimised"
+            )
 
     def _enter(self, visit: BitMode | dict[str, BitMode]) -> None:
         if isinstance(visit, BitMode):
@@ -260,11 +273,12 @@ class MultiModeModule(pl.LightningModule):
         # in float16 gradients carry the loss scale until the optimizer steps
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else float(scaler.get_scale())
-        if self.clip_norm is not None:
-            self.clip_gradients(optimizer, self.clip_norm * scale, gradient_clip_algorithm="norm")
-        if self.scheme.damp_scales:
-            damp_scales(optimizer, scale)
         with step_sizes_in_bounds(self.network, optimizer, gradient_scale=scale):
+            # behind the bounds: an outlier of a step size would use up the norm of all gradients
+            if self.clip_norm is not None:
+                self.clip_gradients(optimizer, self.clip_norm * scale, gradient_clip_algorithm="norm")
+            if self.scheme.damp_scales:
+                damp_scales(optimizer, scale)
             optimizer.step()
         optimizer.zero_grad()
 

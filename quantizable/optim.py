@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+from quantizable.functional import SMALLEST_SCALE
 from quantizable.quantizers import Quantizer
 
 
@@ -113,15 +114,22 @@ def step_sizes_in_bounds(
 
     One outlier among their gradients would push them below zero, where everything is quantized to 0 and
     hardly a gradient leads back: of three ResNet-20 trained for 2 bits alone, one died so within 20 steps.
-    Gradients are cut, too, to those of such a change at the learning rate, or momentum would remember them.
+    Gradients, and SGD's momentum of them, are cut to those of such a change at the highest learning rate
+    of the schedule: what a warm-up's first small rate lets pass would be remembered until the rate is large.
+    What is no longer positive when it comes in, starts again from 1e-9.
 
     Args:
         network: its quantizers' parameters ``scale`` and ``alpha`` are meant, those with a gradient.
-        optimizer: knows the learning rate of each.
+        optimizer: knows the learning rate of each, and a schedule's highest as ``initial_lr``.
         share: of the value before the step, between 0 and 1.
-        gradient_scale: what the gradients are multiplied with at this moment (float16's loss scale).
+        gradient_scale: what the gradients are multiplied with at this moment (float16's loss scale). Where
+            it is not 1 and a gradient overflowed, all are left to the scaler, which takes no such step.
     """
-    rates = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    rates = {
+        id(p): max(float(group["lr"]), float(group.get("initial_lr", 0.0)), 1e-12)
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
     positive = [
         parameter
         for module in network.modules()
@@ -129,19 +137,32 @@ def step_sizes_in_bounds(
         for name, parameter in module.named_parameters()
         if name.rpartition(".")[2] in ("scale", "alpha") and parameter.grad is not None
     ]
-    if not positive:
+    gradients: list[Tensor] = [parameter.grad for parameter in positive if parameter.grad is not None]
+    if not positive or (gradient_scale != 1.0 and not _all_finite(gradients)):
         yield
         return
-    before: list[Tensor] = [parameter.detach().clone() for parameter in positive]
-    factors = [share * gradient_scale / max(rates.get(id(p), 0.0), 1e-12) for p in positive]
-    largest = [*torch._foreach_mul(before, factors)]
-    gradients: list[Tensor] = [parameter.grad for parameter in positive if parameter.grad is not None]
-    torch._foreach_minimum_(gradients, largest)
-    torch._foreach_maximum_(gradients, [*torch._foreach_neg(largest)])
+    before: list[Tensor] = [parameter.detach().clamp_min(SMALLEST_SCALE) for parameter in positive]
+    limits = [*torch._foreach_mul(before, [share / rates.get(id(p), 1.0) for p in positive])]
+    _clamp(gradients, [*torch._foreach_mul(limits, gradient_scale)])
     yield
     now: list[Tensor] = [parameter.detach() for parameter in positive]
     torch._foreach_maximum_(now, [*torch._foreach_mul(before, 1 - share)])
     torch._foreach_minimum_(now, [*torch._foreach_mul(before, 1 + share)])
+    torch._foreach_clamp_min_(now, SMALLEST_SCALE)
+    states = [optimizer.state.get(parameter, {}).get("momentum_buffer") for parameter in positive]
+    kept = [(state, limit) for state, limit in zip(states, limits, strict=True) if state is not None]
+    _clamp([state for state, _ in kept], [limit for _, limit in kept])
+
+
+def _clamp(tensors: list[Tensor], limits: list[Tensor]) -> None:
+    """Each tensor to at most its limit in absolute value, in place."""
+    if tensors:
+        torch._foreach_minimum_(tensors, limits)
+        torch._foreach_maximum_(tensors, [*torch._foreach_neg(limits)])
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    return bool(torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite().all())
 
 
 def configure(config: OptimizerConfig, groups: list[dict[str, Any]], steps: int) -> dict[str, Any]:

@@ -41,8 +41,10 @@ def read_settings(config: DictConfig) -> dict[str, Any]:
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise ValueError(f"{key} has no value; give {key}={EXAMPLES.get(key, '...')}, for example") from error
-    for key in ("run", "output", "resume", "start"):
-        cfg[key] = None if cfg[key] is None else str(cfg[key])  # run=1 and run=nan are names too
+    names = [(cfg, key) for key in ("run", "output", "resume", "start")]
+    names += [(cfg["train"], key) for key in ("teacher", "teacher_weights") if key in cfg["train"]]
+    for place, key in names:
+        place[key] = None if place[key] is None else str(place[key])  # run=1 and run=nan are names too
     cfg["model"]["name"] = str(cfg["model"]["name"])
     check(cfg)
     return cfg
@@ -64,7 +66,7 @@ def check(cfg: dict[str, Any]) -> None:
     if not isinstance(sigma, int | float) or not 0 <= sigma < float("inf"):
         raise ValueError(f"train.noise_sigma is {sigma!r}; it is a standard deviation, finite and at least 0")
     teacher, weights = cfg["train"]["teacher"], cfg["train"]["teacher_weights"]
-    if (teacher is None) != (weights is None):
+    if (teacher is None) != (weights is None) or "" in (teacher, weights):
         raise ValueError(
             f"train.teacher={teacher} and train.teacher_weights={weights}: a teacher needs both, the name of "
             "a float network and its checkpoint, as train.teacher=resnet56 train.teacher_weights=resnet56.th"

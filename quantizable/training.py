@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from pytorch_lightning.callbacks import (
     LearningRateMonitor,
     ModelCheckpoint,
     RichProgressBar,
+    Timer,
     TQDMProgressBar,
     WeightAveraging,
 )
@@ -78,10 +78,9 @@ def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path |
         log.info("%s, %.2f M parameters, modes %s: %s", cfg["model"]["name"], weights / 1e6, modes, folder)
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
-    started = time.time()
     try:
         trainer.fit(module, datamodule, ckpt_path=resume, weights_only=True)
-        return finish(cfg, trainer, module, datamodule, folder, time.time() - started)
+        return finish(cfg, trainer, module, datamodule, folder)
     except MisconfigurationException as error:  # as a share of the batches that comes to none
         raise ValueError(f"trainer: {error}") from error
     finally:
@@ -108,9 +107,6 @@ def quiet() -> None:
 def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -> QuantizableClassifier:
     """The network in its Lightning module."""
     model, bits = cfg["model"], cfg["bits"]
-    stem = model["cifar_stem"]
-    if stem == "auto":
-        stem = datamodule.image_size <= 64
     return QuantizableClassifier(
         model["name"],
         datamodule.num_classes,
@@ -122,7 +118,7 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
         model_options={
             "in_chans": datamodule.in_chans,
             "pretrained": model["pretrained"],
-            "cifar_stem": stem,
+            "cifar_stem": cifar_stem(cfg, datamodule),
             **(model["options"] or {}),
         },
         quantize_options={
@@ -144,6 +140,12 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
     )
 
 
+def cifar_stem(cfg: dict[str, Any], datamodule: ImageDataModule) -> bool:
+    """Whether the networks are built for small images, the trained one and its teacher."""
+    asked: bool | str = cfg["model"]["cifar_stem"]
+    return datamodule.image_size <= 64 if asked == "auto" else bool(asked)
+
+
 def make_teacher(cfg: dict[str, Any], datamodule: ImageDataModule) -> nn.Module | None:
     """The float network that teaches, with its weights, or None."""
     if cfg["train"]["teacher"] is None:
@@ -153,7 +155,7 @@ def make_teacher(cfg: dict[str, Any], datamodule: ImageDataModule) -> nn.Module 
             cfg["train"]["teacher"],
             datamodule.num_classes,
             datamodule.in_chans,
-            cifar_stem=datamodule.image_size <= 64,
+            cifar_stem=cifar_stem(cfg, datamodule),
         )
     load_float_weights(teacher, cfg["train"]["teacher_weights"])
     return teacher
@@ -198,6 +200,7 @@ def make_trainer(
         LearningRateMonitor("step"),
         RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=50),
         WandbModes(),
+        Timer(),  # of all sessions of a run that was resumed
     ]
     if compiled:
         callbacks.append(CompileTime())
@@ -260,9 +263,9 @@ def finish(
     module: QuantizableClassifier,
     datamodule: ImageDataModule,
     folder: Path,
-    seconds: float,
 ) -> dict[str, Any]:
     """Test the best checkpoint once; write ``results.json`` and ``modes.png``; print the table."""
+    seconds = next(c for c in trainer.callbacks if isinstance(c, Timer)).time_elapsed()  # type: ignore[attr-defined]
     # an average of weights has its say in training alone: best.ckpt holds the averaged weights already
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
     best = trainer.strategy.broadcast(folder / "best.ckpt")

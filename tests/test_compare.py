@@ -34,6 +34,15 @@ def test_seeds_form_a_group_with_mean_and_sample_deviation(tmp_path: Path) -> No
     assert rows[2]["top1_std"] is None
 
 
+def test_a_setting_that_an_older_run_does_not_know_is_one_without_a_value(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, seed, 5, {"2": 0.8}) for seed, name in enumerate("abc")]
+    for folder in folders[1:]:
+        results = json.loads((folder / "results.json").read_text())
+        results["config"]["train"] = {"teacher": None}
+        (folder / "results.json").write_text(json.dumps(results))
+    assert [len(runs) for runs in group(map(read_run, folders)).values()] == [3]
+
+
 def test_command_writes_page_with_pictures_inside(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_run(tmp_path / "runs" / "a", 0, 5, {"2": 0.8})
     write_run(tmp_path / "runs" / "b", 0, 6, {"2": 0.7})

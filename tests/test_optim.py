@@ -162,6 +162,62 @@ def test_an_outlier_among_the_gradients_does_not_kill_a_layer() -> None:
     assert (network(x) - target).abs().max() < 0.2
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.02])
+@pytest.mark.parametrize("outlier", [1e2, 1e6])
+def test_an_outlier_in_the_first_step_is_forgotten(warmup: float, outlier: float) -> None:
+    """The first rate of a warm-up is a thousandth of the highest: what it lets pass, momentum would keep."""
+    network = quantize(nn.Linear(8, 4), [4, 32], first_last="mode")
+    x = torch.rand(64, 8)
+    network.calibrate([x])
+    network.set_bits(4)
+    target = network(x).detach()
+    config = OptimizerConfig(lr=0.01, warmup=warmup)
+    made = configure(config, parameter_groups(network, config), 1056)
+    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    scale = network.model.input_quantizer.level(4).scale
+    first = float(scale)
+    for step in range(100):
+        optimizer.zero_grad()
+        (network(x) - target).square().mean().backward()
+        if step == 0:
+            scale.grad.fill_(outlier)
+        with step_sizes_in_bounds(network, optimizer):
+            optimizer.step()
+        scheduler.step()
+    assert 0.8 * first < float(scale) < 1.2 * first
+
+
+@pytest.mark.parametrize("start", [-0.01, 0.0])
+def test_a_step_size_that_is_not_positive_grows_again(start: float) -> None:
+    network = quantize(nn.Linear(8, 4), [4, 32], first_last="mode")
+    network.calibrate([torch.rand(64, 8)])
+    network.set_bits(4)
+    scale = network.model.input_quantizer.level(4).scale
+    scale.data.fill_(start)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    for _ in range(200):
+        scale.grad = torch.tensor(-1.0)
+        with step_sizes_in_bounds(network, optimizer):
+            optimizer.step()
+    assert 0.05 < float(scale) < 1  # 1e-9 * 1.1^200 = 0.19
+
+
+def test_an_overflow_in_float16_is_left_to_the_gradient_scaler() -> None:
+    network = quantize(nn.Linear(8, 4), [4, 32], first_last="mode")
+    network.calibrate([torch.rand(64, 8)])
+    scale = network.model.input_quantizer.level(4).scale
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(scale.sum()).backward()
+    scale.grad.fill_(math.inf)
+    before = scale.detach().clone()
+    with step_sizes_in_bounds(network, optimizer, gradient_scale=scaler.get_scale()):
+        scaler.step(optimizer)
+    scaler.update()
+    assert scale.equal(before)
+    assert scaler.get_scale() == 512
+
+
 def test_bounds_know_the_loss_scale_of_float16() -> None:
     moved = []
     for scale in (1.0, 65536.0):

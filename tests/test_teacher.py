@@ -1,6 +1,7 @@
 """A float network that teaches beside the labels."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from quantizable import QuantizableClassifier
+from quantizable.objectives import Consistency
 from quantizable.optim import OptimizerConfig
+from quantizable.schemes import Scheme
 from quantizable.training import train
 from tests.tiny import TinyCNN, batches, config, loader, same, trainer
 
@@ -60,6 +63,22 @@ def test_the_teacher_is_neither_trained_nor_saved() -> None:
     assert {id(p) for p in given.parameters()}.isdisjoint(id(p) for p in module.parameters())
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_it_computes_in_the_precision_of_the_training(precision: str) -> None:
+    trainer(max_epochs=1, precision=precision).fit(classifier(teacher=teacher()), loader(1))
+
+
+def test_one_for_other_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"teacher's output has shape \(.*, 3\), the network's \(.*, 10\)"):
+        trainer(max_epochs=1).fit(classifier(teacher=TinyCNN(num_classes=3)), loader(1))
+
+
+@pytest.mark.parametrize("scheme", ["any_precision", Scheme(objective=Consistency(alpha=0.0))])
+def test_labels_must_teach_some_mode(scheme: Any) -> None:
+    with pytest.raises(ValueError, match="give alpha more than 0"):
+        classifier(scheme=scheme, teacher=teacher())
+
+
 @pytest.mark.parametrize("scheme", ["adabits", "double_rounding"])
 def test_a_scheme_of_labels_alone_would_ignore_it(scheme: str) -> None:
     with pytest.raises(ValueError, match="ignore the teacher"):
@@ -77,3 +96,11 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert losses[0] != losses[1]
     with pytest.raises(FileNotFoundError, match="banana"):
         train(config(tmp_path, "train.teacher=tiny_cnn", "train.teacher_weights=banana.th"))
+    for name, file, wrong in (
+        ("5", weights, "'5'|no network"),
+        ("tiny_cnn", "true", "no file of weights at True"),
+        ("tiny_cnn", "''", "a teacher needs both"),
+        ("tiny_cnn", "null", "a teacher needs both"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=re.compile(wrong)):
+            train(config(tmp_path, f"train.teacher={name}", f"train.teacher_weights={file}"))

@@ -156,6 +156,8 @@ def test_a_killed_run_resumes_to_the_same_numbers(undisturbed: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     results, expected = (json.loads((f / "results.json").read_text()) for f in (folder, undisturbed))
     assert results["modes"] == expected["modes"]
+    before = contents(folder / "best.ckpt")["callbacks"]["Timer"]["time_elapsed"]["train"]
+    assert results["train_seconds"] >= round(before, 1) > 0, "of both sessions"
     resumed, whole = (contents(f / "last.ckpt") for f in (folder, undisturbed))
     assert resumed["epoch"] == whole["epoch"] == 2
     assert same(resumed["state_dict"], whole["state_dict"])

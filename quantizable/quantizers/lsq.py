@@ -108,7 +108,9 @@ class LSQActivation(_LSQ):
     def product(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         level = self.active
         cheaper = torch.is_grad_enabled() and 4 * weight.numel() < x.numel()
-        if level is None or self.calibrating or not cheaper:
+        # two large sums that nearly cancel: rounded to bf16 or TF32 on their own, noise would be left
+        precise = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+        if level is None or self.calibrating or not cheaper or not (x.is_cpu and precise):
             return self(x), weight
         x_q = self(x, in_product=True)  # first: it may have to initialise the scale
         return x_q, weight_in_product(weight, level.scale, self.grad_scale(x, level))

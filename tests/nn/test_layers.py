@@ -94,6 +94,29 @@ def test_gradients_through_the_product_are_those_of_the_quantizer_alone(
     assert shared == [True, False], "the first time through the product"
 
 
+def test_the_gradient_of_a_step_size_is_precise_in_bf16() -> None:
+    """Two large sums that nearly cancel: through the product, at 8 bits, noise would be all that is left."""
+    torch.manual_seed(0)
+    net = quantize(nn.Linear(64, 10), [8, 32], first_last="mode")
+    scale = net.model.input_quantizer.level(8).scale
+    x = torch.rand(128, 64)
+    net.calibrate([x])
+    net.set_bits(8)
+    errors, sizes = [], []
+    for seed in range(20):
+        given = torch.rand(128, 64, generator=torch.Generator().manual_seed(seed))
+        found = []
+        for bf16 in (False, True):
+            net.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = nn.functional.cross_entropy(net(given), torch.arange(128) % 10)
+            loss.backward()
+            found.append(float(scale.grad))
+        errors.append((found[1] - found[0]) ** 2)
+        sizes.append(found[0] ** 2)
+    assert sum(errors) < 0.6 * sum(sizes)  # through the product it is 1.8
+
+
 def test_a_weight_larger_than_its_input_takes_no_part_in_the_inputs_gradient() -> None:
     net = quantize(nn.Linear(64, 64), [4, 32], first_last="mode")
     x = torch.rand(2, 64)
