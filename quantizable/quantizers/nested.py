@@ -27,7 +27,8 @@ class NestedWeight(Quantizer):
     """One learned step size ``s`` for the highest width ``h``; lower widths round its integers again.
 
     ``W_h = clip(round(w / s))``, ``W_l = clip(round(W_h / 2^(h-l)))``, value ``W_l * s * 2^(h-l)``: the
-    integers of the highest width and one ``s`` are all that has to be stored.
+    integers of the highest width and one ``s`` are all that has to be stored. A mode moves ``s`` by the same
+    share as LSQ would move a step size of its own.
 
     Args:
         weight: the float weight; the step size starts from it.
@@ -90,8 +91,9 @@ class NestedWeight(Quantizer):
         return self._rounded(x.float(), scale, self.level(bits))[1].to(torch.int32)
 
     def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
-        high = int_range(self.highest, signed=True)[1]
-        factor = (x.numel() / self.scale.numel() * high) ** -0.5  # LSQ sec. 2.2
+        # LSQ sec. 2.2 for the level's own step size, shift * s: a gradient of s is `shift` times its gradient
+        # and has to move something `shift` times as small
+        factor = (x.numel() / self.scale.numel() * level.bounds()[1]) ** -0.5 / self._shift(level) ** 2
         scale = scale_gradient(self.scale, factor).clamp_min(SMALLEST_SCALE)
         before, rounded = self._rounded(x.float(), scale, level)
         return (straight_through(before, rounded) * (scale * self._shift(level))).to(x.dtype)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantizable.quantizers import NestedWeight, Quantizer
+from quantizable.quantizers import LSQWeight, NestedWeight, Quantizer
 from tests.quantizers.contract import WIDTHS, QuantizerContract, clip
 
 
@@ -52,7 +52,7 @@ class TestNestedWeight(QuantizerContract):
 
     @pytest.mark.parametrize("bits", WIDTHS)
     def test_gradient_of_the_step_size(self, bits: int) -> None:
-        """STE through both roundings, times 1 / sqrt(n Q_P) of the highest width."""
+        """STE through both roundings, times LSQ's factor for a step size that is 2^(8 - bits) as large."""
         quantizer, x = self.ready(bits)
         assert isinstance(quantizer, NestedWeight)
         quantizer(x).sum().backward()
@@ -64,9 +64,26 @@ class TestNestedWeight(QuantizerContract):
             code = round(clip(fine / step, low, high))
             passes = -128 <= v <= 127 and low <= fine / step <= high
             total += code * step - (v if passes else 0)
-        expected = total / (x.numel() * 127) ** 0.5
+        expected = total / (x.numel() * high) ** 0.5 / step**2
         assert quantizer.scale.grad is not None
-        assert quantizer.scale.grad.item() == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        assert quantizer.scale.grad.item() == pytest.approx(expected, rel=1e-3, abs=1e-4 / step**2)
+
+    @pytest.mark.parametrize("bits", WIDTHS)
+    def test_a_mode_moves_the_step_size_by_the_share_that_lsq_would(self, bits: int) -> None:
+        """On values that are fine codes already both round alike: their gradients differ by scale alone."""
+        quantizer, x = self.ready(bits)
+        assert isinstance(quantizer, NestedWeight)
+        step = 2 ** (8 - bits)
+        x = quantizer.codes(x, 8) * quantizer.scale.detach()
+        lsq = LSQWeight(x, [bits])
+        lsq.level(bits).scale.data = quantizer.scale.detach() * step
+        lsq.set_bits(bits)
+        for one in (quantizer, lsq):
+            one(x).square().sum().backward()
+        share = quantizer.scale.grad / quantizer.scale
+        torch.testing.assert_close(
+            share, lsq.level(bits).scale.grad / lsq.level(bits).scale, rtol=1e-2, atol=0
+        )
 
     def test_per_channel(self) -> None:
         x = self.data()
