@@ -95,6 +95,7 @@ PARTS = {
         {
             "any_precision": "scheme=any_precision",
             "cascade": "scheme=cascade",
+            "cascade_beta_1": "scheme=cascade scheme.objective.beta=1",
             "double_rounding": "scheme=double_rounding quantizer=nested",
             "sandwich": "scheme=sandwich",
             "random_k": "scheme=random_k",

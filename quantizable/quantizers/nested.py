@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quantizable.bits import int_range
 from quantizable.functional import SMALLEST_SCALE, QParams, scale_gradient, straight_through
 from quantizable.quantizers.base import Level, Quantizer
+from quantizable.quantizers.lsq import at_the_weights_rate
 from quantizable.quantizers.step_size import (
     NORM,
     best_multiple,
@@ -93,7 +94,8 @@ class NestedWeight(Quantizer):
     def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
         # LSQ sec. 2.2 for the level's own step size, shift * s: a gradient of s is `shift` times its gradient
         # and has to move something `shift` times as small
-        factor = (x.numel() / self.scale.numel() * level.bounds()[1]) ** -0.5 / self._shift(level) ** 2
-        scale = scale_gradient(self.scale, factor).clamp_min(SMALLEST_SCALE)
+        high = level.bounds()[1]
+        factor = at_the_weights_rate((x.numel() / self.scale.numel() * high) ** -0.5, high)
+        scale = scale_gradient(self.scale, factor / self._shift(level) ** 2).clamp_min(SMALLEST_SCALE)
         before, rounded = self._rounded(x.float(), scale, level)
         return (straight_through(before, rounded) * (scale * self._shift(level))).to(x.dtype)

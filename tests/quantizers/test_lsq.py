@@ -25,7 +25,7 @@ class TestLSQWeight(QuantizerContract):
 
     @pytest.mark.parametrize("bits", WIDTHS)
     def test_gradient_of_the_step_size(self, bits: int) -> None:
-        """Eq. 3, times 1 / sqrt(n Q_P) (sec. 2.2)."""
+        """Eq. 3, times 1 / sqrt(n Q_P) (sec. 2.2), but 1 / Q_P^2 at most."""
         quantizer, x = self.ready(bits)
         upstream = torch.randn_like(x)
         (quantizer(x) * upstream).sum().backward()
@@ -34,8 +34,24 @@ class TestLSQWeight(QuantizerContract):
         for v, g in zip(x.flatten().tolist(), upstream.flatten().tolist(), strict=True):
             v /= s
             total += g * (low if v <= low else high if v >= high else round(v) - v)
-        expected = total / (x.numel() * high) ** 0.5
+        expected = total * min((x.numel() * high) ** -0.5, high**-2)
         assert float(quantizer.level(bits).scale.grad) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+    @pytest.mark.parametrize("bits", WIDTHS)
+    def test_a_step_of_sgd_moves_a_clipped_weight_no_further_than_another(self, bits: int) -> None:
+        weight = torch.nn.Parameter(torch.rand(2, 4) * 0.1)
+        weight.data[:, 0] = 90.0
+        quantizer = LSQWeight(weight, [bits])
+        quantizer.level(bits).scale.data.fill_(0.1)
+        quantizer.set_bits(bits)
+        before = quantizer(weight).detach()
+        upstream = torch.zeros(2, 4)
+        upstream[:, 0] = 1e-3
+        quantizer(weight).backward(upstream)
+        with torch.no_grad():
+            quantizer.level(bits).scale -= quantizer.level(bits).scale.grad
+        moved = (quantizer(weight) - before)[:, 0].abs().max()
+        assert 0 < moved <= 2 * 1e-3 * 1.001  # as many weights are clipped as share the step size
 
     def test_paper_init(self) -> None:
         x = self.data()
