@@ -2,8 +2,8 @@
 
     python benchmarks/signal_to_noise.py checkpoints/cifar10_resnet20/best.ckpt
 
-In dB, ``10 log10(sum w^2 / sum (w - w_q)^2)``. A bit is worth 6 dB: a layer whose 8 bits have no more than its
-4 bits has step sizes that learned nothing good.
+In dB, ``10 log10(sum w^2 / sum (w - w_q)^2)``. A bit is worth 6 dB: a layer whose 8 bits have no more than
+its 4 bits has step sizes that learned nothing good.
 """
 
 from __future__ import annotations
