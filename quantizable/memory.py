@@ -14,9 +14,9 @@ LARGEST_TRIM, LARGEST_MMAP = 2**31 - 1, 32 * 2**20
 def keep_freed_memory() -> bool:
     """Let glibc keep what a training step frees, up to 2 GiB: the next step takes the same again.
 
-    By default it hands large tensors back to the system, which then clears every page anew: a
-    seventh of a ResNet-20's step in float32. Tensors above 32 MiB stay as they are. What somebody chose by ``MALLOC_*`` or
-    ``GLIBC_TUNABLES`` in the environment is left alone.
+    By default it hands large tensors back to the system, which then clears every page anew: a seventh of
+    a ResNet-20's step in float32. Tensors above 32 MiB stay as they are. What somebody chose by
+    ``MALLOC_*`` or ``GLIBC_TUNABLES`` in the environment is left alone.
 
     Returns:
         True if it was set, False where there is no glibc or somebody chose.
