@@ -62,7 +62,7 @@ def joint(scheme: str, z: list[Tensor], y: Tensor) -> Tensor:
     if scheme == "any_precision":
         return ce[0] + sum(-(t[k - 1].softmax(1) * z[k].log_softmax(1)).sum(1).mean() for k in below)
     if scheme == "cascade":
-        return ce[0] + sum(ce[k] + sum(((z[k] - t[j]) ** 2).mean() for j in range(k)) for k in below)
+        return ce[0] + sum(ce[k] + 0.1 * sum(((z[k] - t[j]) ** 2).mean() for j in range(k)) for k in below)
     if scheme == "sandwich":
         return ce[0] + sum(0.5 * ce[k] + 0.5 * kl(t[k - 1], z[k]) for k in below)
     if scheme == "layerwise":
