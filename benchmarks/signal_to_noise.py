@@ -22,7 +22,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", help="best.ckpt of a run")
-    network = quantizable.load(parser.parse_args().checkpoint)
+    try:
+        network = quantizable.load(parser.parse_args().checkpoint)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     rows: dict[str, dict[str, str]] = {name: {"layer": name} for name in network.layers()}
     for mode in network.modes:
         network.set_bits(mode)
