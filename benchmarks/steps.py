@@ -28,7 +28,7 @@ from quantizable.bits import BitMode
 from quantizable.memory import keep_freed_memory
 from quantizable.models import create_model
 from quantizable.network import QuantizableNetwork
-from quantizable.optim import step_sizes_in_bounds
+from quantizable.optim import positive_parameters, step_sizes_in_bounds
 from quantizable.schemes import SCHEMES, Scheme
 
 RESULTS = Path(__file__).parent / "results"
@@ -122,6 +122,7 @@ def multi_mode_step(
     layers = list(network.layers())
     if setting.execution == "compiled":
         network.model.compile()
+    step_sizes = positive_parameters(network)
     count = iter(range(sys.maxsize))
 
     def step() -> None:
@@ -133,7 +134,7 @@ def multi_mode_step(
                 loss = scheme.objective(output, F.cross_entropy(output.float(), labels), teachers)
             loss.backward()
             teachers.append(output.detach())
-        with step_sizes_in_bounds(network, optimizer):
+        with step_sizes_in_bounds(step_sizes, optimizer):
             optimizer.step()
         optimizer.zero_grad()
 

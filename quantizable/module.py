@@ -17,7 +17,13 @@ from quantizable.bits import BitMode
 from quantizable.checkpoint import describe
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.objectives import Consistency, TaskOnly, mean_squared_error
-from quantizable.optim import OptimizerConfig, configure, parameter_groups, step_sizes_in_bounds
+from quantizable.optim import (
+    OptimizerConfig,
+    configure,
+    parameter_groups,
+    positive_parameters,
+    step_sizes_in_bounds,
+)
 from quantizable.schemes import Scheme, get_scheme
 from quantizable.strategies import Strategy
 
@@ -161,6 +167,7 @@ class MultiModeModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Set the activations' step sizes from training batches, unless a checkpoint brought them."""
+        self._step_sizes = positive_parameters(self.network)
         if self.teacher is not None:
             self.trainer.precision_plugin.convert_module(self.teacher).to(self.device)
         waiting = [q for q in self.network.quantizers().values() if q.levels and not q.starts_initialised()]
@@ -273,7 +280,7 @@ class MultiModeModule(pl.LightningModule):
         # in float16 gradients carry the loss scale until the optimizer steps
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else float(scaler.get_scale())
-        with step_sizes_in_bounds(self.network, optimizer, gradient_scale=scale):
+        with step_sizes_in_bounds(self._step_sizes, optimizer, gradient_scale=scale):
             # behind the bounds: an outlier of a step size would use up the norm of all gradients
             if self.clip_norm is not None:
                 self.clip_gradients(optimizer, self.clip_norm * scale, gradient_clip_algorithm="norm")

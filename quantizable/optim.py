@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -106,9 +106,20 @@ def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[s
     return [group for group in groups if group["params"]]
 
 
+def positive_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """The quantizers' step sizes and clipping levels (``scale``, ``alpha``), which must stay above 0."""
+    return [
+        parameter
+        for module in network.modules()
+        if isinstance(module, Quantizer)
+        for name, parameter in module.named_parameters()
+        if name.rpartition(".")[2] in ("scale", "alpha")
+    ]
+
+
 @contextmanager
 def step_sizes_in_bounds(
-    network: nn.Module, optimizer: Any, share: float = 0.1, gradient_scale: float = 1.0
+    step_sizes: Sequence[nn.Parameter], optimizer: Any, share: float = 0.1, gradient_scale: float = 1.0
 ) -> Iterator[None]:
     """Around an optimizer's step: step sizes and clipping levels change by at most a ``share`` of themselves.
 
@@ -119,7 +130,7 @@ def step_sizes_in_bounds(
     What is no longer positive when it comes in, starts again from 1e-9.
 
     Args:
-        network: its quantizers' parameters ``scale`` and ``alpha`` are meant, those with a gradient.
+        step_sizes: :func:`positive_parameters` of the network; those with a gradient are meant.
         optimizer: knows the learning rate of each, and a schedule's highest as ``initial_lr``.
         share: of the value before the step, between 0 and 1.
         gradient_scale: what the gradients are multiplied with at this moment (float16's loss scale). Where
@@ -130,13 +141,7 @@ def step_sizes_in_bounds(
         for group in optimizer.param_groups
         for p in group["params"]
     }
-    positive = [
-        parameter
-        for module in network.modules()
-        if isinstance(module, Quantizer)
-        for name, parameter in module.named_parameters()
-        if name.rpartition(".")[2] in ("scale", "alpha") and parameter.grad is not None
-    ]
+    positive = [parameter for parameter in step_sizes if parameter.grad is not None]
     gradients: list[Tensor] = [parameter.grad for parameter in positive if parameter.grad is not None]
     if not positive or (gradient_scale != 1.0 and not _all_finite(gradients)):
         yield

@@ -11,6 +11,7 @@ from quantizable.optim import (
     OptimizerConfig,
     configure,
     parameter_groups,
+    positive_parameters,
     schedule,
     step_sizes_in_bounds,
 )
@@ -133,7 +134,7 @@ def test_a_step_changes_a_step_size_by_at_most_a_tenth(quantizer: str) -> None:
     asked = {name: before[name] - p.grad for name, p in learned.items()}
     weight = network.fc.weight.detach().clone()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    with step_sizes_in_bounds(network, optimizer):
+    with step_sizes_in_bounds(positive_parameters(network), optimizer):
         optimizer.step()
     assert not torch.equal(network.fc.weight, weight)
     moved = []
@@ -157,7 +158,7 @@ def test_an_outlier_among_the_gradients_does_not_kill_a_layer() -> None:
         (network(x) - target).square().mean().backward()
         if step == 5:
             network.model.input_quantizer.level(4).scale.grad += 100.0  # a step to about -50
-        with step_sizes_in_bounds(network, optimizer):
+        with step_sizes_in_bounds(positive_parameters(network), optimizer):
             optimizer.step()
     assert (network(x) - target).abs().max() < 0.2
 
@@ -181,7 +182,7 @@ def test_an_outlier_in_the_first_step_is_forgotten(warmup: float, outlier: float
         (network(x) - target).square().mean().backward()
         if step == 0:
             scale.grad.fill_(outlier)
-        with step_sizes_in_bounds(network, optimizer):
+        with step_sizes_in_bounds(positive_parameters(network), optimizer):
             optimizer.step()
         scheduler.step()
     assert 0.8 * first < float(scale) < 1.2 * first
@@ -197,7 +198,7 @@ def test_a_step_size_that_is_not_positive_grows_again(start: float) -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     for _ in range(200):
         scale.grad = torch.tensor(-1.0)
-        with step_sizes_in_bounds(network, optimizer):
+        with step_sizes_in_bounds(positive_parameters(network), optimizer):
             optimizer.step()
     assert 0.05 < float(scale) < 1  # 1e-9 * 1.1^200 = 0.19
 
@@ -211,7 +212,7 @@ def test_an_overflow_in_float16_is_left_to_the_gradient_scaler() -> None:
     scaler.scale(scale.sum()).backward()
     scale.grad.fill_(math.inf)
     before = scale.detach().clone()
-    with step_sizes_in_bounds(network, optimizer, gradient_scale=scaler.get_scale()):
+    with step_sizes_in_bounds(positive_parameters(network), optimizer, gradient_scale=scaler.get_scale()):
         scaler.step(optimizer)
     scaler.update()
     assert scale.equal(before)
@@ -228,7 +229,7 @@ def test_bounds_know_the_loss_scale_of_float16() -> None:
         network.set_bits(4)
         (network(x).square().mean() * scale).backward()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
-        with step_sizes_in_bounds(network, optimizer, gradient_scale=scale):
+        with step_sizes_in_bounds(positive_parameters(network), optimizer, gradient_scale=scale):
             for p in network.parameters():  # as a gradient scaler does when it steps
                 if p.grad is not None:
                     p.grad /= scale

@@ -50,7 +50,10 @@ class _LSQ(Quantizer):
 
 
 def at_the_weights_rate(factor: float | Tensor, high: int | Tensor) -> float | Tensor:
-    """``min(factor, 1 / high^2)``: a clipped weight moves no faster than one that is not.
+    """``min(factor, 1 / high^2)``, scalars: a clipped weight moves no faster than one that is not.
+
+    Our extension of LSQ's gradient scale (sec. 2.2) for small layers; below ``high^3`` weights to a step size
+    it is the second that counts.
 
     A clipped weight is ``high * s``, so that a gradient g moves it by ``high^2 * factor * g``: with LSQ's
     factor at 8 bits, 144 weights to a step size, 119 times as far as g moves any other weight. Step sizes of
