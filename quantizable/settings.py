@@ -66,10 +66,14 @@ def check(cfg: dict[str, Any]) -> None:
     if not isinstance(sigma, int | float) or not 0 <= sigma < float("inf"):
         raise ValueError(f"train.noise_sigma is {sigma!r}; it is a standard deviation, finite and at least 0")
     teacher, weights = cfg["train"]["teacher"], cfg["train"]["teacher_weights"]
-    if (teacher is None) != (weights is None) or "" in (teacher, weights):
+    run = teacher is not None and teacher.endswith(".ckpt")
+    if run and weights is not None:
+        raise ValueError(f"train.teacher={teacher} has its weights in it; leave out train.teacher_weights")
+    if "" in (teacher, weights) or (not run and (teacher is None) != (weights is None)):
         raise ValueError(
             f"train.teacher={teacher} and train.teacher_weights={weights}: a teacher needs both, the name of "
-            "a float network and its checkpoint, as train.teacher=resnet56 train.teacher_weights=resnet56.th"
+            "a float network and its checkpoint, as train.teacher=resnet56 train.teacher_weights=resnet56.th "
+            "(or a run's checkpoint alone, as train.teacher=checkpoints/run/best.ckpt)"
         )
     if cfg["trainer"]["limit_train_batches"] == 0:
         raise ValueError("trainer.limit_train_batches=0 leaves no training batches; give more than 0")

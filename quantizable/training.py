@@ -30,9 +30,10 @@ from torch import nn
 
 import quantizable
 from quantizable.callbacks import CompileTime, WandbModes
-from quantizable.checkpoint import check_same_network, load_network
+from quantizable.checkpoint import check_same_network, load, load_network
 from quantizable.classifier import QuantizableClassifier
 from quantizable.data import ImageDataModule
+from quantizable.data.base import plain
 from quantizable.memory import keep_freed_memory
 from quantizable.models import create_model
 from quantizable.precision import fastest_execution
@@ -147,17 +148,30 @@ def cifar_stem(cfg: dict[str, Any], datamodule: ImageDataModule) -> bool:
 
 
 def make_teacher(cfg: dict[str, Any], datamodule: ImageDataModule) -> nn.Module | None:
-    """The float network that teaches, with its weights, or None."""
-    if cfg["train"]["teacher"] is None:
+    """The network that teaches: a float one with its weights, a run's in its highest mode, or None."""
+    name = cfg["train"]["teacher"]
+    if name is None:
         return None
+    if name.endswith(".ckpt"):
+        return _from_a_run(name, datamodule)
     with torch.random.fork_rng():  # the network starts as it would without
         teacher = create_model(
-            cfg["train"]["teacher"],
-            datamodule.num_classes,
-            datamodule.in_chans,
-            cifar_stem=cifar_stem(cfg, datamodule),
+            name, datamodule.num_classes, datamodule.in_chans, cifar_stem=cifar_stem(cfg, datamodule)
         )
     load_float_weights(teacher, cfg["train"]["teacher_weights"])
+    return teacher
+
+
+def _from_a_run(path: str, datamodule: ImageDataModule) -> nn.Module:
+    with torch.random.fork_rng():
+        teacher = load(path)
+    for key in ("class_names", "in_chans"):
+        taught, wanted = teacher.info.get(key), plain(getattr(datamodule, key, None))
+        if None not in (taught, wanted) and taught != wanted:
+            raise ValueError(
+                f"{path} cannot teach here: its {key} are {str(taught)[:80]}, those of the data "
+                f"{str(wanted)[:80]}; give a network trained on the same classes"
+            )
     return teacher
 
 

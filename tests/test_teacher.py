@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantizable import QuantizableClassifier
+from quantizable import QuantizableClassifier, load
 from quantizable.objectives import Consistency
 from quantizable.optim import OptimizerConfig
 from quantizable.schemes import Scheme
@@ -104,3 +104,29 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=re.compile(wrong)):
             train(config(tmp_path, f"train.teacher={name}", f"train.teacher_weights={file}"))
+
+
+def test_the_highest_mode_of_a_run_teaches(tmp_path: Path) -> None:
+    train(config(tmp_path, "schedule.epochs=1", "seed=3", "run=first"))
+    checkpoint = tmp_path / "first" / "best.ckpt"
+    by_run = train(config(tmp_path, "schedule.epochs=1", "run=second", f"train.teacher={checkpoint}"))
+    weights = tmp_path / "first.pt"
+    torch.save(load(checkpoint).to_float().state_dict(), weights)
+    by_name = train(
+        config(
+            tmp_path,
+            *("schedule.epochs=1", "run=third", "train.teacher=tiny_cnn", f"train.teacher_weights={weights}"),
+        )
+    )
+    assert by_run["modes"]["32"]["loss"] == pytest.approx(by_name["modes"]["32"]["loss"], rel=1e-5)
+    for wrong, said in (
+        (
+            (f"train.teacher={checkpoint}", f"train.teacher_weights={weights}"),
+            "leave out train.teacher_weights",
+        ),
+        (("train.teacher=banana.ckpt",), "no checkpoint banana.ckpt"),
+        ((f"train.teacher={checkpoint}", "data.num_classes=3"), "cannot teach here"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=said):
+            train(config(tmp_path, "run=wrong", *wrong))
+        assert not (tmp_path / "wrong").exists()
