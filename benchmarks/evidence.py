@@ -125,7 +125,6 @@ PARTS = {
     ),
     "teacher": one_seed("teacher", {"teacher_resnet56": "train.teacher=resnet56"}, {"teacher_resnet56": 5}),
     "modes": one_seed("modes", {"modes_2_to_8": "bits.modes=[2,3,4,5,6,7,8,32]"}, {"modes_2_to_8": 8}),
-    "cifar100": individual(1, "cifar100", "cifar100"),
     "cifar100_ablation": one_seed(
         "cifar100_ablation",
         {
@@ -136,6 +135,12 @@ PARTS = {
         data="cifar100",
     ),
 }
+
+
+def parts(seeds: int) -> dict[str, list[Arm]]:
+    """All parts by name, those that ask for the claim with that many seeds."""
+    cifar100 = individual(seeds, "cifar100", "cifar100")
+    return {"individual": individual(seeds), "cifar100": cifar100} | PARTS
 
 
 def keep(name: str, output: Path) -> None:
@@ -169,16 +174,16 @@ def main() -> None:
     parser.add_argument("--weights", help="float ResNet-20 checkpoint, for all parts of CIFAR-10")
     parser.add_argument("--teacher", help="float ResNet-56 checkpoint, for the part teacher")
     parser.add_argument("--minutes", type=positive, default=600, help="begin no run that would end later")
-    parser.add_argument("--parts", nargs="+", choices=["individual", *PARTS], default=["individual", *PARTS])
+    parser.add_argument("--parts", nargs="+", choices=[*parts(0)], default=[*parts(0)])
     parser.add_argument("--epochs", type=positive, default=10, help="of every run")
-    parser.add_argument("--seeds", type=positive, default=3, help="of the part individual")
+    parser.add_argument("--seeds", type=positive, default=3, help="of the parts individual and cifar100")
     parser.add_argument("--output", type=Path, default=Path("checkpoints/evidence"))
     args = parser.parse_args()
     if args.teacher is None and args.parts == ["teacher"]:
         parser.error("the part teacher needs --teacher, a float ResNet-56 checkpoint")
     if args.teacher is None:
         args.parts = [part for part in args.parts if part != "teacher"]
-    every = {"individual": individual(args.seeds)} | PARTS
+    every = parts(args.seeds)
     if args.weights is None and any(arm.data == "cifar10" for part in args.parts for arm in every[part]):
         parser.error("--weights is needed for CIFAR-10; without it, say --parts cifar100 cifar100_ablation")
     started, per_pass = time.monotonic(), 0.0

@@ -17,7 +17,7 @@ import evidence  # noqa: E402
 import runs  # noqa: E402
 import steps  # noqa: E402
 
-ARMS = [arm for part in ({"individual": evidence.individual(2)} | evidence.PARTS).values() for arm in part]
+ARMS = [arm for part in evidence.parts(seeds=2).values() for arm in part]
 
 
 def test_ratio_is_the_median_of_pairs_and_not_a_ratio_of_medians() -> None:
@@ -65,7 +65,7 @@ def test_cifar10_is_trained_from_float_weights_and_nothing_else_needs_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = evidence.argparse.Namespace(data="data", weights=None, teacher=None, epochs=1)
-    for arm in evidence.PARTS["cifar100"]:
+    for arm in evidence.parts(1)["cifar100"]:
         assert not any("weights" in said for said in evidence.overrides(args, arm))
     monkeypatch.setattr(sys, "argv", ["evidence.py", "--data", "data", "--parts", "ablation"])
     with pytest.raises(SystemExit):
