@@ -165,12 +165,12 @@ def make_teacher(cfg: dict[str, Any], datamodule: ImageDataModule) -> nn.Module 
 def _from_a_run(path: str, datamodule: ImageDataModule) -> nn.Module:
     with torch.random.fork_rng():
         teacher = load(path)
-    for key in ("class_names", "in_chans"):
+    for key in ("class_names", "in_chans", "mean", "std"):
         taught, wanted = teacher.info.get(key), plain(getattr(datamodule, key, None))
         if None not in (taught, wanted) and taught != wanted:
             raise ValueError(
-                f"{path} cannot teach here: its {key} are {str(taught)[:80]}, those of the data "
-                f"{str(wanted)[:80]}; give a network trained on the same classes"
+                f"{path} cannot teach here: its {key}: {str(taught)[:80]}, that of the data: "
+                f"{str(wanted)[:80]}; give a network trained on such images and classes"
             )
     return teacher
 
