@@ -148,7 +148,12 @@ def cifar_stem(cfg: dict[str, Any], datamodule: ImageDataModule) -> bool:
 
 
 def make_teacher(cfg: dict[str, Any], datamodule: ImageDataModule) -> nn.Module | None:
-    """The network that teaches: a float one with its weights, a run's in its highest mode, or None."""
+    """The network that teaches: a float one with its weights, a run's in its highest mode, or None.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or its weights are of another network or, of a run,
+            for other classes or for images normalised otherwise.
+    """
     name = cfg["train"]["teacher"]
     if name is None:
         return None

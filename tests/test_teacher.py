@@ -119,13 +119,18 @@ def test_the_highest_mode_of_a_run_teaches(tmp_path: Path) -> None:
         )
     )
     assert by_run["modes"]["32"]["loss"] == pytest.approx(by_name["modes"]["32"]["loss"], rel=1e-5)
+    contents = torch.load(checkpoint, weights_only=True)
+    contents["quantizable"]["data"]["mean"] = [0.1, 0.2, 0.3]
+    otherwise = tmp_path / "otherwise.ckpt"
+    torch.save(contents, otherwise)
     for wrong, said in (
         (
             (f"train.teacher={checkpoint}", f"train.teacher_weights={weights}"),
             "leave out train.teacher_weights",
         ),
         (("train.teacher=banana.ckpt",), "no checkpoint banana.ckpt"),
-        ((f"train.teacher={checkpoint}", "data.num_classes=3"), "cannot teach here"),
+        ((f"train.teacher={checkpoint}", "data.num_classes=3"), "cannot teach here: its class_names"),
+        ((f"train.teacher={otherwise}",), "cannot teach here: its mean"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=said):
             train(config(tmp_path, "run=wrong", *wrong))
