@@ -124,7 +124,12 @@ PARTS = {
         {"rate_0.02": "schedule.optimizer.lr=0.02", "rate_0.04": "schedule.optimizer.lr=0.04"},
     ),
     "teacher": one_seed("teacher", {"teacher_resnet56": "train.teacher=resnet56"}, {"teacher_resnet56": 5}),
-    "modes": one_seed("modes", {"modes_2_to_8": "bits.modes=[2,3,4,5,6,7,8,32]"}, {"modes_2_to_8": 8}),
+    "modes": one_seed(
+        "modes",
+        {"modes_2_to_8": "bits.modes=[2,3,4,5,6,7,8,32]"}
+        | {f"individual{mode}": f"scheme=individual bits.modes=[{mode}]" for mode in (*range(2, 9), 32)},
+        {"modes_2_to_8": 8} | {f"individual{mode}": 1 for mode in (*range(2, 9), 32)},
+    ),
     "cifar100_ablation": one_seed(
         "cifar100_ablation",
         {
