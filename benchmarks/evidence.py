@@ -5,9 +5,9 @@
     python benchmarks/evidence.py --data data --parts cifar100 cifar100_ablation --epochs 5     # from scratch
 
 Runs of ``train.py``, one after the other, until all are done or the time is spent: a run that is expected
-to take longer than what is left is not begun. What is finished is not run again, and what was cut off is
-resumed. The ``results.json`` of every run is copied to ``docs/results/evidence/NAME/``; the table is
-``evidence_Nepochs.json`` there.
+to take longer than what is left is not begun. What was cut off is resumed. The ``results.json`` of every
+run is copied to ``docs/results/evidence/NAME/``, and the table is ``evidence_Nepochs.json`` there; what is
+there already is not run again, unless you say ``--again``.
 """
 
 from __future__ import annotations
@@ -66,11 +66,20 @@ def one_seed(
             part,
             name,
             (*([] if "bits.modes" in said else [modes]), *said.split()),
-            (passes or {}).get(name, 4),
+            (passes or {}).get(name, 1 if "scheme=individual" in said else 4),
             data=data,
         )
         for name, said in arms.items()
     ]
+
+
+def alone(*modes: int, rate: float | None = None) -> dict[str, str]:
+    """A network for each mode alone; with a rate, at that learning rate.
+
+    A step of a switchable network sums the losses of its modes: is its gain that of a larger step?
+    """
+    end, said = ("", "") if rate is None else (f"_rate_{rate}", f" schedule.optimizer.lr={rate}")
+    return {f"individual{mode}{end}": f"scheme=individual bits.modes=[{mode}]{said}" for mode in modes}
 
 
 PARTS = {
@@ -123,12 +132,12 @@ PARTS = {
         "rates",
         {"rate_0.02": "schedule.optimizer.lr=0.02", "rate_0.04": "schedule.optimizer.lr=0.04"},
     ),
+    "individual_rates": one_seed("individual_rates", alone(2, rate=0.02) | alone(2, rate=0.04)),
     "teacher": one_seed("teacher", {"teacher_resnet56": "train.teacher=resnet56"}, {"teacher_resnet56": 5}),
     "modes": one_seed(
         "modes",
-        {"modes_2_to_8": "bits.modes=[2,3,4,5,6,7,8,32]"}
-        | {f"individual{mode}": f"scheme=individual bits.modes=[{mode}]" for mode in (*range(2, 9), 32)},
-        {"modes_2_to_8": 8} | {f"individual{mode}": 1 for mode in (*range(2, 9), 32)},
+        {"modes_2_to_8": "bits.modes=[2,3,4,5,6,7,8,32]"} | alone(*range(2, 9), 32),
+        {"modes_2_to_8": 8},
     ),
     "cifar100_ablation": one_seed(
         "cifar100_ablation",
@@ -138,6 +147,9 @@ PARTS = {
             "labels_only": "scheme=adabits",
         },
         data="cifar100",
+    ),
+    "cifar100_rates": one_seed(
+        "cifar100_rates", alone(2, 32, rate=0.2) | alone(2, 32, rate=0.4), data="cifar100"
     ),
 }
 
@@ -183,6 +195,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=positive, default=10, help="of every run")
     parser.add_argument("--seeds", type=positive, default=3, help="of the parts individual and cifar100")
     parser.add_argument("--output", type=Path, default=Path("checkpoints/evidence"))
+    parser.add_argument("--again", action="store_true", help="also what docs/results/evidence has already")
     args = parser.parse_args()
     if args.teacher is None and args.parts == ["teacher"]:
         parser.error("the part teacher needs --teacher, a float ResNet-56 checkpoint")
@@ -194,7 +207,9 @@ def main() -> None:
     started, per_pass = time.monotonic(), 0.0
     for arm in [arm for part in args.parts for arm in every[part]]:
         name, left = arm.run_name(args.epochs), args.minutes * 60 - (time.monotonic() - started)
-        if finished(name, args.output) is None and (KEPT / name / "results.json").exists():
+        kept = (KEPT / name / "results.json").exists()
+        if kept and not args.again and finished(name, args.output) is None:
+            print(f"{name}: kept in {KEPT.relative_to(ROOT)}, not run again (--again)", flush=True)
             continue
         if finished(name, args.output) is None and per_pass * arm.passes > left:
             print(f"{name}: not begun, {left / 60:.0f} minutes are left", flush=True)

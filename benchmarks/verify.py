@@ -1,6 +1,6 @@
 """Difference bounds of the published benchmark: agreement with the published widths, and time.
 
-    python benchmarks/verify.py --data ../shared/data
+    python benchmarks/verify.py --data DATA
 
 Prints a table and writes ``benchmarks/results/verify_bounds.json``. Times are the mean per image
 of one call on a batch, the median of several calls, on the threads given: wall clock, and in

@@ -1,6 +1,6 @@
 """The published QEBVerif queries: how many are decided, how fast, and whether any disagrees.
 
-    python benchmarks/verify_queries.py --data ../shared/data --networks p1 p2 --time-limit 60
+    python benchmarks/verify_queries.py --data DATA --networks p1 p2 --time-limit 60
 
 Resumable: rows already in the CSV are kept and not run again. Each query runs on one thread.
 """
