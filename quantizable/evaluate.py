@@ -36,12 +36,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--set", choices=("test", "val"), default="test", help="images to use (default: test)"
     )
+    parser.add_argument(
+        "--norm-batches",
+        type=int,
+        default=0,
+        help="training batches that the norms of each mode are fitted to first; default 0: as trained",
+    )
     parser.add_argument("--output", type=Path, help="folder for results.json and modes.png")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; write results.json and modes.png if asked to."""
+    if args.norm_batches < 0:
+        raise ValueError(f"--norm-batches is {args.norm_batches}; it is 0 or more")
     network = load(args.checkpoint)
     datamodule = trained_data(network, args.data)
     if args.output:
@@ -50,15 +58,29 @@ def run(args: argparse.Namespace) -> int:
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     datamodule.prepare_data()
-    datamodule.setup("test" if args.set == "test" else "fit")
+    if args.norm_batches:
+        datamodule.setup("fit")
+        network.reestimate_norms(
+            datamodule.train_dataloader(),
+            [run.bits for run in runs if isinstance(run.bits, BitMode)],
+            args.norm_batches,
+        )
     test = args.set == "test"
+    datamodule.setup("test" if test else "fit")
     loader = datamodule.test_dataloader() if test else validation_loader(network, datamodule)
     results = evaluate(network, track(loader, "evaluating", total=len(loader), transient=True), runs)
     print_table(results, f"{args.checkpoint}: {type(datamodule).__name__}, {args.set} set")
     if args.output:
         write_json(
             args.output / "results.json",
-            finite({"checkpoint": str(args.checkpoint), "set": args.set, "modes": results}),
+            finite(
+                {
+                    "checkpoint": str(args.checkpoint),
+                    "set": args.set,
+                    "norm_batches": args.norm_batches,
+                    "modes": results,
+                }
+            ),
         )
         plot_modes(args.output / "modes.png", {"": results}, args.checkpoint.parent.name)
     return 0
