@@ -149,7 +149,11 @@ PARTS = {
         data="cifar100",
     ),
     "cifar100_rates": one_seed(
-        "cifar100_rates", alone(2, 32, rate=0.2) | alone(2, 32, rate=0.4), data="cifar100"
+        "cifar100_rates",
+        alone(2, 32, rate=0.2)
+        | alone(2, 32, rate=0.4)
+        | {"quantizable_rate_0.2": "schedule.optimizer.lr=0.2"},
+        data="cifar100",
     ),
 }
 
