@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from quantizable import QUANTIZERS
 from tests.tiny import CONF, config
@@ -38,10 +39,16 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("words", commands())
 def test_the_commands_compose(words: str, tmp_path: Path) -> None:
-    composed = config(
-        tmp_path, *words.replace("-m ", "").replace("seed=0,1,2", "seed=0").split(), small=False
-    )
-    assert composed.model.name
+    *flags, overrides = words.split(maxsplit=1) if words.startswith("-m ") else (words,)
+    parsed = OverridesParser.create().parse_overrides(overrides.split())
+    assert any(one.is_sweep_override() for one in parsed) == bool(flags)
+    first = [
+        f"{one.get_key_element()}={next(one.sweep_string_iterator())}"
+        if one.is_sweep_override()
+        else one.input_line
+        for one in parsed
+    ]
+    assert config(tmp_path, *first, small=False).model.name
 
 
 def test_the_tables_name_every_scheme_and_quantizer() -> None:
