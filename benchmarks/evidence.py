@@ -211,11 +211,11 @@ def main() -> None:
     started, per_pass = time.monotonic(), 0.0
     for arm in [arm for part in args.parts for arm in every[part]]:
         name, left = arm.run_name(args.epochs), args.minutes * 60 - (time.monotonic() - started)
-        kept = (KEPT / name / "results.json").exists()
-        if kept and not args.again and finished(name, args.output) is None:
+        done = finished(name, args.output) is not None
+        if not done and not args.again and (KEPT / name / "results.json").exists():
             print(f"{name}: kept in {KEPT.relative_to(ROOT)}, not run again (--again)", flush=True)
             continue
-        if finished(name, args.output) is None and per_pass * arm.passes > left:
+        if not done and per_pass * arm.passes > left:
             print(f"{name}: not begun, {left / 60:.0f} minutes are left", flush=True)
             continue
         results = trained(name, overrides(args, arm), args.output)

@@ -58,15 +58,17 @@ def run(args: argparse.Namespace) -> int:
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     datamodule.prepare_data()
-    if args.norm_batches:
+    test = args.set == "test"
+    if args.norm_batches or not test:
         datamodule.setup("fit")
+    if test:
+        datamodule.setup("test")
+    if args.norm_batches:
         network.reestimate_norms(
             datamodule.train_dataloader(),
             [run.bits for run in runs if isinstance(run.bits, BitMode)],
             args.norm_batches,
         )
-    test = args.set == "test"
-    datamodule.setup("test" if test else "fit")
     loader = datamodule.test_dataloader() if test else validation_loader(network, datamodule)
     results = evaluate(network, track(loader, "evaluating", total=len(loader), transient=True), runs)
     print_table(results, f"{args.checkpoint}: {type(datamodule).__name__}, {args.set} set")
