@@ -132,7 +132,9 @@ PARTS = {
         "rates",
         {"rate_0.02": "schedule.optimizer.lr=0.02", "rate_0.04": "schedule.optimizer.lr=0.04"},
     ),
-    "individual_rates": one_seed("individual_rates", alone(2, rate=0.02) | alone(2, rate=0.04)),
+    "individual_rates": one_seed(
+        "individual_rates", alone(2, rate=0.02) | alone(2, rate=0.04) | alone(2, rate=0.08)
+    ),
     "teacher": one_seed("teacher", {"teacher_resnet56": "train.teacher=resnet56"}, {"teacher_resnet56": 5}),
     "modes": one_seed(
         "modes",
@@ -152,7 +154,8 @@ PARTS = {
         "cifar100_rates",
         alone(2, 32, rate=0.2)
         | alone(2, 32, rate=0.4)
-        | {"quantizable_rate_0.2": "schedule.optimizer.lr=0.2"},
+        | alone(2, 32, rate=0.8)
+        | {f"quantizable_rate_{rate}": f"schedule.optimizer.lr={rate}" for rate in (0.2, 0.4)},
         data="cifar100",
     ),
 }
