@@ -28,7 +28,7 @@ from quantizable.checkpoint import read_checkpoint
 def run_folder(cfg: dict[str, Any]) -> Iterator[tuple[Path, Path | None]]:
     """The run's folder, made here by the first process, and the checkpoint to resume from, if any.
 
-    If the block fails, a folder that was made here and is still empty is removed again.
+    If the block fails, folders that were made here and are still empty are removed again.
 
     Raises:
         FileNotFoundError, ValueError: there is no such checkpoint, or it cannot be read.
@@ -42,17 +42,17 @@ def run_folder(cfg: dict[str, Any]) -> Iterator[tuple[Path, Path | None]]:
         resume = latest(folder) / "last.ckpt" if cfg["resume"] == "last" else Path(cfg["resume"])
         read_checkpoint(resume)
         folder = resume.parent
-    made = False
+    made: list[Path] = []
     if is_first_process():  # Lightning tells the others
         folder = folder if resume else free(folder)
-        made = not folder.exists()
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         make(folder)
     try:
         yield folder, resume
     except BaseException:
-        if made:
-            with suppress(OSError):  # rmdir refuses a folder that holds something
-                folder.rmdir()
+        with suppress(OSError):  # rmdir refuses a folder that holds something
+            for path in made:
+                path.rmdir()
         raise
 
 

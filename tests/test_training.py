@@ -274,8 +274,8 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_missing_data_set_says_what_to_do(tmp_path: Path) -> None:
     words = ("data=cifar10", f"data.root={tmp_path / 'none'}", "data.download=false")
     with pytest.raises(OSError, match=r"CIFAR.*(?s:.*)none"):
-        train(config(tmp_path, *words, small=False))
-    assert not (tmp_path / "cifar10_resnet20").exists()  # the name stays free
+        train(config(tmp_path / "checkpoints", *words, small=False))
+    assert not (tmp_path / "checkpoints").exists()  # the name stays free, and nothing is left
     (tmp_path / "cifar10_resnet20").mkdir()
     with pytest.raises(OSError, match="CIFAR"):
         train(config(tmp_path, *words, small=False))
