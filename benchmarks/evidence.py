@@ -56,6 +56,19 @@ def individual(seeds: int, part: str = "individual", data: str = "cifar10") -> l
     return arms
 
 
+def tuned(seeds: int) -> list[Arm]:
+    """At 2 bits, where they differ: each side at the rate that the parts of rates favour."""
+    said = {
+        "rate_0.02": f"bits.modes={MODES} schedule.optimizer.lr=0.02",
+        "individual2_rate_0.04": alone(2, rate=0.04)["individual2_rate_0.04"],
+    }
+    return [
+        Arm("tuned", name, tuple(words.split()), 1 if "individual" in name else 4, seed)
+        for seed in range(seeds)
+        for name, words in said.items()
+    ]
+
+
 def one_seed(
     part: str, arms: dict[str, str], passes: dict[str, int] | None = None, data: str = "cifar10"
 ) -> list[Arm]:
@@ -133,7 +146,7 @@ PARTS = {
         {"rate_0.02": "schedule.optimizer.lr=0.02", "rate_0.04": "schedule.optimizer.lr=0.04"},
     ),
     "individual_rates": one_seed(
-        "individual_rates", alone(2, rate=0.02) | alone(2, rate=0.04) | alone(2, rate=0.08)
+        "individual_rates", alone(2, 4, 8, 32, rate=0.02) | alone(2, rate=0.04) | alone(2, rate=0.08)
     ),
     "teacher": one_seed("teacher", {"teacher_resnet56": "train.teacher=resnet56"}, {"teacher_resnet56": 5}),
     "modes": one_seed(
@@ -164,7 +177,7 @@ PARTS = {
 def parts(seeds: int) -> dict[str, list[Arm]]:
     """All parts by name, those that ask for the claim with that many seeds."""
     cifar100 = individual(seeds, "cifar100", "cifar100")
-    return {"individual": individual(seeds), "cifar100": cifar100} | PARTS
+    return {"individual": individual(seeds), "cifar100": cifar100, "tuned": tuned(seeds)} | PARTS
 
 
 def keep(name: str, output: Path) -> None:
@@ -200,7 +213,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=positive, default=600, help="begin no run that would end later")
     parser.add_argument("--parts", nargs="+", choices=[*parts(0)], default=[*parts(0)])
     parser.add_argument("--epochs", type=positive, default=10, help="of every run")
-    parser.add_argument("--seeds", type=positive, default=3, help="of the parts individual and cifar100")
+    parser.add_argument("--seeds", type=positive, default=3, help="of individual, cifar100 and tuned")
     parser.add_argument("--output", type=Path, default=Path("checkpoints/evidence"))
     parser.add_argument("--again", action="store_true", help="also what docs/results/evidence has already")
     args = parser.parse_args()
