@@ -17,6 +17,7 @@ from quantizable.bits import BitMode
 from quantizable.chosen import Chosen, choose
 from quantizable.data.choice import trained_data, validation_loader
 from quantizable.deploy.load import load
+from quantizable.fitting import active_batch_norms
 from quantizable.network import QuantizableNetwork
 from quantizable.results import finite, plot_modes, print_table, write_json
 from quantizable.runs import make
@@ -51,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     if args.norm_batches < 0:
         raise ValueError(f"--norm-batches is {args.norm_batches}; it is 0 or more")
     network = load(args.checkpoint)
+    if args.norm_batches and not active_batch_norms(network):
+        raise ValueError(f"{args.checkpoint} has no batch norms to fit; leave out --norm-batches")
     datamodule = trained_data(network, args.data)
     if args.output:
         make(args.output)

@@ -97,6 +97,18 @@ def test_norms_are_fitted_to_training_images_first(checkpoint: Path, tmp_path: P
     assert json.loads((tmp_path / "results.json").read_text())["modes"] != fitted["modes"]
 
 
+def test_a_network_without_batch_norms_has_none_to_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"img_size": 32, "patch_size": 8, "depth": 1}
+    module = QuantizableClassifier("vit_tiny_patch16_224", 3, [2, 32], model_options=options)
+    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    run.fit(module, datamodule=Fake(size=8, num_classes=3, image_size=32, batch_size=8))
+    run.save_checkpoint(tmp_path / "best.ckpt")
+    assert main(["evaluate", str(tmp_path / "best.ckpt"), "--norm-batches", "2"]) == 2
+    assert "has no batch norms to fit; leave out --norm-batches" in capsys.readouterr().err
+
+
 def test_sizes_are_those_of_training_unless_given(checkpoint: Path) -> None:
     info = quantizable.load(checkpoint).info
     data = make_datamodule(["data.size=4"], info)
