@@ -34,7 +34,7 @@ class OptimizerConfig:
         weight_decay: of weights; norms, biases and quantizers' parameters have none.
         momentum: of SGD, in [0, 1).
         quantizer_lr: factor on the learning rate of the quantizers' parameters, > 0.
-        schedule: ``cosine`` to 0, ``multistep`` (/10 at the milestones) or ``constant``.
+        schedule: ``cosine`` to 0, ``linear`` to 0, ``multistep`` (/10 at the milestones) or ``constant``.
         milestones: fractions of the run, for ``multistep``.
         warmup: fraction of the run with a linearly growing rate, in [0, 1).
         options: further arguments of the optimizer.
@@ -45,7 +45,7 @@ class OptimizerConfig:
     weight_decay: float = 1e-4
     momentum: float = 0.9
     quantizer_lr: float = 1.0
-    schedule: Literal["cosine", "multistep", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "multistep", "constant"] = "cosine"
     milestones: tuple[float, ...] = (0.5, 0.75)
     warmup: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
@@ -63,8 +63,8 @@ class OptimizerConfig:
             ("warmup", 0 <= self.warmup < 1, "in [0, 1)"),
             (
                 "schedule",
-                self.schedule in ("cosine", "multistep", "constant"),
-                "cosine, multistep or constant",
+                self.schedule in ("cosine", "linear", "multistep", "constant"),
+                "cosine, linear, multistep or constant",
             ),
         ):
             if not ok:
@@ -195,6 +195,8 @@ def schedule(config: OptimizerConfig, optimizer: Optimizer, steps: int) -> LRSch
     main: LRScheduler
     if config.schedule == "cosine":
         main = CosineAnnealingLR(optimizer, rest)
+    elif config.schedule == "linear":
+        main = LinearLR(optimizer, 1.0, 0.0, total_iters=rest)
     elif config.schedule == "multistep":
         main = MultiStepLR(optimizer, [round(m * steps) - warm for m in config.milestones])
     else:

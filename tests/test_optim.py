@@ -58,6 +58,10 @@ def test_cosine() -> None:
     assert rates(OptimizerConfig(lr=0.1), 20) == pytest.approx(expected)
 
 
+def test_linear_falls_evenly_to_zero() -> None:
+    assert rates(OptimizerConfig(lr=0.1, schedule="linear"), 4) == pytest.approx([0.1, 0.075, 0.05, 0.025])
+
+
 def test_multistep_divides_by_ten_at_the_milestones() -> None:
     expected = [0.1] * 10 + [0.01] * 5 + [0.001] * 5
     assert rates(OptimizerConfig(lr=0.1, schedule="multistep"), 20) == pytest.approx(expected)
@@ -88,7 +92,7 @@ def test_warmup_grows_linearly_and_the_schedule_follows() -> None:
         ({"momentum": 1.0}, r"in \[0, 1\)"),
         ({"quantizer_lr": 0.0}, "greater than 0"),
         ({"warmup": 1.0}, r"in \[0, 1\)"),
-        ({"schedule": "banana"}, "cosine, multistep or constant"),
+        ({"schedule": "banana"}, "cosine, linear, multistep or constant"),
         ({"name": "banana"}, "name='banana' is not allowed; it must be an optimizer of timm"),
     ],
 )

@@ -16,12 +16,18 @@ from torchvision.transforms import v2
 from quantizable.data.order import generator, seeded
 
 # Columns of the table of draws.
-CROP_Y, CROP_X, FLIP, CUTOUT_Y, CUTOUT_X, POLICY = range(6)
+CROP_Y, CROP_X, FLIP, CUTOUT_Y, CUTOUT_X, POLICY, ALTERNATING_FLIP = range(7)
 
 
 def epoch_draws(size: int, seed: int, epoch: int) -> Tensor:
-    """The random numbers of one epoch: (size, 6), uniform in [0, 1)."""
-    return torch.rand(size, 6, generator=generator(seed, epoch, 1))
+    """The random numbers of one epoch: (size, 7), uniform in [0, 1).
+
+    All are drawn anew in each epoch but the last column, which moves by one half from epoch to epoch: an
+    image whose draw is below one half in one epoch is above it in the next.
+    """
+    fresh = torch.rand(size, 6, generator=generator(seed, epoch, 1))
+    first = torch.rand(size, 1, generator=generator(seed, 0, 2))
+    return torch.cat([fresh, (first + epoch % 2 / 2) % 1], dim=1)
 
 
 def random_crop(images: Tensor, draws: Tensor, padding: int) -> Tensor:
@@ -74,7 +80,9 @@ class Augmentation:
 
     Args:
         crop: pad by an eighth of the side (4 of 32 pixels) and crop back.
-        flip: mirror half of the images.
+        flip: mirror half of the images by chance.
+        alternating_flip: mirror each image in every other epoch (Jordan, arXiv:2404.00498, sec. 3.6): half
+            of the images in the first epoch, the others in the second, and so on.
         policy: a torchvision v2 policy for uint8 images (RandAugment and the like).
         cutout: side of the blanked square as a fraction of the image's side; 0 for none.
     """
@@ -83,14 +91,17 @@ class Augmentation:
     flip: bool = False
     policy: Callable[[Tensor], Tensor] | None = None
     cutout: float = 0.0
+    alternating_flip: bool = False
 
     def __call__(self, images: Tensor, draws: Tensor, fill: Tensor) -> Tensor:
-        """Augment (B, C, H, W) uint8 by their `draws` (B, 6); `fill` (C,) uint8 for cutout."""
+        """Augment (B, C, H, W) uint8 by their `draws` (B, 7); `fill` (C,) uint8 for cutout."""
         side = images.shape[-1]
         if self.crop:
             images = random_crop(images, draws[:, [CROP_Y, CROP_X]], side // 8)
         if self.flip:
             images = random_flip(images, draws[:, FLIP])
+        if self.alternating_flip:
+            images = random_flip(images, draws[:, ALTERNATING_FLIP])
         if self.policy is not None:
             images = per_image(images, draws[:, POLICY], self.policy)
         if self.cutout:
@@ -105,12 +116,12 @@ def named_augmentation(
     """The augmentation of that name.
 
     Args:
-        name: none | crop | crop_flip | cutout | autoaugment | randaugment | trivialaugment. The
-            last four come on top of crop and flip. The three policies work image by image and
-            take some 40 times as long as crop and flip.
+        name: none | crop | crop_flip | crop_alternating_flip | cutout | autoaugment | randaugment |
+            trivialaugment. The last four come on top of crop and flip. The three policies work image by
+            image and take some 40 times as long as crop and flip.
         auto_policy: the data set whose AutoAugment policy is used.
-        flip: False where a mirrored image would change class (digits): "crop_flip" is then
-            refused and the policies come on top of crop alone.
+        flip: False where a mirrored image would change class (digits): "crop_flip" and
+            "crop_alternating_flip" are then refused and the policies come on top of crop alone.
 
     Raises:
         ValueError: the name is unknown or does not fit the data set.
@@ -119,13 +130,14 @@ def named_augmentation(
         "none": lambda: Augmentation(),
         "crop": lambda: Augmentation(crop=True),
         "crop_flip": lambda: Augmentation(crop=True, flip=True),
+        "crop_alternating_flip": lambda: Augmentation(crop=True, alternating_flip=True),
         "cutout": lambda: Augmentation(crop=True, flip=flip, cutout=0.5),
         "autoaugment": lambda: Augmentation(True, flip, v2.AutoAugment(auto_policy)),
         "randaugment": lambda: Augmentation(True, flip, v2.RandAugment()),
         "trivialaugment": lambda: Augmentation(True, flip, v2.TrivialAugmentWide()),
     }
     if not flip:
-        del table["crop_flip"]
+        del table["crop_flip"], table["crop_alternating_flip"]
     if name not in table:
         raise ValueError(f"augment={name!r} is not available here; choose from {', '.join(table)}")
     return table[name]()

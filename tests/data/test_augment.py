@@ -65,7 +65,17 @@ def test_policy_gives_each_image_its_own_draw(images):
 
 
 @pytest.mark.parametrize(
-    "name", ["none", "crop", "crop_flip", "cutout", "autoaugment", "randaugment", "trivialaugment"]
+    "name",
+    [
+        "none",
+        "crop",
+        "crop_flip",
+        "crop_alternating_flip",
+        "cutout",
+        "autoaugment",
+        "randaugment",
+        "trivialaugment",
+    ],
 )
 def test_augmentation_keeps_shape_and_type_and_follows_its_draws(name, images):
     augmentation = named_augmentation(name)
@@ -79,9 +89,21 @@ def test_augmentation_keeps_shape_and_type_and_follows_its_draws(name, images):
     assert torch.equal(result[::2], half)
 
 
+def test_alternating_flip_mirrors_every_image_in_every_other_epoch(images):
+    augmentation, fill = Augmentation(alternating_flip=True), torch.zeros(3, dtype=torch.uint8)
+    epochs = [augmentation(images, epoch_draws(40, seed=3, epoch=e), fill) for e in range(4)]
+    mirrored = torch.tensor([not torch.equal(a, b) for a, b in zip(epochs[0], images, strict=True)])
+    assert 8 < mirrored.sum() < 32  # about half of 40
+    assert torch.equal(epochs[1], epochs[0].flip(-1))
+    assert torch.equal(epochs[2], epochs[0])
+    assert torch.equal(epochs[3], epochs[1])
+    assert not torch.equal(augmentation(images, epoch_draws(40, seed=4, epoch=0), fill), epochs[0])
+
+
 def test_names_are_checked():
     with pytest.raises(ValueError, match="choose from none, crop, crop_flip"):
         named_augmentation("mixup")
-    with pytest.raises(ValueError, match="'crop_flip' is not available"):
-        named_augmentation("crop_flip", flip=False)
+    for name in ("crop_flip", "crop_alternating_flip"):
+        with pytest.raises(ValueError, match=f"'{name}' is not available"):
+            named_augmentation(name, flip=False)
     assert named_augmentation("crop", flip=False) == Augmentation(crop=True)
