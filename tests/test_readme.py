@@ -1,4 +1,4 @@
-"""The README says what is true: its python blocks run, its commands and tables name what there is."""
+"""README and docs are true: their code runs, commands and tables name what there is, links lead somewhere."""
 
 import hashlib
 import re
@@ -12,7 +12,8 @@ from quantizable import QUANTIZERS
 from tests.tiny import CONF, config
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else ""
+README = (ROOT / "README.md").read_text()
+TRAINING = (ROOT / "docs" / "training.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
@@ -33,7 +34,7 @@ def test_the_python_blocks_run_one_after_another(tmp_path: Path, monkeypatch: py
 
 
 def commands() -> list[str]:
-    lines = re.findall(r"python train\.py([^\n#`]*)", README)
+    lines = re.findall(r"python train\.py([^\n#`]*)", README + TRAINING)
     return sorted({line.strip() for line in lines})
 
 
@@ -52,15 +53,16 @@ def test_the_commands_compose(words: str, tmp_path: Path) -> None:
 
 
 def test_the_tables_name_every_scheme_and_quantizer() -> None:
-    listed = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| `.*?\|", README, re.MULTILINE))))
+    listed = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| `.*?\|", TRAINING, re.MULTILINE))))
     schemes = {file.stem for file in (CONF / "scheme").glob("*.yaml")}
     assert schemes | QUANTIZERS.keys() <= listed
 
 
-def test_the_files_that_are_linked_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+def test_the_files_that_are_linked_exist(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+            assert ((ROOT / page).parent / target).exists(), target
 
 
 def test_what_ships_is_what_its_table_says() -> None:
