@@ -1,0 +1,1 @@
+"""The command ``quantizable``: one thin file per command."""

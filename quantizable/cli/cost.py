@@ -1,0 +1,176 @@
+"""``quantizable cost CHECKPOINT``: what each mode costs, by layer, and its latency on each engine."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from quantizable.bits import FLOAT_BITS, parse_modes
+from quantizable.deploy.export import fits_bytes
+from quantizable.deploy.layer_latency import layer_latencies
+from quantizable.deploy.session import ENGINES, Session
+from quantizable.measure.cost import as_rows, layer_costs, mode_costs
+from quantizable.measure.latency import interleaved
+from quantizable.network import QuantizableNetwork
+from quantizable.report.files import check_target, make_folder, written_whole
+from quantizable.storage.load import load
+from quantizable.storage.preprocessing import input_size_of
+from quantizable.storage.qz import save_qz
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "cost", help="MACs, bit operations, bytes, memory and latency of each mode"
+    )
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of training, or a .qz file")
+    parser.add_argument("--bits", help="modes, separated by commas; default: all")
+    parser.add_argument(
+        "--engines", default="", help=f"also measure latency, on {', '.join(ENGINES)} (commas)"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="of one inference (default: 2)")
+    parser.add_argument(
+        "--layer-latency",
+        type=Path,
+        metavar="FILE",
+        help="also time each layer in each mode on the one engine given: JSON for search bits --cost latency",
+    )
+    parser.add_argument("--layers", action="store_true", help="print a row per layer, too")
+    parser.add_argument(
+        "--results", type=Path, help="results.json with accuracies; default: beside the checkpoint"
+    )
+    parser.add_argument("--output", type=Path, help="folder for cost.csv, layers.csv and cost.png")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table; write CSV and plot if asked to."""
+    engines = [name for name in args.engines.split(",") if name]
+    if unknown := [name for name in engines if name not in ENGINES]:
+        raise ValueError(f"engine {', '.join(unknown)} is unknown; choose from {', '.join(ENGINES)}")
+    if args.layer_latency and len(engines) != 1:
+        raise ValueError("--layer-latency times layers on one engine; give --engines openvino or onnxruntime")
+    if args.layer_latency:
+        check_target(args.layer_latency)
+    network = load(args.checkpoint)
+    modes = network.modes if args.bits is None else [network.check_mode(m) for m in parse_modes(args.bits)]
+    if args.output:
+        make_folder(args.output)
+        check_target(args.output / "cost.csv")
+    layers = layer_costs(network, input_size_of(network), modes)
+    rows = as_rows(mode_costs(network, layers))
+    timed = [mode.name for mode in modes if mode.weight != FLOAT_BITS and fits_bytes(mode)]
+    latencies = measure(network, timed, engines, args.threads)
+    accuracies = read_accuracies(
+        args.results or args.checkpoint.with_name("results.json"), args.results is not None
+    )
+    for row in rows:
+        row |= {f"{engine}_ms": latencies.get(f"{engine} {row['mode']}") for engine in engines}
+        row["top1"] = accuracies.get(row["mode"])
+    print_rows("per mode", rows)
+    if args.layers:
+        print_rows("per layer", as_rows(layers))
+    if args.output:
+        write_csv(args.output / "cost.csv", rows)
+        write_csv(args.output / "layers.csv", as_rows(layers))
+        plot(args.output / "cost.png", rows, engines)
+    if args.layer_latency:
+        print(
+            "exporting and timing each layer in every pair of widths: minutes, for a deep network", flush=True
+        )
+        table = layer_latencies(network, input_size_of(network), engines[0], args.threads)
+        with written_whole(args.layer_latency) as temporary:
+            temporary.write_text(json.dumps(table, indent=1) + "\n")
+        print(f"latency of {len(table)} layers kept in {args.layer_latency}")
+    return 0
+
+
+def measure(
+    network: QuantizableNetwork, modes: list[str], engines: list[str], threads: int
+) -> dict[str, float]:
+    """Median milliseconds for one image, by ``"engine mode"``; integer modes only."""
+    if not engines or not modes:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        save_qz(network, Path(folder) / "model.qz", modes)
+        runs = {}
+        for engine in engines:
+            for mode in modes:
+                session = Session(Path(folder) / "model.qz", engine, mode, threads, batch=1)
+                runs[f"{engine} {mode}"] = partial(session, np.zeros((1, *session.input_size), np.float32))
+        return interleaved(runs)
+
+
+def read_accuracies(path: Path, must_exist: bool) -> dict[str, float]:
+    """Top-1 accuracy (0 to 1) by mode, from the results of training or of ``quantizable evaluate``."""
+    if not path.is_file():
+        if must_exist:
+            raise FileNotFoundError(f"there is no file {path}")
+        return {}
+    try:
+        modes: Mapping[str, Any] = json.loads(path.read_text())["modes"]
+        return {mode: values["top1"] for mode, values in modes.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no results.json of this library") from error
+
+
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table, one row per mode or layer."""
+    table = Table(*(key.replace("_", "\n") for key in rows[0]), title=title)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console = Console()
+    # a narrow terminal, or none, must not cost digits: lines may be longer than it
+    needed = console.measure(table, options=console.options.update(width=1000)).maximum
+    Console(width=max(console.width, needed)).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return (
+        f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+    )
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows as CSV with a header."""
+    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def plot(path: Path, rows: Sequence[Mapping[str, Any]], engines: Sequence[str]) -> None:
+    """Accuracy against bit operations, bytes and latency; without accuracies, the costs against the mode."""
+    from matplotlib.figure import Figure
+
+    columns = {"bops": "bit operations", "weight_bytes": "bytes of weights"}
+    columns |= {f"{engine}_ms": f"{engine}, ms" for engine in engines}
+    figure = Figure(figsize=(4 * len(columns), 3.5), layout="constrained")
+    known = all(row["top1"] is not None for row in rows)
+    for axes, (key, label) in zip(
+        figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True
+    ):
+        shown = [row for row in rows if row[key] is not None]
+        heights = [100 * row["top1"] if known else i for i, row in enumerate(shown)]
+        axes.plot([row[key] for row in shown], heights, "o-")
+        for row, height in zip(shown, heights, strict=True):
+            axes.annotate(row["mode"], (row[key], height), (4, 4), textcoords="offset points")
+        axes.set_xlabel(label)
+        if not key.endswith("_ms"):
+            axes.set_xscale("log")
+        axes.set_ylabel("top-1 accuracy, %" if known else "mode")
+        axes.grid(alpha=0.3)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=130)

@@ -1,0 +1,156 @@
+"""``quantizable export CHECKPOINT --bits 2,4,8 --format onnx,qz,openvino``: integer files for engines."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from quantizable.bits import FLOAT_BITS, BitMode
+from quantizable.calibrate import first_inputs
+from quantizable.data.choice import trained_data
+from quantizable.deploy.export import STYLES, WEIGHT_STORAGE, export_onnx, fits_bytes
+from quantizable.deploy.openvino_format import export_openvino
+from quantizable.deploy.requirements import require
+from quantizable.network import QuantizableNetwork
+from quantizable.report.files import check_target, make_folder
+from quantizable.storage.load import load
+from quantizable.storage.qz import save_qz
+from quantizable.storage.selection import FILES, choose
+
+FORMATS = ("qz", "onnx", "openvino")
+CALIBRATION_BATCHES = 4
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser("export", help="write integer files: .qz (every mode), ONNX, OpenVINO")
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of training, or a .qz file")
+    parser.add_argument(
+        "data",
+        nargs="*",
+        metavar="data=NAME data.KEY=VALUE",
+        help="to fit the norms of an assignment and --residual int8 with",
+    )
+    parser.add_argument(
+        "--bits",
+        help="modes and assignment files (.yaml), separated by commas; default: all modes that are integer",
+    )
+    parser.add_argument(
+        "--format", default="qz", help=f"separated by commas: {', '.join(FORMATS)} (default: qz)"
+    )
+    parser.add_argument("--output", type=Path, help="folder to write to; default: that of the checkpoint")
+    parser.add_argument("--style", choices=STYLES, default="qdq", help="ONNX operators (default: qdq)")
+    parser.add_argument(
+        "--weights", choices=WEIGHT_STORAGE, default="int8", help="storage of weights of 4 bits and less"
+    )
+    parser.add_argument(
+        "--residual",
+        choices=("float", "int8"),
+        default="float",
+        help="residual additions in ONNX and OpenVINO files; int8 is faster and not exact",
+    )
+    parser.add_argument(
+        "--layers",
+        action="store_true",
+        help="print of each layer how it runs, with --format onnx or openvino",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the files and print their sizes; everything asked for is checked before the first is written."""
+    formats = args.format.split(",")
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise ValueError(f"format {', '.join(unknown)} is unknown; choose from {', '.join(FORMATS)}")
+    if args.style == "qonnx" and ("openvino" in formats or args.weights == "int4" or args.residual == "int8"):
+        raise ValueError(
+            "--style qonnx is for FPGA compilers: --format onnx alone, with neither --weights nor --residual"
+        )
+    if args.residual == "int8" and formats == ["qz"]:
+        raise ValueError("--residual int8 is for ONNX and OpenVINO files; add --format onnx or openvino")
+    files = [word for word in (args.bits or "").split(",") if word.endswith(FILES)]
+    if files and "qz" in formats:
+        raise ValueError(
+            f"a .qz file holds modes and no assignment such as {files[0]}; choose --format onnx or openvino"
+        )
+    for name in formats:
+        if name != "qz":
+            require("onnxscript", f"format {name!r}")
+        if name == "openvino":
+            require("openvino", f"format {name!r}")
+    network = load(args.checkpoint)
+    integer = [mode for mode in network.modes if mode.weight != FLOAT_BITS]
+    chosen = choose(args.bits, network, lambda: trained_data(network, args.data), integer)
+    if "qz" in formats and (keeps := [one.name for one in chosen if one.bits not in integer]):
+        raise ValueError(
+            f"mode {', '.join(keeps)} keeps float weights; a .qz file holds integer weights only"
+        )
+    wide = [one.name for one in chosen if isinstance(one.bits, BitMode) and not fits_bytes(one.bits)]
+    if wide and formats != ["qz"]:
+        raise ValueError(f"mode {', '.join(wide)} has codes of more than 8 bits, which only .qz files hold")
+    images = _training_images(network, args.data) if args.residual == "int8" else None
+    folder = args.output or args.checkpoint.parent
+    stem = args.checkpoint.stem
+    if "qz" in formats and (folder / f"{stem}.qz").resolve() == args.checkpoint.resolve():
+        raise ValueError(f"{args.checkpoint} would be replaced by its own export; give --output a folder")
+    make_folder(folder)
+    check_target(folder / f"{stem}.qz")
+    written = []
+    reports: dict[str, dict[str, str]] = {}
+    if "qz" in formats:
+        written.append(folder / f"{stem}.qz")
+        save_qz(network, written[-1], [one.name for one in chosen])
+    for one in chosen:
+        if "onnx" in formats:
+            written.append(folder / f"{stem}_{one.name}.onnx")
+            reports[one.name] = export_onnx(
+                one.network, written[-1], one.bits,
+                style=args.style, weight_storage=args.weights, residual_images=images,
+            )  # fmt: skip
+        if "openvino" in formats:
+            written.append(folder / f"{stem}_{one.name}.xml")
+            reports[one.name] = export_openvino(
+                one.network, written[-1], one.bits, weight_storage=args.weights, residual_images=images
+            )
+    show(written, reports, args.layers)
+    return 0
+
+
+def _training_images(network: QuantizableNetwork, words: list[str]) -> Tensor:
+    """A few batches of training images, ``[N, C, H, W]``, to fit grids on."""
+    data = trained_data(network, words)
+    data.prepare_data()
+    data.setup("fit")
+    return torch.cat(list(first_inputs(data.train_dataloader(), CALIBRATION_BATCHES, torch.device("cpu"))))
+
+
+def show(written: list[Path], reports: dict[str, dict[str, str]], each: bool = False) -> None:
+    """Print a table of the files, and for each mode how many layers run on integers and why others do not.
+
+    Args:
+        written: the files; OpenVINO's ``.xml`` stands for its ``.bin``, too.
+        reports: by mode, how each layer runs.
+        each: layer by layer instead of counted.
+    """
+    console = Console()
+    table = Table("file", "bytes")
+    for path in written:
+        parts = (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
+        size = sum(part.stat().st_size for part in parts)
+        table.add_row(str(path), f"{size:,}")
+    console.print(table)
+    for mode, layers in reports.items():
+        integer = sum(how.startswith("integer") for how in layers.values())
+        console.print(f"mode {mode}: {integer} layers on integers")
+        if each:
+            for layer, how in layers.items():
+                console.print(f"  {layer}: {how}", soft_wrap=True)
+            continue
+        for how, count in Counter(how for how in layers.values() if not how.startswith("integer")).items():
+            console.print(f"  {count} x {how}")

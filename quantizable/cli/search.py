@@ -1,0 +1,316 @@
+"""``quantizable search bits|sensitivity|certify CHECKPOINT``: bits per layer, certified robustness."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from quantizable.bits import ModeLike
+from quantizable.certify.certification import Certification, average_certified_radius, certified_accuracy
+from quantizable.certify.incremental import Incremental
+from quantizable.certify.smoothing import Smoothing
+from quantizable.data.choice import trained_data, validation_loader
+from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.report.results import write_json
+from quantizable.search.costs import COSTS, Cost, bops_cost, bytes_cost, latency_cost
+from quantizable.search.evolution import check_installed
+from quantizable.search.front import print_outcomes, write_front
+from quantizable.search.methods import METHODS
+from quantizable.search.problem import Problem, solve
+from quantizable.search.scoring import OBJECTIVES, Scorer, check_objective
+from quantizable.search.sensitivity import print_sensitivity, sensitivity, write_sensitivity
+from quantizable.search.space import Space, parse_budget
+from quantizable.storage.assignment import SavedAssignment, add_modes, noisy_inputs, write_assignment
+from quantizable.storage.checkpoint import load
+from quantizable.storage.digests import digest_network, digest_tensors
+from quantizable.storage.selection import choose
+
+RADII = (0.0, 0.25, 0.5, 0.75)
+# searches choose by other noise than certify certifies with: its bounds must not depend on what they bound
+SEARCH_SEED = 2**31
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the subcommand and its three parts."""
+    top = subparsers.add_parser("search", help="bits per layer within a budget; certified robustness")
+    parts = top.add_subparsers(metavar="PART", required=True)
+    bits = _part(parts, "bits", "search the bits of each layer", run_bits, images=500)
+    bits.add_argument("--methods", default=",".join(METHODS), help="separated by commas (default: all)")
+    bits.add_argument("--objective", default="accuracy", help=f"one of {', '.join(OBJECTIVES)}")
+    bits.add_argument("--cost", default="bops", help=f"what is limited: one of {', '.join(COSTS)}")
+    bits.add_argument(
+        "--budget",
+        default="4bit",
+        help="uniform bits or a number: 3bit,60000 (default: 4bit)",
+    )
+    bits.add_argument(
+        "--latency-table", type=Path, help="JSON {layer: {mode: milliseconds}}, for --cost latency"
+    )
+    bits.add_argument("--evaluations", type=int, default=100, help="candidates for each method (100)")
+    bits.add_argument("--robust-images", type=int, default=20, help="images to certify, for --objective acr")
+    bits.add_argument("--samples", type=int, default=100, help="noisy images each, for --objective acr")
+    _norms(bits)
+    _smoothing(bits, n=1000)
+    one = _part(parts, "sensitivity", "one layer at a time in each mode", run_sensitivity, images=500)
+    _norms(one)
+    certify = _part(parts, "certify", "certified radii of modes or of an assignment", run_certify, images=100)
+    certify.add_argument(
+        "--bits", help="modes and assignment files, separated by commas (default: all modes)"
+    )
+    certify.add_argument("--from", dest="first", help="certify incrementally from this mode")
+    certify.add_argument("--samples", type=int, default=100, help="noisy images per image, with --from")
+    _smoothing(certify, n=100_000)
+
+
+def _part(
+    parts: argparse._SubParsersAction,
+    name: str,
+    text: str,
+    run: Callable[[argparse.Namespace], int],
+    images: int,
+) -> argparse.ArgumentParser:
+    parser = parts.add_parser(name, help=text, description=text)
+    parser.add_argument("checkpoint", type=Path, help="for example checkpoints/<run>/best.ckpt")
+    parser.add_argument("data", nargs="*", metavar="data=NAME data.KEY=VALUE", help="as for evaluate")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=images,
+        help="evenly spread over the set (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of noise and of methods that draw at random")
+    parser.add_argument("--output", type=Path, help="folder (default: search/ beside the checkpoint)")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _smoothing(parser: argparse.ArgumentParser, n: int) -> None:
+    parser.add_argument("--sigma", type=float, default=0.25, help="noise, in pixels of [0, 1] (0.25)")
+    parser.add_argument("--n", type=int, default=n, help="noisy images that bound a radius (%(default)s)")
+    parser.add_argument("--n0", type=int, default=100, help="noisy images per image that pick the class")
+    parser.add_argument("--alpha", type=float, default=0.001, help="failure probability of a certificate")
+
+
+def _norms(parser: argparse.ArgumentParser) -> None:
+    text = "training batches to fit a candidate's norms with; 0: the modes' own norms (default: 2)"
+    parser.add_argument("--norm-batches", type=int, default=2, help=text)
+
+
+class Setting:
+    """The network, its data and the output folder, checked before anything long begins."""
+
+    def __init__(self, args: argparse.Namespace, test: bool) -> None:
+        if args.images < 1:
+            raise ValueError(f"--images is {args.images}; at least 1 is needed")
+        self.network: QuantizableNetwork = load(args.checkpoint)
+        self.data = trained_data(self.network, args.data)
+        self.output: Path = args.output or args.checkpoint.parent / "search"
+        self.test, self.count = test, args.images
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """Evenly spread images ``[N, C, H, W]`` and labels ``[N]`` of the test or the validation set."""
+        self.data.prepare_data()
+        self.data.setup("test" if self.test else "fit")
+        loader = self.data.test_dataloader() if self.test else validation_loader(self.network, self.data)
+        spread = torch.linspace(0, loader.size - 1, min(self.count, loader.size)).round().long()
+        images, labels, first = [], [], 0
+        for x, y in loader:
+            own = spread[(spread >= first) & (spread < first + len(x))] - first
+            images.append(x[own])
+            labels.append(y[own])
+            first += len(x)
+        return torch.cat(images), torch.cat(labels)
+
+    def training_inputs(self, batches: int, noise: float = 0.0) -> list[Tensor]:
+        """The first training batches of the data module's seed, with Gaussian noise of that sigma."""
+        if batches < 0:
+            raise ValueError(f"--norm-batches is {batches}; it is 0 or more")
+        inputs = islice(self.data.train_dataloader(), batches) if batches else ()
+        return list(noisy_inputs(inputs, noise, self.data.std)) if noise else [x for x, _ in inputs]
+
+    def smoothing(self, args: argparse.Namespace, first_seed: int = 0) -> Smoothing:
+        """The smoothing that the options ask for, in the units of the data."""
+        if args.seed < 0:
+            raise ValueError(f"--seed is {args.seed}; it is at least 0")
+        seed = first_seed + args.seed
+        return Smoothing(args.sigma, args.n, args.n0, args.alpha, tuple(self.data.std), seed)
+
+
+def run_bits(args: argparse.Namespace) -> int:
+    """Search, print and write the front, the picture, and the best assignment of each method and budget."""
+    check_objective(args.objective)
+    methods = check_methods(args.methods)
+    if args.evaluations < 1:
+        raise ValueError(f"--evaluations is {args.evaluations}; at least 1 is needed")
+    setting = Setting(args, test=False)
+    network = setting.network
+    space = Space.of(network)
+    image = torch.zeros(1, setting.data.in_chans, setting.data.image_size, setting.data.image_size)
+    cost = make_cost(args.cost, network, image, args.latency_table)
+    for mode in space.modes:  # a table may lack some
+        cost.total(space.layer_modes(space.uniform(mode)))
+    texts = [text.strip() for text in args.budget.split(",")]
+    budgets = {text: parse_budget(text, space, cost) for text in texts}
+    incremental = None
+    if args.objective == "acr":
+        incremental = Incremental(setting.smoothing(args, SEARCH_SEED), args.samples)
+    if args.norm_batches < 1 and (lacking := set(space.modes) - set(network.modes)):
+        names = ", ".join(mode.name for mode in sorted(lacking))
+        raise ValueError(f"modes {names} have no norms of their own yet: give --norm-batches 1 or more")
+    images, labels = setting.images()
+    noise = 0.0 if incremental is None else args.sigma  # what it will run on is what its norms are fitted to
+    inputs = setting.training_inputs(args.norm_batches, noise)
+    add_modes(network, space.modes)
+    scorer = Scorer(network, images, labels, setting.output, inputs, incremental, args.robust_images)
+    outcomes = []
+    for text, budget in budgets.items():
+        for name in methods:
+            problem = Problem(space, cost, budget, scorer, args.objective, args.evaluations, args.seed)
+            outcome = solve(name, METHODS[name], problem)
+            outcomes.append(outcome)
+            about = {"method": name, "cost": cost.name, "of": outcome.best.cost, **outcome.best.score}
+            bits = space.assignment(outcome.best.genome)
+            saved = SavedAssignment(bits, args.norm_batches, noise, about)
+            write_assignment(setting.output / f"{name}-{text}.yaml", network, saved)
+            found = f"{args.objective} {outcome.best.score[args.objective]:.4f}"
+            print(f"{text}, {name}: {found}, {outcome.seconds:.0f} s", flush=True)
+            write_front(setting.output, outcomes, cost, args.objective)
+    print_outcomes(outcomes, cost, args.objective)
+    asked = sum(len(outcome.trials) for outcome in outcomes)
+    print(f"{asked} evaluations, {scorer.measured} of them measured now; the others were known already")
+    print(f"kept in {setting.output}: front.csv, front.png and the best assignments, METHOD-BUDGET.yaml")
+    return 0
+
+
+def check_methods(text: str) -> list[str]:
+    """The method names in a comma-separated list; ``ValueError`` for an unknown one."""
+    methods = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise ValueError(f"method {', '.join(unknown)!r} is unknown; choose from {', '.join(METHODS)}")
+    if "evolution" in methods:
+        check_installed()
+    return methods
+
+
+def make_cost(name: str, network: QuantizableNetwork, image: Tensor, table: Path | None) -> Cost:
+    """The cost of that name.
+
+    Raises:
+        ValueError: an unknown name, or latency without its table.
+    """
+    if name not in COSTS:
+        raise ValueError(f"cost {name!r} is unknown; choose from {', '.join(COSTS)}")
+    if name == "latency":
+        if table is None:
+            raise ValueError(
+                "--cost latency needs --latency-table FILE; to measure one: "
+                "quantizable cost CHECKPOINT --engines openvino --layer-latency FILE"
+            )
+        return latency_cost(table, network)
+    return bops_cost(network, image) if name == "bops" else bytes_cost(network)
+
+
+def run_sensitivity(args: argparse.Namespace) -> int:
+    """Measure, print and write the sensitivity of each layer in the network's own modes."""
+    setting = Setting(args, test=False)
+    space = Space.of(setting.network)
+    images, labels = setting.images()
+    inputs = setting.training_inputs(args.norm_batches)
+    scorer = Scorer(setting.network, images, labels, setting.output, inputs)
+    held = [m for m in setting.network.modes if m in space.modes]
+    rows = sensitivity(scorer, space, held)
+    print_sensitivity(rows)
+    write_sensitivity(setting.output, rows)
+    if others := [m.name for m in setting.network.modes if m not in held and not m.is_float]:
+        print(f"left out, as a search does not choose them: mode {', '.join(others)}")
+    print(f"kept in {setting.output}: sensitivity.csv, sensitivity.png")
+    return 0
+
+
+def run_certify(args: argparse.Namespace) -> int:
+    """Certify test images in each mode, or in an assignment; print and write ACR and certified accuracies."""
+    setting = Setting(args, test=True)
+    network, smoothing = setting.network, setting.smoothing(args)
+    incremental = None if args.first is None else Incremental(smoothing, args.samples)
+    first_mode = None if args.first is None else network.check_mode(args.first)
+    chosen = choose(args.bits, network, lambda: setting.data)
+    images, labels = setting.images()
+    seen = digest_tensors([images, labels])
+
+    def certification(name: str, one: QuantizableNetwork, bits: Assignment, **more: object) -> Certification:
+        # the network's digest holds the norms that were fitted to an assignment, too
+        same = {"network": digest_network(one), "images": seen}
+        settings = same | {"bits": {k: str(v) for k, v in _by_layer(bits).items()}} | more
+        return Certification(setting.output, name, smoothing, settings)
+
+    # all are opened before the first is run: files of other settings are refused before any long work
+    first, runs = None, []
+    if first_mode is not None:
+        first = certification(f"certified-{first_mode.name}", network, first_mode)
+    for one in chosen:
+        if first is None:
+            runs.append(certification(f"certified-{one.name}", one.network, one.bits))
+        else:
+            name, more = f"from-{args.first}-{one.name}", {"from": args.first, "samples": args.samples}
+            runs.append(certification(name, one.network, one.bits, **more))
+    if first is not None and first_mode is not None:
+        with network.at_bits(first_mode):
+            first.run(network, images, labels)
+    summary = {}
+    for one, run in zip(chosen, runs, strict=True):
+        with one.network.at_bits(one.bits):
+            if incremental is None or first is None:
+                results = run.run(one.network, images, labels)
+            else:
+                results = run.fill(partial(incremental.certify_like, one.network, first), images, labels)
+        summary[one.name] = {
+            "acr": average_certified_radius(results),
+            "certified_accuracy": {str(r): certified_accuracy(results, r) for r in RADII},
+            "samples_per_image": sum(r.certificate.samples for r in results) / len(results),
+            "seconds": sum(r.seconds for r in results),
+            "failure_probability": smoothing.alpha if incremental is None else incremental.failure,
+        }
+    _print_certified(summary, smoothing)
+    about: dict[str, object] = {
+        "sigma": smoothing.sigma,
+        "n": smoothing.n,
+        "n0": smoothing.n0,
+        "alpha": smoothing.alpha,
+    }
+    about |= {"seed": args.seed, "images": len(images), "digest": seen, "network": digest_network(network)}
+    _add_to(setting.output / "certified.json", about, summary)
+    return 0
+
+
+def _add_to(path: Path, about: dict[str, object], summary: dict[str, dict]) -> None:
+    """Write the summary, with the modes that the file holds of the same settings already."""
+    try:
+        held = json.loads(path.read_text())
+        kept = held.pop("bits")
+    except (OSError, ValueError, AttributeError, KeyError):
+        held, kept = {}, {}
+    write_json(path, about | {"bits": (kept if held == about else {}) | summary})
+
+
+def _by_layer(bits: Assignment) -> Mapping[str, ModeLike]:
+    return bits if isinstance(bits, Mapping) else {"*": bits}
+
+
+def _print_certified(summary: dict, smoothing: Smoothing) -> None:
+    columns = ["bits", "ACR", *(f"radius {r:g}, %" for r in RADII), "samples per image", "seconds"]
+    table = Table(*columns, title=f"certified accuracy, sigma {smoothing.sigma:g}, n {smoothing.n}")
+    for name, row in summary.items():
+        shares = [f"{100 * share:.1f}" for share in row["certified_accuracy"].values()]
+        table.add_row(
+            name, f"{row['acr']:.4f}", *shares, f"{row['samples_per_image']:.0f}", f"{row['seconds']:.1f}"
+        )
+    Console().print(table)

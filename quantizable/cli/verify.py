@@ -1,0 +1,244 @@
+"""``quantizable verify``: prove or refute that two modes of a network stay close over a box."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantizable.verify.box import Box
+from quantizable.verify.certificate import Certificate, certify, compare, file_sha256, replayed
+from quantizable.verify.decide import Verdict, check_query, decide
+from quantizable.verify.fixed_point import (
+    FixedPoint,
+    fixed_point_network,
+    float_network,
+    load_npz,
+)
+from quantizable.verify.graph import Graph
+from quantizable.verify.outcomes import print_table, save_report
+from quantizable.verify.robustness import decide_robustness
+
+EXAMPLES = """examples:
+  quantizable verify checkpoint.ckpt --modes 32 4 --inputs x.npy --radius 0.01 --eps 0.5
+  quantizable verify p1.npz --modes 32 8 --inputs pixels.npy --radius 3 --eps 1 --output report/
+  quantizable verify checkpoint.ckpt --modes 4 --robust --inputs x.npy --radius 0.01
+  quantizable verify checkpoint.ckpt data.root=data --modes 32 found.yaml --inputs x.npy --radius 0.01 --eps 1
+  quantizable verify --check report/certificate-0.json
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``verify`` to the command line."""
+    parser = subparsers.add_parser(
+        "verify",
+        help="prove how far two bit modes can differ around given inputs",
+        description="Prove or refute, for every input of a box around each given one, that two "
+        "modes of a network differ by less than eps in the predicted class's output.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "network",
+        nargs="?",
+        type=Path,
+        help="a checkpoint of this library, or an .npz of a fully connected ReLU network "
+        "(W0, b0, ...) on pixels 0..255, whose modes are fixed point",
+    )
+    parser.add_argument(
+        "data",
+        nargs="*",
+        metavar="data=NAME data.KEY=VALUE",
+        help="to fit the norms of an assignment with (default: the data of training)",
+    )
+    parser.add_argument("--check", type=Path, metavar="CERTIFICATE", help="recompute and compare")
+    parser.add_argument(
+        "--modes", nargs="+", default=["32", "4"], help="two modes or assignment files (default 32 4)"
+    )
+    parser.add_argument("--inputs", type=Path, help=".npy of inputs (n, *input_shape)")
+    parser.add_argument("--radius", type=float, help="half width of the box, in input units")
+    parser.add_argument("--minimum", type=float, default=None, help="smallest legal input")
+    parser.add_argument("--maximum", type=float, default=None, help="largest legal input")
+    parser.add_argument("--eps", type=float, help="allowed difference of the output, above 0")
+    parser.add_argument("--robust", action="store_true", help="instead: the class of one mode cannot change")
+    parser.add_argument("--bounds-only", action="store_true", help="no MILP")
+    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
+    parser.add_argument("--output", type=Path, help="folder for report and certificates")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0: all proved (or the certificate confirmed); 1: not; 2: bad input."""
+    try:
+        return _check(args) if args.check else _verify(args)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"quantizable verify: {error}", file=sys.stderr)
+        return 2
+
+
+def load_graphs(
+    path: Path, modes: Sequence[str], input_shape: tuple[int, ...], data: Sequence[str] = ()
+) -> list[Graph]:
+    """The stages of a network file in each of the modes.
+
+    Args:
+        path: a checkpoint or an ``.npz``.
+        modes: modes or assignment files.
+        input_shape: of one input.
+        data: words ``data=NAME data.KEY=VALUE`` that say where an assignment's norms are fitted; by default
+            on the data of training.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a mode the network lacks, an assignment of another network, or see ``graph_of`` and
+            ``load_npz``.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no network file {path}; give a checkpoint or an .npz")
+    if path.suffix == ".npz":
+        weights, biases = load_npz(path)
+        return [
+            float_network(weights, biases)
+            if mode == "32"
+            else fixed_point_network(weights, biases, FixedPoint(_bits(mode)))
+            for mode in modes
+        ]
+    from quantizable.data.choice import trained_data
+    from quantizable.storage.checkpoint import load  # what loads checkpoints needs Lightning
+    from quantizable.storage.selection import choose
+    from quantizable.verify.trace import graph_of
+
+    network = load(path)
+    chosen = [one for mode in modes for one in choose(mode, network, lambda: trained_data(network, data))]
+    graphs = []
+    for one in chosen:
+        with one.network.at_bits(one.bits):
+            graphs.append(graph_of(one.network, input_shape))
+    return graphs
+
+
+def _verify(args: argparse.Namespace) -> int:
+    for name in ("network", "inputs", "radius"):
+        if getattr(args, name) is None:
+            raise ValueError(f"{name} is missing; see quantizable verify --help")
+    if len(args.modes) != (1 if args.robust else 2):
+        raise ValueError(
+            f"--modes {' '.join(args.modes)}: give "
+            f"{'one mode with --robust' if args.robust else 'two modes, such as 32 4'}"
+        )
+    if not args.robust and (args.eps is None or not 0 < args.eps < float("inf")):
+        raise ValueError(f"eps {args.eps} is not allowed; give --eps above 0")
+    if not args.time_limit > 0:
+        raise ValueError(f"time limit {args.time_limit} is not allowed; give seconds above 0")
+    inputs = _load_inputs(args.inputs)
+    pixels = args.network.suffix == ".npz"
+    box = Box.around(
+        inputs,
+        args.radius,
+        *_limits(args, pixels),
+        integer=pixels,
+    )
+    graphs = load_graphs(args.network, args.modes, tuple(inputs.shape[1:]), args.data)
+    if inputs.shape[1:] != graphs[0].input_shape:
+        raise ValueError(
+            f"{args.inputs} holds inputs of shape {tuple(inputs.shape[1:])}, the network takes "
+            f"{tuple(graphs[0].input_shape)}"
+        )
+    results: list[tuple[str, Verdict]] = []
+    for i, x in enumerate(inputs):
+        output = int(graphs[0](x[None]).flatten().argmax())
+        eps = 0.0 if args.robust else args.eps
+        verdict = _decider(graphs, output, eps, args.time_limit, not args.bounds_only)(box[i : i + 1])
+        results.append((f"{args.inputs.stem}[{i}] class {output}", verdict))
+        if args.output is not None:
+            certify(
+                args.network,
+                [graph.sha256 for graph in graphs],
+                args.modes,
+                "robustness" if args.robust else "difference",
+                output,
+                eps,
+                box[i : i + 1],
+                verdict,
+                args.time_limit,
+            ).save(args.output / f"certificate-{i}.json")
+    print_table(results)
+    if args.output is not None:
+        for path in save_report(results, args.output):
+            print(f"wrote {path}")
+        print(f"wrote {len(results)} certificates to {args.output}")
+    return 0 if all(v.status == "proved" for _, v in results) else 1
+
+
+def _check(args: argparse.Namespace) -> int:
+    old = Certificate.load(args.check)
+    path = args.network or Path(old.network)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the certificate's network {path} is not here; give its path: "
+            "quantizable verify NETWORK --check CERTIFICATE"
+        )
+    if file_sha256(path) != old.network_sha256:
+        print(f"not confirmed: {path} is not the file that the certificate is about")
+        return 1
+    graphs = load_graphs(path, old.modes, tuple(old.input_shape), args.data)
+    use_milp = old.method.startswith("milp")
+    verdict = _decider(graphs, old.output, old.eps, old.time_limit, use_milp)(old.box)
+    hashes = [graph.sha256 for graph in graphs]
+    new = certify(
+        path, hashes, old.modes, old.property, old.output, old.eps, old.box, verdict, old.time_limit
+    )
+    problems = compare(old, new) + replayed(old, graphs)
+    for problem in problems:
+        print(f"not confirmed: {problem}")
+    if not problems:
+        print(f"confirmed: {new.status} by {new.method}, bounds {new.bound}, {new.seconds} s")
+    return 1 if problems else 0
+
+
+def _decider(
+    graphs: list[Graph], output: int, eps: float, time_limit: float, use_milp: bool
+) -> Callable[[Box], Verdict]:
+    """The question a run asks of each box: robustness of one network, or difference of two."""
+    if len(graphs) == 1:
+        return lambda box: decide_robustness(graphs[0], box, output, time_limit, use_milp)
+    first, second = graphs
+
+    def difference(box: Box) -> Verdict:
+        check_query(first, box, output, eps)
+        return decide(first, second, box, output, eps, time_limit, use_milp)
+
+    return difference
+
+
+def _load_inputs(path: Path) -> Tensor:
+    if not path.is_file():
+        raise FileNotFoundError(f"no input file {path}; give an .npy of shape (n, *input_shape)")
+    try:
+        inputs = torch.from_numpy(np.load(path, allow_pickle=False)).double()
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no .npy of numbers: {error}") from error
+    if inputs.ndim < 2 or len(inputs) == 0:
+        raise ValueError(
+            f"{path} has shape {tuple(inputs.shape)}; expected (n, *input_shape) with n at least 1"
+        )
+    return inputs
+
+
+def _limits(args: argparse.Namespace, pixels: bool) -> tuple[float, float]:
+    """Legal range of the inputs: 0..255 for pixels, else none, unless given."""
+    default = (0.0, 255.0) if pixels else (-float("inf"), float("inf"))
+    given = (args.minimum, args.maximum)
+    low, high = (d if g is None else g for d, g in zip(default, given, strict=True))
+    return low, high
+
+
+def _bits(mode: str) -> int:
+    if not mode.isdigit():
+        raise ValueError(f"mode {mode!r} of an .npz network is not a number; allowed: 2 to 16, 32")
+    return int(mode)

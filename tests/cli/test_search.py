@@ -1,0 +1,171 @@
+"""The command, end to end on a tiny checkpoint, and its refusals."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantizable.cli.main import main
+from quantizable.data import Fake
+
+DATA = ["data=fake", "data.size=64", "data.image_size=8", "data.num_classes=4", "data.batch_size=16"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(calibrated: Callable[..., Path]) -> str:
+    """Of a network with a float mode."""
+    return str(calibrated("resnet20", [2, 4, 32], Fake(size=64, image_size=8, num_classes=4, batch_size=16)))
+
+
+def test_search_writes_a_front_and_files_that_evaluate_takes(checkpoint: str, tmp_path: Path) -> None:
+    bits = [
+        "search",
+        "bits",
+        checkpoint,
+        *DATA,
+        "--images",
+        "16",
+        "--norm-batches",
+        "1",
+        "--output",
+        str(tmp_path),
+    ]
+    assert main([*bits, "--methods", "uniform,integer", "--budget", "3bit", "--evaluations", "6"]) == 0
+    assert {"front.csv", "front.png", "uniform-3bit.yaml", "integer-3bit.yaml"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    assert (
+        (tmp_path / "front.csv").read_text().startswith("method,bops,accuracy,agreement,kl,on_front,genome\n")
+    )
+    found = str(tmp_path / "integer-3bit.yaml")
+    output = tmp_path / "evaluated"
+    assert main(["evaluate", checkpoint, *DATA, "--bits", found, "--output", str(output)]) == 0
+    assert list(json.loads((output / "results.json").read_text())["modes"]) == ["integer-3bit"]
+
+
+def test_certify_in_steps_and_from_a_certified_mode(checkpoint: str, tmp_path: Path) -> None:
+    certify = ["search", "certify", checkpoint, *DATA, "--images", "3", "--output", str(tmp_path)]
+    certify += ["--n", "60", "--n0", "10", "--sigma", "0.1"]
+    assert main([*certify, "--bits", "32"]) == 0
+    assert main([*certify, "--bits", "4", "--from", "32", "--samples", "20"]) == 0
+    rows = json.loads((tmp_path / "certified.json").read_text())["bits"]
+    assert list(rows) == ["32", "4"]  # the first command's, too
+    row = rows["4"]
+    assert row["samples_per_image"] <= 20
+    assert row["failure_probability"] == pytest.approx(0.002)
+    lines = (tmp_path / "certified-32.jsonl").read_text().splitlines()
+    assert len(lines) == 4  # the settings and three images, certified once
+
+
+def test_kept_certificates_are_of_one_network_and_its_images(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--n", "20", "--n0", "5", "--images", "2", "--bits", "4", "--output", str(tmp_path / "out")]
+    assert main(["search", "certify", checkpoint, *DATA, *options]) == 0
+    kept = (tmp_path / "out" / "certified-4.jsonl").read_text()
+    contents = torch.load(checkpoint, weights_only=True)
+    norm = next(key for key in contents["state_dict"] if key.endswith("norms.4.weight"))
+    contents["state_dict"][norm].neg_()
+    torch.save(contents, tmp_path / "other.ckpt")
+    assert main(["search", "certify", str(tmp_path / "other.ckpt"), *DATA, *options]) == 2
+    assert "made with other settings (network)" in capsys.readouterr().err
+    assert main(["search", "certify", checkpoint, *DATA[:-1], "data.seed=1", *options]) == 2
+    assert "made with other settings (images)" in capsys.readouterr().err
+    # all files are opened before the first mode is certified
+    words = ["search", "certify", checkpoint, *DATA, *options, "--n", "30", "--bits", "2,4"]
+    assert main(words) == 2
+    assert "made with other settings (n)" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "certified-2.votes.npy").exists()
+    assert (tmp_path / "out" / "certified-4.jsonl").read_text() == kept
+
+
+def test_an_assignment_is_refused_by_a_network_with_other_norms(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "search",
+        "bits",
+        checkpoint,
+        *DATA,
+        "--images",
+        "8",
+        "--norm-batches",
+        "1",
+        "--evaluations",
+        "1",
+    ]
+    assert main([*words, "--methods", "uniform", "--output", str(tmp_path)]) == 0
+    found = str(tmp_path / "uniform-4bit.yaml")
+    contents = torch.load(checkpoint, weights_only=True)
+    norm = next(key for key in contents["state_dict"] if key.endswith("norms.4.weight"))
+    contents["state_dict"][norm].neg_()
+    torch.save(contents, tmp_path / "other.ckpt")
+    given = ["search", "certify", str(tmp_path / "other.ckpt"), *DATA, "--output", str(tmp_path)]
+    assert main([*given, "--bits", found]) == 2
+    assert "made for another network" in capsys.readouterr().err
+
+
+def test_sensitivity_leaves_its_table_and_picture(checkpoint: str, tmp_path: Path) -> None:
+    words = ["search", "sensitivity", checkpoint, *DATA, "--images", "4", "--norm-batches", "0"]
+    assert main([*words, "--output", str(tmp_path)]) == 0
+    rows = (tmp_path / "sensitivity.csv").read_text().splitlines()
+    assert len(rows) == 1 + 18 * 2
+    assert (tmp_path / "sensitivity.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["bits", "--budget", "5"], "the smallest assignment needs"),
+        (
+            ["bits", "--objective", "speed"],
+            "objective 'speed' is unknown; choose from accuracy, agreement, acr",
+        ),
+        (["bits", "--methods", "luck"], "method 'luck' is unknown"),
+        (["bits", "--cost", "joule"], "cost 'joule' is unknown"),
+        (["bits", "--cost", "latency"], "--latency-table"),
+        (["bits", "--evaluations", "0"], "at least 1"),
+        (["bits", "--norm-batches", "0"], "give --norm-batches 1 or more"),
+        (["bits", "--objective", "acr", "--sigma", "0"], "sigma is 0"),
+        (["bits", "--objective", "acr", "--sigma", "inf"], "sigma is inf"),
+        (["bits", "--objective", "acr", "--robust-images", "0"], "robust_images is 0"),
+        (["bits", "--budget", "inf"], "budget 'inf' is not understood"),
+        (["certify", "--seed", "-1"], "--seed is -1"),
+        (["certify", "--sigma", "-1"], "sigma is -1"),
+        (["certify", "--n", "5"], "needed are at least 10"),
+        (["certify", "--bits", "3"], "no mode 3"),
+        (["certify", "--from", "32", "--samples", "3"], "needed are at least 9"),
+        (["sensitivity", "--images", "0"], "--images is 0"),
+    ],
+)
+def test_bad_input_gets_one_clear_error(
+    words: list[str], message: str, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part, *options = words
+    assert main(["search", part, checkpoint, *DATA, "--output", str(tmp_path), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_an_assignment_of_another_network_is_refused(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("format: 2\nnetwork: 0123456789abcdef\nnorm_batches: 0\nbits: {conv1: 8}\n")
+    for words in (["evaluate", checkpoint], ["search", "certify", checkpoint]):
+        assert (
+            main(
+                [
+                    *words,
+                    *DATA,
+                    "--bits",
+                    str(path),
+                    *([] if "evaluate" in words else ["--output", str(tmp_path)]),
+                ]
+            )
+            == 2
+        )
+        assert "made for another network" in capsys.readouterr().err
