@@ -31,7 +31,7 @@ from quantizable.assess.searchers.constraint import LInf, Psnr
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, pairs_of, searched, study_cascade, study_indicators
 from quantizable.data.choice import make_datamodule
-from quantizable.report.results import finite, write_json
+from quantizable.report.files import finite, write_json
 
 
 def brief(plain: dict[str, Any]) -> dict[str, Any]:

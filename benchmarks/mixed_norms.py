@@ -20,7 +20,7 @@ from steps import command_line, machine, table
 import quantizable
 from quantizable.data.choice import trained_data
 from quantizable.network import QuantizableNetwork
-from quantizable.report.results import write_json
+from quantizable.report.files import write_json
 from quantizable.search import Scorer, Space
 from quantizable.search.space import Genome
 from quantizable.storage.assignment import add_modes

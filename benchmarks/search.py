@@ -27,7 +27,7 @@ import quantizable
 from quantizable.bits import BitMode
 from quantizable.data import CIFAR10
 from quantizable.network import QuantizableNetwork
-from quantizable.report.results import write_json
+from quantizable.report.files import write_json
 from quantizable.search import (
     METHODS,
     Certification,

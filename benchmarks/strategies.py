@@ -25,7 +25,7 @@ from quantizable.assess.callables import Model, mode_models, probabilities
 from quantizable.assess.corruptions import corrupt, suite
 from quantizable.assess.images import Images, images_of
 from quantizable.data.choice import make_datamodule
-from quantizable.report.results import write_json
+from quantizable.report.files import write_json
 from quantizable.training.run import train
 
 FLOAT_ONLY = ("standard", "adversarial", "mixup")

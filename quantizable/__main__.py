@@ -2,6 +2,6 @@
 
 import sys
 
-from quantizable.cli.main import main
+from quantizable.cli import main
 
 sys.exit(main())

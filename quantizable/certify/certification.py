@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from rich.progress import track
 from torch import Tensor
 
 from quantizable.certify.smoothing import Certificate, Classifier, Smoothing
+from quantizable.report.files import written_whole
 from quantizable.storage.journal import Journal
 
 NO_VOTE = -1
@@ -118,12 +118,11 @@ class Certification:
             kept = np.array(held)
         else:
             kept = np.zeros((0, self.smoothing.n), np.int16)
-        part = self.votes_path.with_name(self.votes_path.name + ".part")
-        grown = np.lib.format.open_memmap(part, mode="w+", dtype=np.int16, shape=shape)
-        grown[: len(kept)] = kept
-        grown[len(kept) :] = NO_VOTE
-        grown.flush()
-        os.replace(part, self.votes_path)
+        with written_whole(self.votes_path) as temporary:
+            grown = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.int16, shape=shape)
+            grown[: len(kept)] = kept
+            grown[len(kept) :] = NO_VOTE
+            grown.flush()
         return grown
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quantizable.measure.uncertainty import INDICATORS
-from quantizable.report.results import write_json
+from quantizable.report.files import write_json
 
 
 class Switchable(Protocol):

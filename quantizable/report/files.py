@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def check_target(path: str | Path) -> Path:
@@ -31,13 +34,17 @@ def check_target(path: str | Path) -> Path:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless it is there; ``OSError`` that says why it cannot be."""
+    """Make a folder and those above it, unless it is there; ``OSError`` if nothing can be written there."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except FileExistsError as error:
         raise NotADirectoryError(f"{path} is a file; give the name of a folder") from error
     except OSError as error:
-        raise type(error)(f"the folder {path} cannot be made: {error.strerror}") from error
+        raise type(error)(
+            f"cannot write to {path} ({error.strerror}); choose another output folder"
+        ) from error
 
 
 @contextmanager
@@ -50,3 +57,23 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: str | Path, contents: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(contents, indent=2) + "\n")
+
+
+def finite(contents: Any) -> Any:
+    """The same with None for numbers that are NaN or infinite, which JSON does not have."""
+    if isinstance(contents, Mapping):
+        return {key: finite(value) for key, value in contents.items()}
+    if isinstance(contents, list | tuple):
+        return [finite(value) for value in contents]
+    return None if isinstance(contents, float) and not math.isfinite(contents) else contents

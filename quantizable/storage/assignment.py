@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from quantizable.bits import BitMode, ModeLike
 from quantizable.calibrate import input_of
 from quantizable.network import QuantizableNetwork, plain
+from quantizable.report.files import write_text
 from quantizable.storage.digests import fingerprint
 
 FORMAT = 2  # 1: its fingerprint did not cover step sizes and norms
@@ -97,9 +97,7 @@ def write_assignment(path: Path, network: QuantizableNetwork, assignment: SavedA
         "about": dict(assignment.about),
         "bits": {name: plain(BitMode.parse(mode)) for name, mode in assignment.bits.items()},
     }
-    part = path.with_name(path.name + ".part")
-    part.write_text(yaml.safe_dump(contents, sort_keys=False))
-    os.replace(part, path)
+    write_text(path, yaml.safe_dump(contents, sort_keys=False))
 
 
 def read_assignment(path: str | Path, network: QuantizableNetwork) -> SavedAssignment:

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from quantizable.report.files import write_text
+
 
 class Journal:
     """A file of JSON lines that belongs to one set of settings.
@@ -34,9 +36,8 @@ class Journal:
             )
         self.rows: list[dict[str, Any]] = lines[1:]
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")  # without a line that was cut off
-        part.write_text("".join(json.dumps(line) + "\n" for line in [settings, *self.rows]))
-        os.replace(part, path)
+        # without a line that was cut off
+        write_text(path, "".join(json.dumps(line) + "\n" for line in [settings, *self.rows]))
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a row, on disk before this returns."""

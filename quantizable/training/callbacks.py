@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 
-from quantizable.report.results import by_mode
+from quantizable.report.tables import by_mode
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,9 @@ from quantizable.data import ImageDataModule
 from quantizable.data.base import plain
 from quantizable.models.create import create_model
 from quantizable.models.weights import load_float_weights
-from quantizable.report.results import by_mode, finite, plot_modes, print_table, write_json
+from quantizable.report.files import finite, write_json
+from quantizable.report.plots import plot_modes
+from quantizable.report.tables import by_mode, print_table
 from quantizable.storage.checkpoint import load, load_network
 from quantizable.training.callbacks import CompileTime, WandbModes
 from quantizable.training.classifier import QuantizableClassifier

@@ -21,6 +21,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 import quantizable
+from quantizable.report.files import make_folder, write_text, written_whole
 from quantizable.storage.checkpoint import read_checkpoint
 
 
@@ -46,7 +47,7 @@ def run_folder(cfg: dict[str, Any]) -> Iterator[tuple[Path, Path | None]]:
     if is_first_process():  # Lightning tells the others
         folder = folder if resume else free(folder)
         made = [path for path in (folder, *folder.parents) if not path.exists()]
-        make(folder)
+        make_folder(folder)
     try:
         yield folder, resume
     except BaseException:
@@ -59,16 +60,6 @@ def run_folder(cfg: dict[str, Any]) -> Iterator[tuple[Path, Path | None]]:
 def is_first_process() -> bool:
     """True in the process that writes; known before the processes of a distributed run have met."""
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def make(folder: Path) -> None:
-    """Make the folder; ``OSError`` if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".part").touch()
-        (folder / ".part").unlink()
-    except OSError as error:
-        raise OSError(f"cannot write to {folder} ({error.strerror}); choose another output folder") from error
 
 
 def free(folder: Path) -> Path:
@@ -92,9 +83,7 @@ def write_config(config: DictConfig, folder: Path) -> None:
     header = (
         f"# {command()}\n# quantizable {quantizable.__version__}, torch {torch.__version__}, {commit()}\n"
     )
-    part = folder / "config.yaml.part"
-    part.write_text(header + OmegaConf.to_yaml(config, resolve=True))
-    os.replace(part, folder / "config.yaml")
+    write_text(folder / "config.yaml", header + OmegaConf.to_yaml(config, resolve=True))
 
 
 def command() -> str:
@@ -121,13 +110,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Save to ``path``; ``OSError`` if it cannot be written."""
         path = Path(path)
-        part = path.with_name(path.name + ".part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(checkpoint, part)
-            os.replace(part, path)
+            with written_whole(path) as temporary:
+                torch.save(checkpoint, temporary)
         except (OSError, RuntimeError) as error:  # torch's file writer raises RuntimeError
-            part.unlink(missing_ok=True)
             reason = str(error).splitlines()[0]
             raise OSError(f"cannot save {path} ({reason}); what was saved before is intact") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from quantizable.report.files import write_text
+from quantizable.report.plots import save_figure
 from quantizable.verify.decide import Verdict
 
 Named = tuple[str, Verdict]
@@ -64,9 +65,7 @@ def save_report(results: Sequence[Named], folder: str | Path) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "verdicts.json"]
-    part = files[0].with_suffix(".json.part")
-    part.write_text(json.dumps(as_json(results), indent=1) + "\n")
-    os.replace(part, files[0])
+    write_text(files[0], json.dumps(as_json(results), indent=1) + "\n")
     plot_decided([v for _, v in results], folder / "decided.png")
     files.append(folder / "decided.png")
     pictures = [
@@ -93,7 +92,7 @@ def plot_decided(verdicts: Sequence[Verdict], path: Path) -> None:
     if axes.has_data():
         axes.legend()
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_counterexamples(results: Sequence[tuple[str, Verdict, torch.Tensor]], path: Path) -> None:
@@ -111,7 +110,7 @@ def plot_counterexamples(results: Sequence[tuple[str, Verdict, torch.Tensor]], p
         axes.set_axis_off()
         classes = f"classes {int(found.first.argmax())}, {int(found.second.argmax())}"
         axes.set_title(f"{name}\n{abs(found.value):.3g} apart, {classes}", fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def as_image(x: torch.Tensor) -> torch.Tensor | None:
@@ -130,9 +129,3 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
-
-
-def _save(figure: Any, path: Path) -> None:
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png", dpi=120)
-    os.replace(part, path)

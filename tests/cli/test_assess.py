@@ -18,7 +18,7 @@ from quantizable.assess.report import log_wandb
 from quantizable.assess.searchers import DiffChaser, LInf, search_inputs
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, study_cascade
-from quantizable.cli.main import main
+from quantizable.cli import main
 from quantizable.data import Fake
 from quantizable.deploy.guard import Guard
 from quantizable.measure.uncertainty import INDICATORS

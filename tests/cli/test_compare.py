@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from quantizable.cli.compare import Run, group, plot_curves, read_curves, read_run, table_rows
-from quantizable.cli.main import main
+from quantizable.cli import main
+from quantizable.report.compare import group, table_rows
+from quantizable.report.plots import plot_curves
+from quantizable.report.runs import Run, read_curves, read_run
 
 
 def write_run(folder: Path, seed: int, epochs: int, top1: dict[str, float]) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from quantizable.cli.main import main
+from quantizable.cli import main
 
 pytest.importorskip(
     "wandb_workspaces", reason="the dashboard is an extra: pip install quantizable[dashboard]"

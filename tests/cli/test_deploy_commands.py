@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 import quantizable
-from quantizable.cli.export import show
-from quantizable.cli.main import main
+from quantizable.cli import main
 from quantizable.data import Fake
 from quantizable.deploy import Guard, save_qz
+from quantizable.deploy.command_export import show
 
 pytest.importorskip("onnxruntime", reason="the deploy extra is not installed")
 pytest.importorskip("onnxscript", reason="the deploy extra is not installed")

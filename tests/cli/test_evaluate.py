@@ -10,10 +10,10 @@ import torch
 import quantizable
 from quantizable import QuantizableClassifier
 from quantizable.bits import BitMode
-from quantizable.cli.evaluate import evaluate
-from quantizable.cli.main import main
+from quantizable.cli import main
 from quantizable.data import Digits, Fake
 from quantizable.data.choice import check_fit, make_datamodule
+from quantizable.measure.evaluate import evaluate
 from tests.tiny import batches, trainer
 
 

@@ -16,7 +16,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("room", cli.ROOMS)
 def test_every_room_has_a_subcommand_with_help(room: str, capsys: pytest.CaptureFixture[str]) -> None:
-    # quantizable.cli.evaluate, quantizable.cli.verify, quantizable.cli.export
+    # quantizable.measure.evaluate, quantizable.verify.command, quantizable.deploy.command_export
     command = room.removesuffix(".command").rpartition(".")[2].removeprefix("command_")
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
@@ -48,7 +48,7 @@ def test_errors_are_one_line(
     def fail(args: object) -> int:
         raise error
 
-    monkeypatch.setattr("quantizable.cli.evaluate.run", fail)
+    monkeypatch.setattr("quantizable.measure.evaluate.run", fail)
     assert cli.main(["evaluate", "some.ckpt"]) == code
     assert capsys.readouterr().err == said
 
@@ -57,6 +57,6 @@ def test_what_is_our_fault_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(args: object) -> int:
         raise KeyError("a bug")
 
-    monkeypatch.setattr("quantizable.cli.evaluate.run", fail)
+    monkeypatch.setattr("quantizable.measure.evaluate.run", fail)
     with pytest.raises(KeyError):
         cli.main(["evaluate", "some.ckpt"])

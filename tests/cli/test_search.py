@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantizable.cli.main import main
+from quantizable.cli import main
 from quantizable.data import Fake
 
 DATA = ["data=fake", "data.size=64", "data.image_size=8", "data.num_classes=4", "data.batch_size=16"]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from quantizable.cli.verify import add_parser
 from quantizable.verify import Box, decide
 from quantizable.verify.certificate import Certificate
+from quantizable.verify.command import add_parser
 from quantizable.verify.outcomes import as_image, print_table
 from tests.verify.conftest import random_pair
 

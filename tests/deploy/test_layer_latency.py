@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import quantizable
-from quantizable.cli.main import main
+from quantizable.cli import main
 from quantizable.deploy import layer_latency
 from quantizable.deploy.layer_latency import layer_latencies
 from quantizable.search import Space, latency_cost
@@ -59,8 +59,8 @@ def test_the_command_measures_milliseconds(
     network: quantizable.QuantizableNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network.info = {"in_chans": 3, "image_size": 8}
-    monkeypatch.setattr("quantizable.cli.cost.load", lambda path: network)
-    monkeypatch.setattr("quantizable.cli.cost.measure", lambda *_: {})  # of the whole network
+    monkeypatch.setattr("quantizable.deploy.command_cost.load", lambda path: network)
+    monkeypatch.setattr("quantizable.deploy.command_cost.measure", lambda *_: {})  # of the whole network
     monkeypatch.setattr("quantizable.measure.latency.PAUSE", 0.0)
     words = ["cost", str(tmp_path / "model.ckpt"), "--engines", "onnxruntime", "--threads", "1"]
     assert main([*words, "--layer-latency", str(tmp_path / "latency.json")]) == 0

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import quantizable
 from quantizable.bits import BitMode
-from quantizable.cli.main import main
+from quantizable.cli import main
 from quantizable.data import Fake
 from quantizable.data.choice import trained_data
 from quantizable.deploy.engines import compile_onnxruntime

@@ -20,9 +20,9 @@ from scipy.io import savemat
 from torch._dynamo.utils import counters
 
 import quantizable
-from quantizable.cli.evaluate import evaluate
 from quantizable.data import ImageDataModule
-from quantizable.report.results import finite
+from quantizable.measure.evaluate import evaluate
+from quantizable.report.files import finite
 from quantizable.training.run import make_module, train
 from quantizable.training.run_folder import AtomicCheckpointIO, free, latest
 from tests.tiny import CONF, config, same

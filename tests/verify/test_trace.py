@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import quantizable
-from quantizable.cli.verify import load_graphs
 from quantizable.verify import Box, mode_difference_bounds
+from quantizable.verify.command import load_graphs
 from quantizable.verify.trace import graph_of
 from tests.verify.conftest import sample
 

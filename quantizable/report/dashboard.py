@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantizable.bits import parse_modes
-from quantizable.report.results import write_json
+from quantizable.report.files import write_json
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

@@ -20,7 +20,7 @@ from quantizable.certify.incremental import Incremental
 from quantizable.certify.smoothing import Smoothing
 from quantizable.data.choice import trained_data, validation_loader
 from quantizable.network import Assignment, QuantizableNetwork
-from quantizable.report.results import write_json
+from quantizable.report.files import write_json
 from quantizable.search.costs import COSTS, Cost, bops_cost, bytes_cost, latency_cost
 from quantizable.search.evolution import check_installed
 from quantizable.search.front import print_outcomes, write_front

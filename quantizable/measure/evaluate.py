@@ -17,10 +17,11 @@ from quantizable.bits import BitMode
 from quantizable.calibrate import active_batch_norms
 from quantizable.data.choice import trained_data, validation_loader
 from quantizable.network import QuantizableNetwork
-from quantizable.report.results import finite, plot_modes, print_table, write_json
+from quantizable.report.files import finite, make_folder, write_json
+from quantizable.report.plots import plot_modes
+from quantizable.report.tables import print_table
 from quantizable.storage.load import load
 from quantizable.storage.selection import Chosen, choose
-from quantizable.training.run_folder import make
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.checkpoint} has no batch norms to fit; leave out --norm-batches")
     datamodule = trained_data(network, args.data)
     if args.output:
-        make(args.output)
+        make_folder(args.output)
     runs = choose(args.bits, network, lambda: datamodule)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

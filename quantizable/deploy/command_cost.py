@@ -23,6 +23,7 @@ from quantizable.measure.cost import as_rows, layer_costs, mode_costs
 from quantizable.measure.latency import interleaved
 from quantizable.network import QuantizableNetwork
 from quantizable.report.files import check_target, make_folder, written_whole
+from quantizable.report.plots import save_figure
 from quantizable.storage.load import load
 from quantizable.storage.preprocessing import input_size_of
 from quantizable.storage.qz import save_qz
@@ -172,5 +173,4 @@ def plot(path: Path, rows: Sequence[Mapping[str, Any]], engines: Sequence[str]) 
             axes.set_xscale("log")
         axes.set_ylabel("top-1 accuracy, %" if known else "mode")
         axes.grid(alpha=0.3)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+    save_figure(figure, path)
