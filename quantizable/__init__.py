@@ -5,8 +5,9 @@
 >>> network.set_bits(4)                                              # doctest: +SKIP
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from quantizable.interface.lazy import lazy
 
 if TYPE_CHECKING:
     from quantizable.bits import BitMode
@@ -29,17 +30,9 @@ HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    # imported when asked for: the core works without Lightning, and a wrong setting is refused before torch
-    # is read
-    if name in HOMES:
-        return getattr(import_module(f"quantizable.{HOMES[name]}"), name)
-    raise AttributeError(f"module 'quantizable' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *HOMES])
-
+# imported when asked for: the core works without Lightning, and a wrong setting is refused before torch is
+# read
+__getattr__, __dir__ = lazy(__name__, HOMES)
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,7 +1,8 @@
-"""``python -m quantizable`` is the command ``quantizable``."""
+"""``python -m quantizable``: the command."""
 
 import sys
 
 from quantizable.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

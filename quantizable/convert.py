@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from quantizable.bits import FLOAT_BITS, BitMode, ModeLike, check_bits, parse_modes
+from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.layers import QuantLayer, quant_class, quantize_layer
@@ -46,7 +47,7 @@ class QuantizeConfig:
             self.first_last = fixed_width(self.first_last, 'first_last (or "mode", or "float")')
         true_or_false(self.per_channel, "per_channel")
         if self.norms not in SHARING:
-            raise ValueError(f"norms {self.norms!r} is unknown; choose from {', '.join(SHARING)}")
+            raise ValueError(unknown("norms", self.norms, SHARING))
         for pattern, options in self.overrides.items():
             for key, value in options.items():
                 if key not in OVERRIDES:
@@ -68,7 +69,7 @@ class QuantizeConfig:
 def known_quantizer(name: str) -> None:
     """``ValueError`` if no quantizer has that name."""
     if name not in QUANTIZERS:
-        raise ValueError(f"quantizer {name!r} is unknown; choose from {', '.join(QUANTIZERS)}")
+        raise ValueError(unknown("quantizer", name, QUANTIZERS))
 
 
 def fixed_width(bits: Any, what: str) -> int:

@@ -10,7 +10,7 @@ import quantizable
 
 ROOT = Path(quantizable.__file__).parent
 ROOMS = [  # from the ground up; a room may import from those before it and from itself
-    *("bits", "functional", "quantizers", "nn", "calibrate", "network", "convert"),
+    *("interface", "bits", "functional", "quantizers", "nn", "calibrate", "network", "convert"),
     *("report", "models", "data", "storage", "measure", "training"),
     *("deploy", "certify", "verify", "search", "assess", "cli"),
 ]
@@ -61,10 +61,11 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     TopologicalSorter(graph).prepare()  # CycleError names the circle
 
 
-def test_the_core_works_without_the_heavy_libraries() -> None:
+def test_the_core_and_a_session_work_without_the_heavy_libraries() -> None:
     script = """
 import sys
-HEAVY = {"pytorch_lightning", "lightning", "hydra", "wandb", "onnx", "onnxruntime", "openvino"}
+HEAVY = {"pytorch_lightning", "lightning_fabric", "lightning", "torchmetrics", "hydra", "wandb"}
+HEAVY |= {"sklearn", "matplotlib", "scipy", "onnx", "onnxruntime", "openvino"}
 import timm, torch
 from torch import nn
 from_below = set(sys.modules)  # timm imports wandb where that is installed
@@ -73,6 +74,8 @@ network = quantizable.quantize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(
 network.set_bits(2)
 network(torch.rand(2, 3, 8, 8))
 network.load_state_dict(network.state_dict())
+from quantizable.deploy import Session
+Session("checkpoints/cifar10_resnet20.qz", engine="torch", bits=2)
 brought = HEAVY & {name.split(".")[0] for name in set(sys.modules) - from_below}
 assert not brought, brought
 """

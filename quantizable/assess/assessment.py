@@ -26,6 +26,7 @@ from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, attempt, pairs_of, searched, study_cascade, study_indicators
 from quantizable.data import ImageDataModule
 from quantizable.data.choice import trained_data
+from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.checkpoint import load
 from quantizable.storage.selection import choose
@@ -108,9 +109,8 @@ def corruption_names(text: str, channels: int) -> list[str]:
     if text == "all":
         return list(suite(channels))
     suite(channels)  # refuses what is no image
-    unknown = [name for name in text.split(",") if name not in CORRUPTIONS]
-    if unknown:
-        raise ValueError(f"corruption {unknown[0]!r} is unknown; choose from {', '.join(CORRUPTIONS)}")
+    if strange := [name for name in text.split(",") if name not in CORRUPTIONS]:
+        raise ValueError(unknown("corruption", strange[0], CORRUPTIONS))
     return text.split(",")
 
 

@@ -1,4 +1,4 @@
-"""The command ``quantizable``: every room adds its own subcommand. Training is ``python train.py``."""
+"""The command ``quantizable``. Here is what can be said without torch; each command imports what it needs."""
 
 from __future__ import annotations
 
@@ -8,47 +8,60 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import quantizable
+from quantizable.cli.arguments import Parser
+from quantizable.interface.errors import mendable, nearest, one_line
 
-ROOMS = (
-    "quantizable.assess.command",
-    "quantizable.measure.evaluate",
-    "quantizable.report.compare",
-    "quantizable.search.command",
-    "quantizable.report.dashboard",
-    "quantizable.deploy.command_export",
-    "quantizable.deploy.command_cost",
-    "quantizable.deploy.command_predict",
-    "quantizable.verify.command",
+COMMANDS = (
+    *("train", "evaluate", "compare", "assess", "verify", "search"),
+    *("export", "predict", "cost", "dashboard"),
 )
+DEBUG = "--debug"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The parser with all subcommands."""
-    top = argparse.ArgumentParser(prog="quantizable", description=quantizable.__doc__.splitlines()[0])
+    top = Parser(prog="quantizable", description=quantizable.__doc__.splitlines()[0])
     top.add_argument("--version", action="version", version=quantizable.__version__)
-    subparsers = top.add_subparsers(metavar="COMMAND", required=True)
-    for room in ROOMS:
-        import_module(room).add_parser(subparsers)
+    top.add_argument(DEBUG, action="store_true", help="show where an error came from; with any command")
+    subparsers = top.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    for command in COMMANDS:
+        import_module(f"quantizable.cli.{command}").add_parser(subparsers)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 if it went well, 2 and one line on standard error if the input was bad."""
-    top = parser()
-    args, left = top.parse_known_args(argv)
-    if left:  # argparse has filled in `data` already when data=NAME comes after an option
-        if not hasattr(args, "data") or not all(word.startswith("data") for word in left):
-            top.error(f"unrecognized arguments: {' '.join(left)}")
-        args.data = [*args.data, *left]
+    """Run a command; 0 if it went well, 2 and one line on standard error if the input was bad.
+
+    A fault of ours is not hidden: it ends with its traceback, as any error does with ``--debug``.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug, words = DEBUG in words, [word for word in words if word != DEBUG]
     try:
+        if words[:1] == ["train"]:
+            from quantizable.cli.train import run
+
+            return run(words[1:], debug)  # what follows is Hydra's to parse
+        args = parse(words)
         return args.run(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"quantizable: error: {error}", file=sys.stderr)
+    except Exception as error:
+        if debug or not mendable(error):
+            raise
+        print(f"quantizable: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("quantizable: stopped", file=sys.stderr)
         return 130
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command; ``SystemExit`` for words that it does not have."""
+    top = parser()
+    args, left = top.parse_known_args(words)
+    if left:  # argparse has filled in `data` already when data=NAME comes after an option
+        if not hasattr(args, "data") or not all(word.startswith("data") for word in left):
+            option = left[0].partition("=")[0]
+            close = nearest(option, top.options(args.command))
+            hint = f"; did you mean {close}?" if close else ""
+            top.error(f"unrecognized arguments: {' '.join(left)}{hint}")
+        args.data = [*args.data, *left]
+    return args

@@ -9,9 +9,21 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from quantizable.data import DATAMODULES, ImageDataModule
+from quantizable.data.base import ImageDataModule
+from quantizable.data.digits import Digits
+from quantizable.data.fake import Fake
+from quantizable.data.folder import Folder, ImageNet
 from quantizable.data.loader import EpochLoader
+from quantizable.data.published import CIFAR10, CIFAR100, SVHN
+from quantizable.data.scene import Scene
+from quantizable.interface.choices import DATA
+from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
+
+KINDS = (CIFAR10, CIFAR100, SVHN, Digits, Fake, Folder, ImageNet, Scene)
+DATAMODULES: dict[str, type[ImageDataModule]] = {
+    name: next(kind for kind in KINDS if kind.__name__ == wanted) for name, wanted in DATA.items()
+}
 
 
 def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDataModule:
@@ -35,7 +47,7 @@ def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDa
         raise ValueError(f"data= is given more than once ({', '.join(names)}); give one data set")
     name = names[0] if names else trained.get("data")
     if name not in DATAMODULES:
-        raise ValueError(f"data set {name!r} is unknown; choose data= from {', '.join(DATAMODULES)}")
+        raise ValueError(unknown("data set", name, DATAMODULES))
     kind = DATAMODULES[name]
     takes = inspect.signature(kind).parameters
     known: Any = {k: trained[k] for k in ("image_size", "in_chans", "num_classes") if trained.get(k)}

@@ -1,7 +1,6 @@
 """Handwritten digits that ship inside scikit-learn: real images without a download."""
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,6 +44,8 @@ class Digits(MemoryDataModule):
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         """The 1438 training or the 359 test images."""
+        from sklearn.datasets import load_digits  # here, as it takes a second that other data need not wait
+
         digits = load_digits()
         images = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)  # ink is 0 to 16
         size = (self.image_size, self.image_size)

@@ -10,6 +10,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from quantizable.data.base import ImageDataModule, check_integer
 from quantizable.data.files import FileLoader, Sample, verify_images
+from quantizable.data.layout import IMAGENET, check_tested, class_folders
 from quantizable.data.order import split
 
 AUGMENTATIONS = {
@@ -78,15 +79,7 @@ class Folder(ImageDataModule):
     @cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The folders of train/, sorted; a label is a position in this list."""
-        train = self.root / "train"
-        names = sorted(entry.name for entry in train.iterdir() if entry.is_dir()) if (train.is_dir()) else []
-        if not names:
-            raise FileNotFoundError(
-                f"{self.name} is missing: no {train}/CLASS/ folders. {self.how}Put the images in "
-                f"{self.root}/train/CLASS/ and {self.root}/val/CLASS/, one folder for each class, "
-                "or set data.root to the folder where they lie."
-            )
-        return tuple(names)
+        return class_folders(self.root, self.name, self.how)
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
@@ -103,11 +96,7 @@ class Folder(ImageDataModule):
         """
         found = {"train": self._list("train")}
         found |= {part: self._list(part) for part in ("val", "test") if self._has(part)}
-        if len(found) == 1:
-            raise FileNotFoundError(
-                f"{self.root} has neither val/ nor test/: put images to test on, which are not "
-                f"in {self.root}/train, into {self.root}/val/CLASS/"
-            )
+        check_tested(self.root)
         if len(found) == 2:  # train/ and one other, which is what is tested on
             train, val = split(len(found["train"]), self.val_size, self.split_seed)
             everything = found["train"]
@@ -187,11 +176,7 @@ class ImageNet(Folder):
     """
 
     name = "ImageNet"
-    how = (
-        "Download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from "
-        "https://image-net.org/download-images (free registration) and unpack them so that each "
-        "class is a folder (n01440764, ...). "
-    )
+    how = IMAGENET
 
     def __init__(
         self,

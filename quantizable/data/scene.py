@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.io import loadmat
 from torch import Tensor
 
 from quantizable.data.base import check_integer
+from quantizable.data.layout import check_scene
 from quantizable.data.memory import MemoryDataModule
 
 
@@ -99,8 +99,9 @@ def read_scene(file: Path, cube: str, labels: str) -> tuple[Tensor, Tensor]:
 
     Raises: as :class:`Scene`.
     """
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no scene {file}; set data.file to a MATLAB file")
+    check_scene(file)
+    from scipy.io import loadmat  # here, as other data need not wait for it
+
     try:
         contents = loadmat(file)
     except Exception as error:  # scipy raises many kinds, also for files of version 7.3

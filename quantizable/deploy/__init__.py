@@ -6,10 +6,27 @@
 >>> session = deploy.Session("model.qz", engine="openvino")          # doctest: +SKIP
 """
 
-from quantizable.deploy.export import export_onnx
-from quantizable.deploy.guard import Guard
-from quantizable.deploy.session import Session
-from quantizable.storage.load import load_qz
-from quantizable.storage.qz import save_qz
+from typing import TYPE_CHECKING
+
+from quantizable.interface.lazy import lazy
+
+if TYPE_CHECKING:
+    from quantizable.deploy.export import export_onnx
+    from quantizable.deploy.guard import Guard
+    from quantizable.deploy.session import Session
+    from quantizable.storage.load import load_qz
+    from quantizable.storage.qz import save_qz
+
+# imported when asked for: loading a network needs no engine, and a command line with a typo not even torch
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Guard": "guard",
+        "Session": "session",
+        "export_onnx": "export",
+        "load_qz": "quantizable.storage.load",
+        "save_qz": "quantizable.storage.qz",
+    },
+)
 
 __all__ = ["Guard", "Session", "export_onnx", "load_qz", "save_qz"]

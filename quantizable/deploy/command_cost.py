@@ -18,7 +18,7 @@ from rich.table import Table
 from quantizable.bits import FLOAT_BITS, parse_modes
 from quantizable.deploy.export import fits_bytes
 from quantizable.deploy.layer_latency import layer_latencies
-from quantizable.deploy.session import ENGINES, Session
+from quantizable.deploy.session import Session
 from quantizable.measure.cost import as_rows, layer_costs, mode_costs
 from quantizable.measure.latency import interleaved
 from quantizable.network import QuantizableNetwork
@@ -29,38 +29,9 @@ from quantizable.storage.preprocessing import input_size_of
 from quantizable.storage.qz import save_qz
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "cost", help="MACs, bit operations, bytes, memory and latency of each mode"
-    )
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint of training, or a .qz file")
-    parser.add_argument("--bits", help="modes, separated by commas; default: all")
-    parser.add_argument(
-        "--engines", default="", help=f"also measure latency, on {', '.join(ENGINES)} (commas)"
-    )
-    parser.add_argument("--threads", type=int, default=2, help="of one inference (default: 2)")
-    parser.add_argument(
-        "--layer-latency",
-        type=Path,
-        metavar="FILE",
-        help="also time each layer in each mode on the one engine given: JSON for search bits --cost latency",
-    )
-    parser.add_argument("--layers", action="store_true", help="print a row per layer, too")
-    parser.add_argument(
-        "--results", type=Path, help="results.json with accuracies; default: beside the checkpoint"
-    )
-    parser.add_argument("--output", type=Path, help="folder for cost.csv, layers.csv and cost.png")
-    parser.set_defaults(run=run)
-
-
 def run(args: argparse.Namespace) -> int:
     """Print the table; write CSV and plot if asked to."""
-    engines = [name for name in args.engines.split(",") if name]
-    if unknown := [name for name in engines if name not in ENGINES]:
-        raise ValueError(f"engine {', '.join(unknown)} is unknown; choose from {', '.join(ENGINES)}")
-    if args.layer_latency and len(engines) != 1:
-        raise ValueError("--layer-latency times layers on one engine; give --engines openvino or onnxruntime")
+    engines = [name for name in args.engine.split(",") if name]
     if args.layer_latency:
         check_target(args.layer_latency)
     network = load(args.checkpoint)

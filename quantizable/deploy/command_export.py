@@ -14,7 +14,7 @@ from torch import Tensor
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.calibrate import first_inputs
 from quantizable.data.choice import trained_data
-from quantizable.deploy.export import STYLES, WEIGHT_STORAGE, export_onnx, fits_bytes
+from quantizable.deploy.export import export_onnx, fits_bytes
 from quantizable.deploy.openvino_format import export_openvino
 from quantizable.deploy.requirements import require
 from quantizable.network import QuantizableNetwork
@@ -23,51 +23,12 @@ from quantizable.storage.load import load
 from quantizable.storage.qz import save_qz
 from quantizable.storage.selection import FILES, choose
 
-FORMATS = ("qz", "onnx", "openvino")
 CALIBRATION_BATCHES = 4
-
-
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser("export", help="write integer files: .qz (every mode), ONNX, OpenVINO")
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint of training, or a .qz file")
-    parser.add_argument(
-        "data",
-        nargs="*",
-        metavar="data=NAME data.KEY=VALUE",
-        help="to fit the norms of an assignment and --residual int8 with",
-    )
-    parser.add_argument(
-        "--bits",
-        help="modes and assignment files (.yaml), separated by commas; default: all modes that are integer",
-    )
-    parser.add_argument(
-        "--format", default="qz", help=f"separated by commas: {', '.join(FORMATS)} (default: qz)"
-    )
-    parser.add_argument("--output", type=Path, help="folder to write to; default: that of the checkpoint")
-    parser.add_argument("--style", choices=STYLES, default="qdq", help="ONNX operators (default: qdq)")
-    parser.add_argument(
-        "--weights", choices=WEIGHT_STORAGE, default="int8", help="storage of weights of 4 bits and less"
-    )
-    parser.add_argument(
-        "--residual",
-        choices=("float", "int8"),
-        default="float",
-        help="residual additions in ONNX and OpenVINO files; int8 is faster and not exact",
-    )
-    parser.add_argument(
-        "--layers",
-        action="store_true",
-        help="print of each layer how it runs, with --format onnx or openvino",
-    )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the files and print their sizes; everything asked for is checked before the first is written."""
     formats = args.format.split(",")
-    if unknown := [name for name in formats if name not in FORMATS]:
-        raise ValueError(f"format {', '.join(unknown)} is unknown; choose from {', '.join(FORMATS)}")
     if args.style == "qonnx" and ("openvino" in formats or args.weights == "int4" or args.residual == "int8"):
         raise ValueError(
             "--style qonnx is for FPGA compilers: --format onnx alone, with neither --weights nor --residual"

@@ -13,40 +13,16 @@ import numpy as np
 from torch import Tensor
 
 from quantizable.deploy.guard import Guard
-from quantizable.deploy.session import ENGINES, Session
+from quantizable.deploy.session import Session
 from quantizable.storage.preprocessing import IMAGE_SUFFIXES, read_images
-
-
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser("predict", help="classify images with an exported file")
-    parser.add_argument("model", type=Path, help="a .qz or .onnx file")
-    parser.add_argument(
-        "images", nargs="+", help="image files, folders, globs, or - for a list on standard input"
-    )
-    parser.add_argument("--bits", help="mode; default: the highest of the file")
-    parser.add_argument(
-        "--guard",
-        type=Path,
-        help="guard.json of quantizable assess: answer in its low mode, and in its high mode where unsure",
-    )
-    parser.add_argument("--engine", choices=ENGINES, default="onnxruntime")
-    parser.add_argument("--threads", type=int, help="default: as many as cores")
-    parser.add_argument("--batch", type=int, default=16, help="images per inference (default: 16)")
-    parser.add_argument("--json", action="store_true", help="print JSON, one object per image")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the five likeliest classes of each image."""
     paths = find_images(args.images)
-    if args.guard and args.bits:
-        raise ValueError("--guard names its two modes itself; leave --bits out")
     guard = Guard.load(args.guard) if args.guard else None
     session = Session(args.model, args.engine, guard.low if guard else args.bits, args.threads)
     names = session.info.get("class_names")
-    if args.batch < 1:
-        raise ValueError(f"--batch is {args.batch}; give at least 1")
     for start in range(0, len(paths), args.batch):
         some = paths[start : start + args.batch]
         logits, modes = answers(session, guard, read_images(some, session.info))

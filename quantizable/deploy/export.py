@@ -20,12 +20,12 @@ from quantizable.deploy.layer_report import layer_report
 from quantizable.deploy.lowering import Lowered, lower
 from quantizable.deploy.requirements import require
 from quantizable.deploy.residual import integer_residuals
+from quantizable.interface.choices import STYLES, WEIGHT_STORAGE
+from quantizable.interface.errors import unknown
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.report.files import check_target, written_whole
 from quantizable.storage.preprocessing import input_size_of, preprocessing
 
-STYLES = ("qdq", "qonnx")
-WEIGHT_STORAGE = ("int8", "int4")
 METADATA = "quantizable"  # key of the file's metadata: JSON with mode, style, preprocessing and layer report
 
 
@@ -83,7 +83,7 @@ def onnx_model(
         ("weight_storage", weight_storage, WEIGHT_STORAGE),
     ):
         if value not in allowed:
-            raise ValueError(f"{what} {value!r} is unknown; choose from {', '.join(allowed)}")
+            raise ValueError(unknown(what, value, allowed))
     if (style, weight_storage) == ("qonnx", "int4"):
         raise ValueError("Quant nodes hold float weights; choose style 'qdq' to store weights in int4")
     if residual_images is not None and style != "qdq":

@@ -16,11 +16,13 @@ from quantizable.bits import BitMode, ModeLike
 from quantizable.deploy.engines import Runner, compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import METADATA, onnx_model
 from quantizable.deploy.requirements import openvino_core, require
+from quantizable.interface.choices import ENGINES
+from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.load import load_qz
+from quantizable.storage.network_file import check_file
 from quantizable.storage.preprocessing import input_size_of, preprocessing
 
-ENGINES = ("onnxruntime", "openvino", "torch")
 MIXED = "mixed"  # what ``bits`` says of a file with a mode per layer
 
 
@@ -63,7 +65,7 @@ class Session:
         exact: bool = True,
     ) -> None:
         if engine not in ENGINES:
-            raise ValueError(f"engine {engine!r} is unknown; choose from {', '.join(ENGINES)}")
+            raise ValueError(unknown("engine", engine, ENGINES))
         for what, number, least in (("threads", threads, 1), ("batch", batch, 1), ("warmup", warmup, 0)):
             if number is not None and not (isinstance(number, int) and number >= least):
                 raise ValueError(f"{what} is {number!r}; give an integer of at least {least}")
@@ -99,8 +101,7 @@ class Session:
         if self.path.suffix == ".xml" and self.engine != "openvino":
             raise ValueError(f"{self.path} is a file of OpenVINO's; choose engine 'openvino'")
         read = self._read_onnx if self.path.suffix == ".onnx" else self._read_openvino
-        if not self.path.is_file():
-            raise FileNotFoundError(f"there is no file {self.path}")
+        check_file(self.path)
         try:
             self._graph, metadata, self.input_size = read()
             about = json.loads(metadata)

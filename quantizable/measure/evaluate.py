@@ -6,7 +6,6 @@ import argparse
 import logging
 import warnings
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -24,34 +23,8 @@ from quantizable.storage.load import load
 from quantizable.storage.selection import Chosen, choose
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser("evaluate", help="accuracy of a checkpoint in any of its modes")
-    parser.add_argument("checkpoint", type=Path, help="for example checkpoints/<run>/best.ckpt")
-    parser.add_argument(
-        "data", nargs="*", metavar="data=NAME data.KEY=VALUE", help="default: the data it was trained on"
-    )
-    parser.add_argument(
-        "--bits",
-        help="modes and assignment files (.yaml), separated by commas; default: all modes of the network",
-    )
-    parser.add_argument(
-        "--set", choices=("test", "val"), default="test", help="images to use (default: test)"
-    )
-    parser.add_argument(
-        "--norm-batches",
-        type=int,
-        default=0,
-        help="training batches that the norms of each mode are fitted to first; default 0: as trained",
-    )
-    parser.add_argument("--output", type=Path, help="folder for results.json and modes.png")
-    parser.set_defaults(run=run)
-
-
 def run(args: argparse.Namespace) -> int:
     """Print the table; write results.json and modes.png if asked to."""
-    if args.norm_batches < 0:
-        raise ValueError(f"--norm-batches is {args.norm_batches}; it is 0 or more")
     network = load(args.checkpoint)
     if args.norm_batches and not active_batch_norms(network):
         raise ValueError(f"{args.checkpoint} has no batch norms to fit; leave out --norm-batches")

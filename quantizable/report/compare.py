@@ -25,16 +25,6 @@ from quantizable.report.plots import plot_bars, plot_curves, plot_modes
 from quantizable.report.runs import Flat, Run, find_runs, read_run, split_names
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser("compare", help="runs side by side: table, plots, HTML")
-    parser.add_argument(
-        "runs", nargs="+", metavar="[NAME=]RUN", help="run folders, or folders of them; * stands for anything"
-    )
-    parser.add_argument("--output", type=Path, default=Path("comparison"), help="folder for what is written")
-    parser.set_defaults(run=run)
-
-
 def run(args: argparse.Namespace) -> int:
     """Print the table; write compare.json, compare.csv, three pictures and compare.html."""
     named, folders = split_names(args.runs)

@@ -5,23 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from quantizable.bits import parse_modes
 from quantizable.report.files import write_json
-
-
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser("dashboard", help="save a W&B workspace that compares the modes")
-    parser.add_argument("--entity", help="W&B user or team")
-    parser.add_argument("--project", default="quantizable", help="W&B project (default: quantizable)")
-    parser.add_argument("--bits", default="2,4,8,32", help="modes to lay out, separated by commas")
-    parser.add_argument(
-        "--dry-run", type=Path, metavar="FILE", help="write what would be saved, as JSON, and save nothing"
-    )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,10 +8,11 @@ from quantizable.certify.certification import (
 )
 from quantizable.certify.incremental import Incremental
 from quantizable.certify.smoothing import ABSTAIN, Certificate, Smoothing
-from quantizable.search.costs import COSTS, Cost, bops_cost, bytes_cost, latency_cost
+from quantizable.interface.choices import COSTS, OBJECTIVES
+from quantizable.search.costs import Cost, bops_cost, bytes_cost, latency_cost
 from quantizable.search.methods import METHODS
 from quantizable.search.problem import Outcome, Problem, Trial, solve
-from quantizable.search.scoring import OBJECTIVES, Scorer
+from quantizable.search.scoring import Scorer
 from quantizable.search.sensitivity import sensitivity
 from quantizable.search.space import Space, parse_budget
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,12 +21,12 @@ from quantizable.certify.smoothing import Smoothing
 from quantizable.data.choice import trained_data, validation_loader
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.report.files import write_json
-from quantizable.search.costs import COSTS, Cost, bops_cost, bytes_cost, latency_cost
+from quantizable.search.costs import Cost, bops_cost, bytes_cost, latency_cost
 from quantizable.search.evolution import check_installed
 from quantizable.search.front import print_outcomes, write_front
 from quantizable.search.methods import METHODS
 from quantizable.search.problem import Problem, solve
-from quantizable.search.scoring import OBJECTIVES, Scorer, check_objective
+from quantizable.search.scoring import Scorer
 from quantizable.search.sensitivity import print_sensitivity, sensitivity, write_sensitivity
 from quantizable.search.space import Space, parse_budget
 from quantizable.storage.assignment import SavedAssignment, add_modes, noisy_inputs, write_assignment
@@ -39,78 +39,10 @@ RADII = (0.0, 0.25, 0.5, 0.75)
 SEARCH_SEED = 2**31
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the subcommand and its three parts."""
-    top = subparsers.add_parser("search", help="bits per layer within a budget; certified robustness")
-    parts = top.add_subparsers(metavar="PART", required=True)
-    bits = _part(parts, "bits", "search the bits of each layer", run_bits, images=500)
-    bits.add_argument("--methods", default=",".join(METHODS), help="separated by commas (default: all)")
-    bits.add_argument("--objective", default="accuracy", help=f"one of {', '.join(OBJECTIVES)}")
-    bits.add_argument("--cost", default="bops", help=f"what is limited: one of {', '.join(COSTS)}")
-    bits.add_argument(
-        "--budget",
-        default="4bit",
-        help="uniform bits or a number: 3bit,60000 (default: 4bit)",
-    )
-    bits.add_argument(
-        "--latency-table", type=Path, help="JSON {layer: {mode: milliseconds}}, for --cost latency"
-    )
-    bits.add_argument("--evaluations", type=int, default=100, help="candidates for each method (100)")
-    bits.add_argument("--robust-images", type=int, default=20, help="images to certify, for --objective acr")
-    bits.add_argument("--samples", type=int, default=100, help="noisy images each, for --objective acr")
-    _norms(bits)
-    _smoothing(bits, n=1000)
-    one = _part(parts, "sensitivity", "one layer at a time in each mode", run_sensitivity, images=500)
-    _norms(one)
-    certify = _part(parts, "certify", "certified radii of modes or of an assignment", run_certify, images=100)
-    certify.add_argument(
-        "--bits", help="modes and assignment files, separated by commas (default: all modes)"
-    )
-    certify.add_argument("--from", dest="first", help="certify incrementally from this mode")
-    certify.add_argument("--samples", type=int, default=100, help="noisy images per image, with --from")
-    _smoothing(certify, n=100_000)
-
-
-def _part(
-    parts: argparse._SubParsersAction,
-    name: str,
-    text: str,
-    run: Callable[[argparse.Namespace], int],
-    images: int,
-) -> argparse.ArgumentParser:
-    parser = parts.add_parser(name, help=text, description=text)
-    parser.add_argument("checkpoint", type=Path, help="for example checkpoints/<run>/best.ckpt")
-    parser.add_argument("data", nargs="*", metavar="data=NAME data.KEY=VALUE", help="as for evaluate")
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=images,
-        help="evenly spread over the set (%(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of noise and of methods that draw at random")
-    parser.add_argument("--output", type=Path, help="folder (default: search/ beside the checkpoint)")
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _smoothing(parser: argparse.ArgumentParser, n: int) -> None:
-    parser.add_argument("--sigma", type=float, default=0.25, help="noise, in pixels of [0, 1] (0.25)")
-    parser.add_argument("--n", type=int, default=n, help="noisy images that bound a radius (%(default)s)")
-    parser.add_argument("--n0", type=int, default=100, help="noisy images per image that pick the class")
-    parser.add_argument("--alpha", type=float, default=0.001, help="failure probability of a certificate")
-
-
-def _norms(parser: argparse.ArgumentParser) -> None:
-    text = "training batches to fit a candidate's norms with; 0: the modes' own norms (default: 2)"
-    parser.add_argument("--norm-batches", type=int, default=2, help=text)
-
-
 class Setting:
     """The network, its data and the output folder, checked before anything long begins."""
 
     def __init__(self, args: argparse.Namespace, test: bool) -> None:
-        if args.images < 1:
-            raise ValueError(f"--images is {args.images}; at least 1 is needed")
         self.network: QuantizableNetwork = load(args.checkpoint)
         self.data = trained_data(self.network, args.data)
         self.output: Path = args.output or args.checkpoint.parent / "search"
@@ -147,10 +79,9 @@ class Setting:
 
 def run_bits(args: argparse.Namespace) -> int:
     """Search, print and write the front, the picture, and the best assignment of each method and budget."""
-    check_objective(args.objective)
-    methods = check_methods(args.methods)
-    if args.evaluations < 1:
-        raise ValueError(f"--evaluations is {args.evaluations}; at least 1 is needed")
+    methods = [name.strip() for name in args.methods.split(",")]
+    if "evolution" in methods:
+        check_installed()
     setting = Setting(args, test=False)
     network = setting.network
     space = Space.of(network)
@@ -191,29 +122,13 @@ def run_bits(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_methods(text: str) -> list[str]:
-    """The method names in a comma-separated list; ``ValueError`` for an unknown one."""
-    methods = [name.strip() for name in text.split(",")]
-    if unknown := [name for name in methods if name not in METHODS]:
-        raise ValueError(f"method {', '.join(unknown)!r} is unknown; choose from {', '.join(METHODS)}")
-    if "evolution" in methods:
-        check_installed()
-    return methods
-
-
 def make_cost(name: str, network: QuantizableNetwork, image: Tensor, table: Path | None) -> Cost:
-    """The cost of that name.
-
-    Raises:
-        ValueError: an unknown name, or latency without its table.
-    """
-    if name not in COSTS:
-        raise ValueError(f"cost {name!r} is unknown; choose from {', '.join(COSTS)}")
+    """The cost of that name; ``ValueError`` for latency without its table."""
     if name == "latency":
         if table is None:
             raise ValueError(
                 "--cost latency needs --latency-table FILE; to measure one: "
-                "quantizable cost CHECKPOINT --engines openvino --layer-latency FILE"
+                "quantizable cost CHECKPOINT --engine openvino --layer-latency FILE"
             )
         return latency_cost(table, network)
     return bops_cost(network, image) if name == "bops" else bytes_cost(network)

@@ -15,8 +15,6 @@ from quantizable.bits import BitMode
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantLayer
 
-COSTS = ("bops", "bytes", "latency")
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -81,7 +79,7 @@ def bytes_cost(network: QuantizableNetwork) -> Cost:
 def latency_cost(path: str | Path, network: QuantizableNetwork) -> Cost:
     """Milliseconds per image from a JSON file ``{layer: {mode: milliseconds}}`` of measurements.
 
-    ``quantizable cost CHECKPOINT --engines openvino --layer-latency FILE`` makes one.
+    ``quantizable cost CHECKPOINT --engine openvino --layer-latency FILE`` makes one.
 
     Raises:
         ValueError: no such file, or it is not of that form or lacks a layer.

@@ -21,18 +21,19 @@ from quantizable.bits import BitMode
 from quantizable.calibrate import active_batch_norms, fit_norms
 from quantizable.certify.certification import Certification, Certified, average_certified_radius
 from quantizable.certify.incremental import Incremental
+from quantizable.interface.choices import OBJECTIVES
+from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.digests import digest_network, digest_tensors
 from quantizable.storage.journal import Journal
 
-OBJECTIVES = ("accuracy", "agreement", "acr")
 BROKEN_KL = 1e6  # nats; of an assignment whose logits are not finite
 
 
 def check_objective(objective: str) -> str:
     """The objective, or ``ValueError`` with those there are."""
     if objective not in OBJECTIVES:
-        raise ValueError(f"objective {objective!r} is unknown; choose from {', '.join(OBJECTIVES)}")
+        raise ValueError(unknown("objective", objective, OBJECTIVES))
     return objective
 
 

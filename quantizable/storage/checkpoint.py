@@ -11,6 +11,7 @@ import torch
 
 from quantizable.models.switchable import build_network
 from quantizable.network import QuantizableNetwork
+from quantizable.storage.network_file import check_checkpoint
 
 FORMAT = 1
 ENTRIES = {
@@ -32,12 +33,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ValueError: it is truncated, holds code, or is no checkpoint of this library.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}; training writes checkpoints/<run>/best.ckpt")
-    if path.suffix == ".qz":
-        raise ValueError(
-            f"{path} holds integers, for evaluate, export, cost and predict; give the run's checkpoint"
-        )
+    check_checkpoint(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

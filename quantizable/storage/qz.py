@@ -25,6 +25,7 @@ from quantizable.quantizers import Quantizer
 from quantizable.quantizers.nested import NestedWeight
 from quantizable.report.files import check_target, written_whole
 from quantizable.storage.integers import reached_range
+from quantizable.storage.network_file import check_file
 from quantizable.storage.packing import pack
 from quantizable.storage.preprocessing import preprocessing
 
@@ -107,8 +108,7 @@ def read_qz(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ValueError: the file is truncated, changed, of a newer format version, or no ``.qz`` at all.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from quantizable.bits import parse_modes
+from quantizable.data.layout import check_there
+from quantizable.storage.network_file import check_checkpoint
+from quantizable.training.run_names import resumed
 
 # what is read key by key, the configuration itself first; classes refuse by themselves what they do not know
 KEYS = {
@@ -50,6 +54,29 @@ def read_settings(config: DictConfig) -> dict[str, Any]:
     return cfg
 
 
+def check_files(cfg: dict[str, Any]) -> None:
+    """Refuse data, checkpoints and weights that are not there, before what reads them is imported.
+
+    Args:
+        cfg: of :func:`read_settings`.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: no checkpoint.
+    """
+    package, _, kind = str(cfg["data"].get("_target_")).rpartition(".")
+    if package == "quantizable.data":
+        check_there(kind, cfg["data"])
+    teacher, weights = cfg["train"]["teacher"], [cfg["model"]["weights"], cfg["train"]["teacher_weights"]]
+    checkpoints = [cfg["start"], resumed(cfg), teacher if teacher and teacher.endswith(".ckpt") else None]
+    for path in checkpoints:
+        if path is not None:
+            check_checkpoint(Path(path))
+    for path in weights:
+        if path is not None and not Path(path).is_file():
+            raise FileNotFoundError(f"no file of weights at {path}")
+
+
 def check(cfg: dict[str, Any]) -> None:
     """Errors: see :func:`read_settings`."""
     parse_modes(cfg["bits"]["modes"])
@@ -57,6 +84,11 @@ def check(cfg: dict[str, Any]) -> None:
         if unknown := sorted((cfg[group] if group else cfg).keys() - set(known)):
             name, where = (f"{group}.{unknown[0]}", f"{group} has") if group else (unknown[0], "there are")
             raise ValueError(f"{name} is no setting; {where} {', '.join(known)}")
+    if not isinstance(cfg["model"]["options"], dict | None):
+        options = cfg["model"]["options"]
+        raise ValueError(f"model.options is {options!r}; it is a mapping, as model.options={{drop_rate:0.1}}")
+    if not isinstance(cfg["bits"]["exclude"], str | list):
+        raise ValueError(f"bits.exclude is {cfg['bits']['exclude']!r}; it lists patterns, as [layer4.*]")
     epochs, ema = cfg["schedule"]["epochs"], cfg["train"]["ema"]
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"schedule.epochs is {epochs!r}; it must be an integer of at least 1")

@@ -34,6 +34,15 @@ class Execution(NamedTuple):
         return network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
 
+def check_accelerator(accelerator: str) -> None:
+    """``ValueError`` if a GPU is asked for and torch finds none; said before data are read."""
+    found = torch.cuda.is_available() or (accelerator == "gpu" and torch.backends.mps.is_available())
+    if accelerator in ("gpu", "cuda") and not found:
+        raise ValueError(
+            f"trainer.accelerator={accelerator}: torch finds no GPU here; leave it out, or give trainer=cpu"
+        )
+
+
 def fastest_execution(accelerator: str = "auto", capabilities: Mapping[str, Any] | None = None) -> Execution:
     """bf16 where the device has units for it, else float32; channels last in both.
 
@@ -43,11 +52,11 @@ def fastest_execution(accelerator: str = "auto", capabilities: Mapping[str, Any]
         capabilities: of the CPU; None asks ``torch.cpu.get_capabilities()``.
     """
     layout = torch.channels_last
-    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
-        if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False):
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        if torch.cuda.is_bf16_supported(including_emulation=False):
             return Execution("bf16-mixed", layout, "bf16: the GPU has bf16 units")
         return Execution("32-true", layout, "float32: the GPU has no bf16 units")
-    if accelerator == "auto" and torch.backends.mps.is_available():
+    if accelerator in ("auto", "gpu") and torch.backends.mps.is_available():
         accelerator = "mps"  # as Lightning takes it: what the CPU can do has no say
     if accelerator in ("auto", "cpu"):
         known = torch.cpu.get_capabilities() if capabilities is None else capabilities

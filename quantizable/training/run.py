@@ -42,7 +42,7 @@ from quantizable.training.classifier import QuantizableClassifier
 from quantizable.training.configuration import read_settings
 from quantizable.training.description import check_same_network
 from quantizable.training.memory import keep_freed_memory
-from quantizable.training.precision import fastest_execution
+from quantizable.training.precision import check_accelerator, fastest_execution
 from quantizable.training.recompute import recompute_activations
 from quantizable.training.run_folder import (
     AtomicCheckpointIO,
@@ -66,6 +66,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         ValueError, OSError: a setting that cannot work, before any training.
     """
     cfg = read_settings(config)
+    check_accelerator(cfg["trainer"]["accelerator"])
     quiet()
     with run_folder(cfg) as (folder, resume):
         return _train(cfg, config, folder, resume)
@@ -247,7 +248,7 @@ def make_trainer(
             use_distributed_sampler=False,  # the loaders share the images out themselves
             **options,
         )
-    except (MisconfigurationException, TypeError) as error:  # TypeError: an argument that it does not have
+    except (MisconfigurationException, ValueError, TypeError) as error:  # TypeError: what it does not have
         raise ValueError(f"trainer: {error}") from error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pytorch_lightning.loggers.logger import rank_zero_experiment
 import quantizable
 from quantizable.report.files import make_folder, write_text, written_whole
 from quantizable.storage.checkpoint import read_checkpoint
+from quantizable.training.run_names import named_folder, resumed
 
 
 @contextmanager
@@ -35,12 +35,8 @@ def run_folder(cfg: dict[str, Any]) -> Iterator[tuple[Path, Path | None]]:
         FileNotFoundError, ValueError: there is no such checkpoint, or it cannot be read.
         OSError: the folder cannot be written.
     """
-    data = str(cfg["data"]["_target_"]).rpartition(".")[2].lower()
-    name = cfg["run"] or f"{data}_{cfg['model']['name'].replace(':', '_').replace('/', '_')}"
-    folder = Path(cfg["output"]) / name
-    resume = None
-    if cfg["resume"] is not None:
-        resume = latest(folder) / "last.ckpt" if cfg["resume"] == "last" else Path(cfg["resume"])
+    folder, resume = named_folder(cfg), resumed(cfg)
+    if resume is not None:
         read_checkpoint(resume)
         folder = resume.parent
     made: list[Path] = []
@@ -69,13 +65,6 @@ def free(folder: Path) -> Path:
         number += 1
         candidate = folder.with_name(f"{folder.name}-{number}")
     return candidate
-
-
-def latest(folder: Path) -> Path:
-    """Of folder, folder-2, folder-3, ... the one whose ``last.ckpt`` is the newest."""
-    number = re.compile(re.escape(folder.name) + r"(-\d+)?")
-    saved = [p for p in folder.parent.glob("*/last.ckpt") if number.fullmatch(p.parent.name)]
-    return max(saved, key=lambda path: path.stat().st_mtime).parent if saved else folder
 
 
 def write_config(config: DictConfig, folder: Path) -> None:

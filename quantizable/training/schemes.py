@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from quantizable.bits import BitMode
+from quantizable.interface.errors import unknown
 from quantizable.training.objectives import (
     Cascade,
     Consistency,
@@ -65,5 +66,5 @@ def get_scheme(scheme: str | Scheme) -> Scheme:
     if isinstance(scheme, Scheme):
         return scheme
     if scheme not in SCHEMES:
-        raise ValueError(f"scheme {scheme!r} is unknown; choose from {', '.join(SCHEMES)}")
+        raise ValueError(unknown("scheme", scheme, SCHEMES))
     return SCHEMES[scheme]

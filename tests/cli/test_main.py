@@ -1,9 +1,21 @@
-"""The command ``quantizable``: its subcommands, its exit codes, one line for an error."""
+"""The command ``quantizable``: its subcommands, its exit codes, one line for what a user can mend."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import quantizable
-from quantizable.cli import main as cli
+from quantizable import cli
+from quantizable.bits import BitMode
+from quantizable.data import DATAMODULES, Fake
+from quantizable.interface.choices import DATA, METHODS
+from quantizable.search.methods import METHODS as SEARCHES
+from tests.tiny import REPOSITORY
+
+SHIPPED = REPOSITORY / "checkpoints" / "cifar10_resnet20.qz"
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -14,49 +26,230 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert expected in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("room", cli.ROOMS)
-def test_every_room_has_a_subcommand_with_help(room: str, capsys: pytest.CaptureFixture[str]) -> None:
-    # quantizable.measure.evaluate, quantizable.verify.command, quantizable.deploy.command_export
-    command = room.removesuffix(".command").rpartition(".")[2].removeprefix("command_")
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "train"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
     assert stop.value.code == 0
-    assert "usage: quantizable" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("words", [[], ["banana"], ["evaluate"], ["evaluate", "a.ckpt", "--banana"]])
-def test_wrong_words_end_with_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(words)
-    assert stop.value.code == 2
-    assert "usage: quantizable" in capsys.readouterr().err
+    assert f"usage: quantizable {command}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("words", "said"),
     [
-        (ValueError("bad bits"), 2, "quantizable: error: bad bits\n"),
-        (FileNotFoundError("no file"), 2, "quantizable: error: no file\n"),
-        (ImportError("needs wandb"), 2, "quantizable: error: needs wandb\n"),
-        (KeyboardInterrupt(), 130, "quantizable: stopped\n"),
+        ([], "required: COMMAND"),
+        (["evalute"], "command 'evalute' is unknown; choose from train, evaluate, compare"),
+        (["evalute"], "did you mean 'evaluate'?"),
+        (["search", "sensitvity"], "did you mean 'sensitivity'?"),
+        (["evaluate"], "required: checkpoint"),
+        (
+            ["evaluate", "a.ckpt", "--set", "tset"],
+            "--set 'tset' is unknown; choose from test, val; did you mean",
+        ),
+        (["evaluate", "a.ckpt", "--bitz", "4"], "unrecognized arguments: --bitz 4; did you mean --bits?"),
+        (["search", "bits", "a.ckpt", "--objectiv3", "x"], "did you mean --objective?"),
+        (["verify", "a.ckpt", "--modes", "4"], "unrecognized arguments: --modes 4"),
     ],
 )
-def test_errors_are_one_line(
-    error: BaseException, code: int, said: str,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_wrong_words_end_with_usage_and_the_nearest_right_one(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "usage: quantizable" in error
+    assert said in error
+
+
+@pytest.fixture
+def files(calibrated: Callable[..., Path], tmp_path: Path) -> Path:
+    """A folder with a checkpoint of modes 2, w4a8 and 32, bytes that are none, and a folder of pictures."""
+    checkpoint = calibrated("patch_cnn", [2, "w4a8", 32], Fake(size=16, image_size=8, batch_size=8), width=4)
+    (tmp_path / "run").mkdir()
+    checkpoint.rename(tmp_path / "run" / "best.ckpt")
+    (tmp_path / "notes.ckpt").write_text("no checkpoint")
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.png").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("evaluate run/bset.ckpt", "there is no checkpoint run/bset.ckpt; did you mean run/best.ckpt?"),
+        ("evaluate rnu/best.ckpt", "there is no checkpoint rnu/best.ckpt; did you mean run/best.ckpt?"),
+        ("evaluate missing.ckpt", "there is no checkpoint missing.ckpt; training writes checkpoints/<run>/"),
+        ("evaluate run", "run is a folder; did you mean run/best.ckpt?"),
+        ("evaluate notes.ckpt", "notes.ckpt is truncated or no checkpoint"),
+        ("evaluate run/best.ckpt --bits 2,4", "run/best.ckpt has no mode 4; it has 2, w4a8, 32"),
+        ("evaluate run/best.ckpt --bits 99", "99 is out of range"),
+        ("evaluate run/best.ckpt --bits ,", "--bits names no mode"),
+        ("evaluate run/best.ckpt --bits found.yaml", "there is no assignment file found.yaml"),
+        ("evaluate run/best.ckpt --norm-batches -1", "--norm-batches is -1"),
+        ("evaluate run/best.ckpt data=cifar", "data set 'cifar' is unknown; choose from digits, "),
+        ("evaluate run/best.ckpt data=cifar", "did you mean 'cifar10'?"),
+        ("evaluate run/best.ckpt data=folder data.root=nowhere", "there is no folder nowhere"),
+        ("evaluate run/best.ckpt data=folder data.root=flat", "flat holds files and no folders"),
+        ("evaluate run/best.ckpt --bits 2 data=samson data.file=x.mat", "there is no scene x.mat"),
+        ("cost run/best.ckpt --engine opnvino", "engine 'opnvino' is unknown; choose from onnxruntime, "),
+        ("cost run/best.ckpt --engine opnvino", "did you mean 'openvino'?"),
+        ("cost run/best.ckpt --layer-latency x.json", "give --engine openvino or onnxruntime"),
+        (
+            "export run/best.ckpt --format onxx",
+            "format 'onxx' is unknown; choose from qz, onnx, openvino; did",
+        ),
+        ("export run/best.ckpt --bits 4", "has no mode 4; it has 2, w4a8, 32"),
+        ("assess run/best.ckpt --bits 4,32", "has no mode 4"),
+        ("verify run/best.ckpt --bits 4,32", "has no mode 4"),
+        ("verify nothing.npz", "there is no file nothing.npz"),
+        ("verify --check nothing.json", "there is no file nothing.json"),
+        (
+            "search bits run/best.ckpt --cost bop",
+            "cost 'bop' is unknown; choose from bops, bytes, latency; did",
+        ),
+        ("search bits run/best.ckpt --methods luck,greedy", "method 'luck' is unknown; choose from uniform"),
+        ("search certify run/best.ckpt --bits 4", "has no mode 4"),
+        ("search certify run/best.ckpt --images 0", "--images is 0"),
+        (f"predict {SHIPPED} x.png --bits 3", "has no mode 3; it has 2, 4, 8"),
+        (f"predict {SHIPPED} x.png --bits 2,4", "predict runs one mode on one engine"),
+        (f"predict {SHIPPED} x.png --engine tensorrt", "engine 'tensorrt' is unknown"),
+        (f"predict {SHIPPED} x.png --batch 0", "--batch is 0"),
+        (f"evaluate {SHIPPED.with_suffix('.qx')}", f"did you mean {SHIPPED}?"),
+        ("compare nothing", "nothing holds no finished run"),
+        ("dashboard", "give --entity"),
+        ("dashboard --bits 99", "99 is out of range"),
+    ],
+)
+def test_what_needs_no_network_is_refused_before_torch_is_asked(
+    words: str,
+    said: str,
+    files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As everything is imported here already, the modules that import torch are hidden instead."""
+    monkeypatch.chdir(files)
+    for name in ("evaluate", "deploy.command_cost", "deploy.command_export", "deploy.command_predict"):
+        monkeypatch.setitem(sys.modules, f"quantizable.{name}", None)
+    for name in ("assess.assessment", "verify.command", "search.command"):
+        monkeypatch.setitem(sys.modules, f"quantizable.{name}", None)
+    assert cli.main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("quantizable: error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_what_is_right_passes_the_checks(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files)
+    asked = []
+    monkeypatch.setattr("quantizable.measure.evaluate.run", lambda args: asked.append(args) or 0)
+    assert cli.main(["evaluate", "run/best.ckpt", "--bits", "w4a8,2", "data=fake"]) == 0
+    assert cli.main(["evaluate", str(SHIPPED), "--bits", "2"]) == 0
+    assert (asked[0].bits, asked[0].data, asked[1].bits) == ("w4a8,2", ["data=fake"], "2")
+
+
+def raises(error: BaseException) -> Callable[[object], int]:
     def fail(args: object) -> int:
         raise error
 
-    monkeypatch.setattr("quantizable.measure.evaluate.run", fail)
-    assert cli.main(["evaluate", "some.ckpt"]) == code
-    assert capsys.readouterr().err == said
+    return fail
 
 
-def test_what_is_our_fault_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(args: object) -> int:
-        raise KeyError("a bug")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError("no file"), "quantizable: error: no file\n"),  # whoever says it
+        (OSError("disk\nfull"), "quantizable: error: disk full\n"),
+        (ModuleNotFoundError("No module named 'wandb'", name="wandb"), "quantizable: error: No module named"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    error: BaseException, said: str, files: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("quantizable.measure.evaluate.run", raises(error))
+    words = ["evaluate", str(files / "run" / "best.ckpt")]
+    assert cli.main(words) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(said)
+    assert printed.count("\n") == 1
+    with pytest.raises(type(error)):
+        cli.main([*words, "--debug"])
 
-    monkeypatch.setattr("quantizable.measure.evaluate.run", fail)
-    with pytest.raises(KeyError):
-        cli.main(["evaluate", "some.ckpt"])
+
+@pytest.mark.parametrize("error", [KeyError("a bug"), ValueError("a bug"), RuntimeError("of torch's")])
+def test_what_is_our_fault_is_not_hidden(
+    error: BaseException, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantizable.measure.evaluate.run", raises(error))
+    with pytest.raises(type(error)):
+        cli.main(["evaluate", str(files / "run" / "best.ckpt")])
+
+
+def test_stopped_by_hand(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("quantizable.measure.evaluate.run", raises(KeyboardInterrupt()))
+    assert cli.main(["evaluate", str(files / "run" / "best.ckpt")]) == 130
+    assert capsys.readouterr().err == "quantizable: stopped\n"
+
+
+def test_the_choices_are_those_that_there_are() -> None:
+    assert tuple(SEARCHES) == METHODS
+    assert {name: kind.__name__ for name, kind in DATAMODULES.items()} == DATA
+    assert cli.parser().options("search").count("--images") == 3
+    assert BitMode.parse("w4a8").name == "w4a8"
+
+
+SCRIPT = """
+import contextlib, io, sys
+from quantizable.cli import main
+
+def quick(*words):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        main(words)
+    text = said.getvalue()
+    heavy = {"torch", "timm", "numpy", "matplotlib", "wandb", "pytorch_lightning"} & sys.modules.keys()
+    assert not heavy, (words, heavy)
+    return text
+
+import quantizable
+assert "quantize" in dir(quantizable) and "BitMode" in quantizable.__all__
+assert "usage: quantizable" in quick("--help")
+assert "0.1.0" in quick("--version")
+for command in "evaluate compare assess verify search export predict cost dashboard".split():
+    assert "usage: quantizable " + command in quick(command, "--help")
+assert "did you mean" in quick("evalute")
+assert "there is no checkpoint" in quick("evaluate", "missing.ckpt")
+assert "has no mode 3; it has 2, 4, 8" in quick("export", SHIPPED, "--bits", "3")
+assert "bits.modes=[2,4]" in quick("train", "bits=[2,4]")
+assert "there is no folder nowhere" in quick("train", "data=folder", "data.root=nowhere")
+assert "there is no checkpoint x.ckpt" in quick("train", "start=x.ckpt")
+assert "there is no checkpoint checkpoints/digits_resnet20/last.ckpt" in quick("train", "resume=last")
+assert "no file of weights at x.th" in quick("train", "model.weights=x.th")
+"""
+
+
+def test_what_needs_no_torch_does_not_import_it(tmp_path: Path) -> None:
+    script = f"SHIPPED = {str(SHIPPED)!r}\n{SCRIPT}"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(SHIPPED.parents[1]), "PATH": "", "HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m_quantizable() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "quantizable", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=SHIPPED.parents[1],
+    )
+    assert done.stdout == f"{quantizable.__version__}\n"

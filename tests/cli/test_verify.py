@@ -1,6 +1,5 @@
 """The command, its certificates and its report, run as a user would."""
 
-import argparse
 import json
 
 import numpy as np
@@ -8,18 +7,15 @@ import pytest
 import torch
 from rich.console import Console
 
+from quantizable.cli import main
 from quantizable.verify import Box, decide
 from quantizable.verify.certificate import Certificate
-from quantizable.verify.command import add_parser
 from quantizable.verify.outcomes import as_image, print_table
 from tests.verify.conftest import random_pair
 
 
 def run(*words):
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    args = parser.parse_args(["verify", *map(str, words)])
-    return args.run(args)
+    return main(["verify", *map(str, words)])
 
 
 def write_benchmark(folder):
@@ -51,7 +47,7 @@ def refuted(tmp_path_factory):
 
 def test_proved_certified_and_confirmed(files, capsys):
     common = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 2, "--output", files / "out"]
-    assert run(*common, "--modes", "32", "8", "--eps", 5) == 0
+    assert run(*common, "--bits", "32,8", "--eps", 5) == 0
     assert "2 proved" in capsys.readouterr().out
     path = files / "out" / "certificate-0.json"
     certificate = Certificate.load(path)
@@ -109,7 +105,7 @@ def test_a_tampered_certificate_is_not_confirmed(refuted, tmp_path, capsys, chan
 
 
 def test_a_counterexample_that_refutes_nothing_is_not_confirmed(files, capsys):
-    words = [files / "net.npz", "--inputs", files / "x.npy", "--robust", "--modes", "8", "--radius", 80]
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--robust", "--bits", "8", "--radius", 80]
     run(*words, "--bounds-only", "--output", files)
     path = files / "certificate-0.json"
     assert run("--check", path) == 0
@@ -121,7 +117,7 @@ def test_a_counterexample_that_refutes_nothing_is_not_confirmed(files, capsys):
 
 
 def test_refuted_with_picture(files):
-    words = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 2, "--modes", "32", "4"]
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 2, "--bits", "32,4"]
     assert run(*words, "--eps", 1e-4, "--output", files / "out") == 1
     rows = json.loads((files / "out" / "verdicts.json").read_text())
     assert rows[0]["status"] == "refuted"
@@ -130,7 +126,7 @@ def test_refuted_with_picture(files):
 
 
 def test_robustness(files, capsys):
-    words = [files / "net.npz", "--inputs", files / "x.npy", "--robust", "--modes", "8"]
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--robust", "--bits", "8"]
     status = run(*words, "--radius", 0, "--output", files / "out")
     assert status == 0  # a single input keeps its own class
     assert run("--check", files / "out" / "certificate-0.json") == 0
@@ -141,8 +137,8 @@ def test_robustness(files, capsys):
     [
         (["--radius", 1], "eps None is not allowed"),
         (["--radius", 1, "--eps", 0], "eps 0.0 is not allowed"),
-        (["--radius", 1, "--eps", 1, "--modes", "32"], "give two modes"),
-        (["--radius", 1, "--eps", 1, "--modes", "32", "99"], "allowed are 2 to 16"),
+        (["--radius", 1, "--eps", 1, "--bits", "32"], "give two modes"),
+        (["--radius", 1, "--eps", 1, "--bits", "32,99"], "allowed are 2 to 16"),
         (["--radius", -1, "--eps", 1], "radius -1.0 is not allowed"),
         (["--eps", 1], "radius is missing"),
         (["--radius", 1, "--eps", "inf"], "eps inf is not allowed"),
@@ -167,8 +163,10 @@ def test_inputs_of_another_shape_and_a_broken_network_file(files, capsys):
     assert "text.npz is no .npz of numbers" in capsys.readouterr().err
 
 
-def test_missing_files(tmp_path, capsys):
+def test_missing_files(files, tmp_path, capsys):
     assert run(tmp_path / "no.npz", "--inputs", tmp_path / "x.npy", "--radius", 1, "--eps", 1) == 2
+    assert "there is no file" in capsys.readouterr().err
+    assert run(files / "net.npz", "--inputs", tmp_path / "y.npy", "--radius", 1, "--eps", 1) == 2
     assert "no input file" in capsys.readouterr().err
     assert run("--check", tmp_path / "no.json") == 2
     (tmp_path / "bad.json").write_text("{}")

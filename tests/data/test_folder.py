@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from quantizable.data import Folder, ImageNet
+from quantizable.data.layout import check_there
 from tests.data.conftest import write_images
 from tests.data.test_modules import contract
 
@@ -127,3 +128,42 @@ def test_bad_options(tmp_path):
         folder(tmp_path, augment="cutout")
     with pytest.raises(ValueError, match="in_chans=2"):
         folder(tmp_path, in_chans=2)
+
+
+def test_what_is_there_instead_of_class_folders_is_said(tmp_path, image_root):
+    def said(root):
+        with pytest.raises(
+            FileNotFoundError, match=r"set data\.root to the folder where they lie"
+        ) as refused:
+            folder(root).prepare_data()
+        with pytest.raises(FileNotFoundError) as at_once:
+            check_there("Folder", {"root": str(root)})
+        assert str(at_once.value) == str(refused.value)  # what is said before torch is imported
+        return str(refused.value)
+
+    assert f"there is no folder {tmp_path / 'nowhere'}" in said(tmp_path / "nowhere")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    assert f"no {flat}/train/CLASS/ folders" in said(flat)
+    (flat / "1.png").touch()
+    assert f"{flat} holds files and no folders. Put the images of each class in a folder" in said(flat)
+    (flat / "train").mkdir()
+    (flat / "train" / "1.png").touch()
+    assert f"{flat / 'train'} holds files and no folders" in said(flat)
+    classes = image_root / "train"  # one folder too deep
+    assert f"{classes} has no train/. If cat, dog are classes, move them into {classes}/train/" in said(
+        classes
+    )
+
+
+def test_a_look_at_folders_refuses_what_reading_would(tmp_path, image_root):
+    check_there("Folder", {"root": image_root})
+    check_there("Folder", {})  # the default may be made later
+    check_there("CIFAR10", {"root": tmp_path / "nowhere"})  # downloaded there
+    with pytest.raises(FileNotFoundError, match="ILSVRC2012_img_train"):
+        check_there("ImageNet", {"root": tmp_path / "nowhere"})
+    with pytest.raises(FileNotFoundError, match=r"no scene .*x\.mat"):
+        check_there("Scene", {"file": tmp_path / "x.mat"})
+    shutil.rmtree(image_root / "val")
+    with pytest.raises(FileNotFoundError, match="neither val/ nor test/"):
+        check_there("Folder", {"root": image_root})

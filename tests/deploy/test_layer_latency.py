@@ -62,7 +62,8 @@ def test_the_command_measures_milliseconds(
     monkeypatch.setattr("quantizable.deploy.command_cost.load", lambda path: network)
     monkeypatch.setattr("quantizable.deploy.command_cost.measure", lambda *_: {})  # of the whole network
     monkeypatch.setattr("quantizable.measure.latency.PAUSE", 0.0)
-    words = ["cost", str(tmp_path / "model.ckpt"), "--engines", "onnxruntime", "--threads", "1"]
+    torch.save({}, tmp_path / "model.ckpt")  # a file is looked for before anything is loaded
+    words = ["cost", str(tmp_path / "model.ckpt"), "--engine", "onnxruntime", "--threads", "1"]
     assert main([*words, "--layer-latency", str(tmp_path / "latency.json")]) == 0
     table = json.loads((tmp_path / "latency.json").read_text())
     assert all(0 < ms < 1000 for row in table.values() for ms in row.values())

@@ -162,7 +162,7 @@ def test_verify_bounds_an_assignment_against_a_mode_and_checks_its_certificate(
     checkpoint: Path, mixed: str, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "x.npy", torch.randn(1, 3, 8, 8, generator=torch.manual_seed(0)).numpy())
-    words = ["verify", str(checkpoint), *DATA, "--modes", "8", mixed, "--inputs", str(tmp_path / "x.npy")]
+    words = ["verify", str(checkpoint), *DATA, "--bits", f"8,{mixed}", "--inputs", str(tmp_path / "x.npy")]
     asked = ["--radius", "0", "--eps", "100", "--bounds-only", "--output", str(tmp_path / "out")]
     assert main([*words, *asked]) == 0
     certificate = tmp_path / "out" / "certificate-0.json"
@@ -189,7 +189,7 @@ def test_certify_takes_an_assignment_beside_modes(checkpoint: Path, mixed: str, 
         ["export", "CHECKPOINT", "--format", "onnx", "--bits", "FILE"],
         ["assess", "CHECKPOINT", "--bits", "8,FILE"],
         ["search", "certify", "CHECKPOINT", "--bits", "FILE"],
-        ["verify", "CHECKPOINT", "--inputs", "x.npy", "--radius", "1", "--eps", "1", "--modes", "8", "FILE"],
+        ["verify", "CHECKPOINT", "--inputs", "x.npy", "--radius", "1", "--eps", "1", "--bits", "8,FILE"],
     ],
 )
 def test_an_assignment_of_another_network_is_one_clear_error(

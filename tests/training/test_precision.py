@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantizable.training.precision import fastest_execution
+from quantizable.training.precision import check_accelerator, fastest_execution
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,18 @@ def test_prepare_changes_the_layout_and_no_values():
     fastest_execution("cpu").prepare(conv)
     assert conv.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(conv.weight, before, rtol=0, atol=0)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for accelerator in ("auto", "cpu", "tpu"):
+        check_accelerator(accelerator)
+    for accelerator in ("gpu", "cuda"):
+        with pytest.raises(ValueError, match=f"trainer.accelerator={accelerator}: torch finds no GPU here"):
+            check_accelerator(accelerator)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)  # Apple's is Lightning's "gpu"
+    check_accelerator("gpu")
+    assert "GPU has no bf16" not in fastest_execution("gpu").reason
+    with pytest.raises(ValueError, match="no GPU here"):
+        check_accelerator("cuda")

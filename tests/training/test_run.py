@@ -24,7 +24,8 @@ from quantizable.data import ImageDataModule
 from quantizable.measure.evaluate import evaluate
 from quantizable.report.files import finite
 from quantizable.training.run import make_module, train
-from quantizable.training.run_folder import AtomicCheckpointIO, free, latest
+from quantizable.training.run_folder import AtomicCheckpointIO, free
+from quantizable.training.run_names import latest
 from tests.tiny import CONF, config, same
 
 ROOT = CONF.parent

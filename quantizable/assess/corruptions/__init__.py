@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from quantizable.assess.corruptions import blur, digital, grey, noise, weather
 from quantizable.data.order import generator as seeded_generator
+from quantizable.interface.errors import unknown
 
 Corruption = Callable[[Tensor, int, Generator], Tensor]
 
@@ -63,7 +64,7 @@ def corrupt(pixels: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
         ValueError: unknown name, or a severity out of range.
     """
     if name not in CORRUPTIONS:
-        raise ValueError(f"corruption {name!r} is unknown; choose from {', '.join(CORRUPTIONS)}")
+        raise ValueError(unknown("corruption", name, CORRUPTIONS))
     if severity not in SEVERITIES:
         raise ValueError(f"severity {severity} is out of range; choose from 1 to 5")
     source = seeded_generator(seed, crc32(name.encode()), severity)

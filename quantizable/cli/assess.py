@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+
+from quantizable.cli.arguments import add_bits, add_checkpoint, add_data, add_output, check_network
 
 EXAMPLES = """examples:
   quantizable assess best.ckpt data=cifar10 data.root=DATA --images 1000 --output report
@@ -21,16 +23,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", type=Path, help="for example checkpoints/<run>/best.ckpt")
-    parser.add_argument(
-        "data", nargs="*", metavar="data=NAME data.KEY=VALUE", help="default: the data it was trained on"
-    )
+    add_checkpoint(parser)
+    add_data(parser)
+    add_bits(parser, default="all modes; the highest is the reference")
     add = parser.add_argument
-    add(
-        "--bits",
-        help="modes and assignment files (.yaml), separated by commas; the highest mode is the reference; "
-        "default: all modes",
-    )
     add("--images", type=int, help="test images, chosen at random (default: all)")
     add("--corruptions", default="all", help="names separated by commas, all (default) or none")
     add("--severities", default="1,2,3,4,5", help="of the corruptions (default: 1,2,3,4,5)")
@@ -48,23 +44,21 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--psnr", type=float, default=20.0, help="limit of relations in dB (default: 20)")
     add("--repair", type=int, default=0, metavar="STEPS", help="fine-tune each low mode so long")
     add("--seed", type=int, default=0, help="of everything random (default: 0)")
-    add("--output", type=Path, default=Path("assessment"), help="folder (default: assessment)")
+    add_output(parser, "for the report; default: assessment", Path("assessment"))
     add("--logger", choices=("none", "wandb"), default="none", help="also log the tables")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Assess, print and write; 130 after Ctrl-C, with what was found until then written all the same.
+    """Check what needs no network, then assess.
 
     Raises:
         ImportError: a library of the extra ``assess`` is missing; said before any work.
     """
     for library in ("skimage", "pymoo", "cma"):
-        try:
-            import_module(library)
-        except ImportError as error:
-            raise ImportError(f"{error}; pip install 'quantizable[assess]'") from error
-    # imported here: the other commands work without these libraries
-    from quantizable.assess import assessment
+        if find_spec(library) is None:
+            raise ImportError(f"assess needs {library}: pip install 'quantizable[assess]'")
+    check_network(args.checkpoint, args.bits, args.data)
+    from quantizable.assess.assessment import run
 
-    return assessment.run(args)
+    return run(args)

@@ -1,0 +1,142 @@
+"""The arguments that mean the same in every command, and their checks."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Container, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from quantizable.bits import BitMode, parse_modes
+from quantizable.data.layout import check_there
+from quantizable.interface.choices import DATA, ENGINES
+from quantizable.interface.errors import unknown
+from quantizable.storage.network_file import check_checkpoint, check_file, read_about
+
+ASSIGNMENTS = (".yaml", ".yml")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, which also says the nearest right word."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action.choices, Iterable | Container) and value not in action.choices:
+            what = action.option_strings[0] if action.option_strings else str(action.metavar).lower()
+            raise argparse.ArgumentError(None, unknown(what, value, action.choices))
+
+    def options(self, command: str) -> list[str]:
+        """The options of a command, those of its parts too."""
+        found: list[str] = []
+        waiting: list[Any] = []
+        if self._subparsers:
+            commands: Any = self._subparsers._group_actions[0].choices
+            waiting = [commands[command]]
+        while waiting:
+            for action in waiting.pop()._actions:
+                found += action.option_strings
+                if isinstance(action, argparse._SubParsersAction):
+                    waiting += action.choices.values()
+        return found
+
+
+def add_checkpoint(parser: argparse.ArgumentParser, integers: bool = False) -> None:
+    """``CHECKPOINT``; with ``integers`` it may be a ``.qz`` file, too."""
+    text = "a checkpoint of training, or a .qz file" if integers else "a checkpoint of training"
+    parser.add_argument("checkpoint", type=Path, help=f"{text}, as checkpoints/<run>/best.ckpt")
+
+
+def add_data(parser: argparse.ArgumentParser, what: str = "") -> None:
+    """``data=NAME data.KEY=VALUE``, as for train; by default the data of training."""
+    text = f"{what}default: the data it was trained on"
+    parser.add_argument("data", nargs="*", metavar="data=NAME data.KEY=VALUE", help=text)
+
+
+def add_bits(
+    parser: argparse.ArgumentParser, default: str, files: bool = True, value: str | None = None
+) -> None:
+    """``--bits 2,4,found.yaml``: modes and, with ``files``, assignment files, separated by commas."""
+    what = "modes and assignment files (.yaml)" if files else "modes"
+    text = f"{what}, separated by commas; default: {default}"
+    parser.add_argument("--bits", default=value, metavar="BITS", help=text)
+
+
+def add_engine(parser: argparse.ArgumentParser, default: str, text: str) -> None:
+    """``--engine onnxruntime,openvino``: what runs the integers."""
+    text = f"{text}: {', '.join(ENGINES)}; default: {default or 'none'}"
+    parser.add_argument("--engine", default=default, metavar="ENGINE", help=text)
+
+
+def add_output(parser: argparse.ArgumentParser, text: str, default: Path | None = None) -> None:
+    """``--output FOLDER``: where files are written."""
+    parser.add_argument("--output", type=Path, metavar="FOLDER", default=default, help=f"folder {text}")
+
+
+def listed(text: str) -> list[str]:
+    """The words of a list that commas separate."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def check_listed(what: str, text: str, known: Sequence[str]) -> None:
+    """``ValueError`` if a word of the list is not among the known ones."""
+    for word in listed(text):
+        if word not in known:
+            raise ValueError(unknown(what, word, known))
+
+
+def check_network(
+    path: Path, bits: str | None = None, data: Sequence[str] = (), integers: bool = False
+) -> None:
+    """Refuse at once, before torch is imported, what a network's file cannot be asked for.
+
+    Args:
+        path: a checkpoint, or with ``integers`` also a ``.qz`` file.
+        bits: of ``--bits``.
+        data: words ``data=NAME data.KEY=VALUE``.
+
+    Raises:
+        FileNotFoundError: no such checkpoint, assignment file, or folder of images.
+        ValueError: no checkpoint, a mode that it lacks, an unknown data set.
+    """
+    if integers and path.suffix == ".qz":
+        check_file(path)
+    else:
+        check_checkpoint(path)
+    about = read_about(path) or {}
+    check_bits(bits, path, about.get("modes"))
+    check_data(data, about.get("data") or {})
+
+
+def check_bits(text: str | None, path: Path, held: Sequence[str] | None) -> None:
+    """``FileNotFoundError`` or ``ValueError`` for a mode or an assignment file that is not there.
+
+    Args:
+        text: of ``--bits``; None is always right.
+        path: the network's file, for the message.
+        held: names of its modes; None if they are not known.
+    """
+    words = listed(text or "")
+    if text is not None and not words:
+        raise ValueError("--bits names no mode; give some, as --bits 2,4")
+    for word in words:
+        if word.endswith(ASSIGNMENTS) and not Path(word).is_file():
+            raise FileNotFoundError(f"there is no assignment file {word}; search bits writes them")
+    modes = [word for word in words if not word.endswith(ASSIGNMENTS)]
+    for mode in parse_modes(modes) if modes else []:
+        if held is not None and mode not in map(BitMode.parse, held):
+            raise ValueError(f"{path} has no mode {mode.name}; it has {', '.join(held)}")
+
+
+def check_data(words: Sequence[str], trained: dict[str, Any]) -> None:
+    """``ValueError`` or ``FileNotFoundError`` for data that are unknown, or not where they are said to be.
+
+    Args:
+        words: ``data=NAME data.KEY=VALUE``; what is wrong with their form is said later.
+        trained: ``{"data": NAME}`` of training.
+    """
+    pairs = [word.partition("=")[::2] for word in words]
+    name = next((value for key, value in pairs if key == "data"), trained.get("data"))
+    if any(key == "data" for key, _ in pairs) and name not in DATA:
+        raise ValueError(unknown("data set", name, DATA))
+    if name in DATA:
+        given = {key.removeprefix("data."): value for key, value in pairs if key.startswith("data.")}
+        check_there(DATA[name], given)

@@ -1,0 +1,51 @@
+"""``quantizable cost CHECKPOINT``: what each mode costs, by layer, and its latency on each engine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from quantizable.cli.arguments import (
+    add_bits,
+    add_checkpoint,
+    add_engine,
+    add_output,
+    check_listed,
+    check_network,
+    listed,
+)
+from quantizable.interface.choices import ENGINES
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "cost", help="MACs, bit operations, bytes, memory and latency of each mode"
+    )
+    add_checkpoint(parser, integers=True)
+    add_bits(parser, default="all", files=False)
+    add_engine(parser, default="", text="also measure latency on these, separated by commas")
+    parser.add_argument("--threads", type=int, default=2, help="of one inference (default: 2)")
+    parser.add_argument(
+        "--layer-latency",
+        type=Path,
+        metavar="FILE",
+        help="also time each layer in each mode on the one engine given: JSON for search bits --cost latency",
+    )
+    parser.add_argument("--layers", action="store_true", help="print a row per layer, too")
+    parser.add_argument(
+        "--results", type=Path, help="results.json with accuracies; default: beside the checkpoint"
+    )
+    add_output(parser, "for cost.csv, layers.csv and cost.png; default: nothing is written")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check what needs no network, then count and measure."""
+    check_listed("engine", args.engine, ENGINES)
+    if args.layer_latency and len(listed(args.engine)) != 1:
+        raise ValueError("--layer-latency times layers on one engine; give --engine openvino or onnxruntime")
+    check_network(args.checkpoint, args.bits, integers=True)
+    from quantizable.deploy.command_cost import run
+
+    return run(args)

@@ -1,0 +1,47 @@
+"""``quantizable predict MODEL IMAGE... --bits 4``: the five likeliest classes of each image."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from quantizable.cli.arguments import add_engine, check_bits, check_listed
+from quantizable.interface.choices import ENGINES
+from quantizable.storage.network_file import check_file, read_about
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser("predict", help="classify images with an exported file")
+    parser.add_argument("model", type=Path, help="a .qz, .onnx or OpenVINO's .xml file")
+    parser.add_argument(
+        "images", nargs="+", help="image files, folders, globs, or - for a list on standard input"
+    )
+    parser.add_argument("--bits", help="one mode; default: the highest of the file")
+    parser.add_argument(
+        "--guard",
+        type=Path,
+        help="guard.json of quantizable assess: answer in its low mode, and in its high mode where unsure",
+    )
+    add_engine(parser, default="onnxruntime", text="one of")
+    parser.add_argument("--threads", type=int, help="default: as many as cores")
+    parser.add_argument("--batch", type=int, default=16, help="images per inference (default: 16)")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per image")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check what needs no network, then predict."""
+    if args.guard and args.bits:
+        raise ValueError("--guard names its two modes itself; leave --bits out")
+    if args.batch < 1:
+        raise ValueError(f"--batch is {args.batch}; give at least 1")
+    if "," in args.engine or (args.bits and "," in args.bits):
+        raise ValueError("predict runs one mode on one engine, as --bits 4 --engine openvino")
+    check_listed("engine", args.engine, ENGINES)
+    check_file(args.model)
+    about = read_about(args.model) if args.model.suffix == ".qz" else None
+    check_bits(args.bits, args.model, about["modes"] if about else None)
+    from quantizable.deploy.command_predict import run
+
+    return run(args)

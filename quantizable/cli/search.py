@@ -1,0 +1,93 @@
+"""``quantizable search bits|sensitivity|certify CHECKPOINT``: bits per layer, certified robustness."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from quantizable.cli.arguments import (
+    add_bits,
+    add_checkpoint,
+    add_data,
+    add_output,
+    check_listed,
+    check_network,
+)
+from quantizable.interface.choices import COSTS, METHODS, OBJECTIVES
+from quantizable.interface.errors import unknown
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the subcommand and its three parts."""
+    top = subparsers.add_parser("search", help="bits per layer within a budget; certified robustness")
+    parts = top.add_subparsers(metavar="PART", dest="part", required=True)
+    bits = _part(parts, "bits", "search the bits of each layer", images=500)
+    bits.add_argument("--methods", default=",".join(METHODS), help="separated by commas (default: all)")
+    bits.add_argument("--objective", default="accuracy", help=f"one of {', '.join(OBJECTIVES)}")
+    bits.add_argument("--cost", default="bops", help=f"what is limited: one of {', '.join(COSTS)}")
+    bits.add_argument(
+        "--budget",
+        default="4bit",
+        help="uniform bits or a number: 3bit,60000 (default: 4bit)",
+    )
+    bits.add_argument(
+        "--latency-table", type=Path, help="JSON {layer: {mode: milliseconds}}, for --cost latency"
+    )
+    bits.add_argument("--evaluations", type=int, default=100, help="candidates for each method (100)")
+    bits.add_argument("--robust-images", type=int, default=20, help="images to certify, for --objective acr")
+    bits.add_argument("--samples", type=int, default=100, help="noisy images each, for --objective acr")
+    _norms(bits)
+    _smoothing(bits, n=1000)
+    _norms(_part(parts, "sensitivity", "one layer at a time in each mode", images=500))
+    certify = _part(parts, "certify", "certified radii of modes or of an assignment", images=100)
+    add_bits(certify, default="all modes")
+    certify.add_argument("--from", dest="first", help="certify incrementally from this mode")
+    certify.add_argument("--samples", type=int, default=100, help="noisy images per image, with --from")
+    _smoothing(certify, n=100_000)
+
+
+def _part(parts: argparse._SubParsersAction, name: str, text: str, images: int) -> argparse.ArgumentParser:
+    parser = parts.add_parser(name, help=text, description=text)
+    add_checkpoint(parser)
+    add_data(parser)
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=images,
+        help="evenly spread over the set (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of noise and of methods that draw at random")
+    add_output(parser, "for what is found; default: search/ beside the checkpoint")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _smoothing(parser: argparse.ArgumentParser, n: int) -> None:
+    parser.add_argument("--sigma", type=float, default=0.25, help="noise, in pixels of [0, 1] (0.25)")
+    parser.add_argument("--n", type=int, default=n, help="noisy images that bound a radius (%(default)s)")
+    parser.add_argument("--n0", type=int, default=100, help="noisy images per image that pick the class")
+    parser.add_argument("--alpha", type=float, default=0.001, help="failure probability of a certificate")
+
+
+def _norms(parser: argparse.ArgumentParser) -> None:
+    text = "training batches to fit a candidate's norms with; 0: the modes' own norms (default: 2)"
+    parser.add_argument("--norm-batches", type=int, default=2, help=text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check what needs no network, then search or certify."""
+    if args.images < 1:
+        raise ValueError(f"--images is {args.images}; at least 1 is needed")
+    if args.part == "bits":
+        if args.objective not in OBJECTIVES:
+            raise ValueError(unknown("objective", args.objective, OBJECTIVES))
+        check_listed("method", args.methods, METHODS)
+        if args.cost not in COSTS:
+            raise ValueError(unknown("cost", args.cost, COSTS))
+        if args.evaluations < 1:
+            raise ValueError(f"--evaluations is {args.evaluations}; at least 1 is needed")
+    check_network(args.checkpoint, args.bits if args.part == "certify" else None, args.data)
+    from quantizable.search import command
+
+    parts = {"bits": command.run_bits, "sensitivity": command.run_sensitivity, "certify": command.run_certify}
+    return parts[args.part](args)

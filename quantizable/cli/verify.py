@@ -1,0 +1,62 @@
+"""``quantizable verify``: prove or refute that two modes of a network stay close over a box."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from quantizable.cli.arguments import add_bits, add_data, add_output, check_network
+from quantizable.storage.network_file import check_file
+
+EXAMPLES = """examples:
+  quantizable verify checkpoint.ckpt --bits 32,4 --inputs x.npy --radius 0.01 --eps 0.5
+  quantizable verify p1.npz --bits 32,8 --inputs pixels.npy --radius 3 --eps 1 --output report/
+  quantizable verify checkpoint.ckpt --bits 4 --robust --inputs x.npy --radius 0.01
+  quantizable verify checkpoint.ckpt data.root=data --bits 32,found.yaml --inputs x.npy --radius 0.01 --eps 1
+  quantizable verify --check report/certificate-0.json
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "verify",
+        help="prove how far two bit modes can differ around given inputs",
+        description="Prove or refute, for every input of a box around each given one, that two "
+        "modes of a network differ by less than eps in the predicted class's output.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "network",
+        nargs="?",
+        type=Path,
+        help="a checkpoint of this library, or an .npz of a fully connected ReLU network "
+        "(W0, b0, ...) on pixels 0..255, whose modes are fixed point",
+    )
+    add_data(parser, "to fit the norms of an assignment with; ")
+    parser.add_argument("--check", type=Path, metavar="CERTIFICATE", help="recompute and compare")
+    add_bits(parser, default="32,4 (with --robust give one)", value="32,4")
+    parser.add_argument("--inputs", type=Path, help=".npy of inputs (n, *input_shape)")
+    parser.add_argument("--radius", type=float, help="half width of the box, in input units")
+    parser.add_argument("--minimum", type=float, default=None, help="smallest legal input")
+    parser.add_argument("--maximum", type=float, default=None, help="largest legal input")
+    parser.add_argument("--eps", type=float, help="allowed difference of the output, above 0")
+    parser.add_argument("--robust", action="store_true", help="instead: the class of one mode cannot change")
+    parser.add_argument("--bounds-only", action="store_true", help="no MILP")
+    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
+    add_output(parser, "for report and certificates; default: nothing is written")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check what needs no network, then verify. Exit status 0: all proved (or confirmed); 1: not."""
+    if args.check is not None:
+        check_file(args.check)
+    elif args.network is not None and args.network.suffix == ".npz":
+        check_file(args.network)
+    elif args.network is not None:
+        check_network(args.network, args.bits, args.data)
+    from quantizable.verify.command import run
+
+    return run(args)

@@ -1,0 +1,83 @@
+"""Where data lie: what can be refused by looking at folders alone, before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PARTS = ("train", "val", "test")
+IMAGENET = (
+    "Download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from "
+    "https://image-net.org/download-images (free registration) and unpack them so that each "
+    "class is a folder (n01440764, ...). "
+)
+
+
+def class_folders(root: Path, name: str = "The image folder", how: str = "") -> tuple[str, ...]:
+    """The folders of ``root``/train/, sorted: the names of the classes.
+
+    Args:
+        root: holds train/CLASS/ and val/CLASS/.
+        name: of the data, for the message.
+        how: where the images come from, for the message.
+
+    Raises:
+        FileNotFoundError: there are none; the message says what is there instead.
+    """
+    train = root / "train"
+    found = _folders(train)
+    if not found:
+        place = f"{root}/train/CLASS/ and {root}/val/CLASS/"
+        if not root.is_dir():
+            why = f"there is no folder {root}. {how}Put the images in {place}, one folder for each class, or"
+        elif train.is_dir() and any(train.iterdir()):
+            why = f"{train} holds files and no folders. Put the images of each class in a folder, {place}, or"
+        elif classes := [folder for folder in _folders(root) if folder not in PARTS]:
+            why = (
+                f"{root} has no train/. If {', '.join(classes[:3])} are classes, move them into {train}/ and "
+                f"images to test on into {root}/val/CLASS/, or"
+            )
+        elif any(entry.is_file() for entry in root.iterdir()):
+            why = f"{root} holds files and no folders. Put the images of each class in a folder, {place}, or"
+        else:
+            why = f"no {train}/CLASS/ folders. {how}Put the images in {place}, one folder for each class, or"
+        raise FileNotFoundError(f"{name} is missing: {why} set data.root to the folder where they lie.")
+    return tuple(found)
+
+
+def check_tested(root: Path) -> None:
+    """``FileNotFoundError`` if ``root`` has neither val/ nor test/."""
+    if not any((root / part).is_dir() for part in ("val", "test")):
+        raise FileNotFoundError(
+            f"{root} has neither val/ nor test/: put images to test on, which are not "
+            f"in {root}/train, into {root}/val/CLASS/"
+        )
+
+
+def check_there(kind: str, options: Mapping[str, Any]) -> None:
+    """Refuse data that are not where their settings say, as far as a look at folders tells.
+
+    Args:
+        kind: name of the class in ``quantizable.data``.
+        options: its settings; only those given are looked at.
+
+    Raises:
+        FileNotFoundError: no such folder or file, or no folders of classes in it.
+    """
+    if kind in ("Folder", "ImageNet") and options.get("root") is not None:
+        root = Path(options["root"])
+        class_folders(root, *(("ImageNet", IMAGENET) if kind == "ImageNet" else ()))
+        check_tested(root)
+    if kind == "Scene" and options.get("file") is not None:
+        check_scene(Path(options["file"]))
+
+
+def check_scene(file: Path) -> None:
+    """``FileNotFoundError`` if there is no such file."""
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no scene {file}; set data.file to a MATLAB file")
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []

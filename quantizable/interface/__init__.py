@@ -1,0 +1,1 @@
+"""What a user meets: errors in one line, the words that options take, names imported when asked for."""

@@ -1,0 +1,103 @@
+"""What the file of a trained network says of itself, read without torch: a typo is answered at once."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from quantizable.interface.errors import nearest
+
+LONGEST = 100 << 20  # bytes of a .qz file's header; safetensors' own limit
+
+
+def check_file(path: Path) -> None:
+    """``FileNotFoundError`` if there is no such file; it names one that may have been meant."""
+    if path.is_file():
+        return
+    if path.is_dir():
+        best = path / "best.ckpt"
+        hint = f"did you mean {best}?" if best.is_file() else "give a file in it"
+        raise FileNotFoundError(f"{path} is a folder; {hint}")
+    close, trained = _nearest_path(path), path.suffix in (".ckpt", "")
+    hint = "; training writes checkpoints/<run>/best.ckpt" if trained else ""
+    hint = f"; did you mean {close}?" if close else hint
+    raise FileNotFoundError(f"there is no {'checkpoint' if trained else 'file'} {path}{hint}")
+
+
+def check_checkpoint(path: Path) -> None:
+    """Refuse what is no checkpoint of training by its first bytes, before anything long begins.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a ``.qz`` file, or bytes that ``torch.save`` did not write.
+    """
+    check_file(path)
+    if path.suffix == ".qz":
+        raise ValueError(
+            f"{path} holds integers, for evaluate, export, cost and predict; give the run's checkpoint"
+        )
+    with path.open("rb") as file:
+        pickled = file.read(1) == pickle.PROTO
+    if not pickled and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is truncated or no checkpoint")
+
+
+def read_about(path: Path) -> dict[str, Any] | None:
+    """The modes (``"modes"``), by name, and the data (``"data"``) of a ``.qz`` file or a checkpoint.
+
+    None where they cannot be read this way; what loads the file says why. No code of the file is run.
+    """
+    try:
+        about = _of_qz(path) if path.suffix == ".qz" else _of_checkpoint(path)
+        return {"modes": [str(mode) for mode in about["modes"]], "data": about.get("data") or about["info"]}
+    except Exception:  # damaged bytes fail in any way
+        return None
+
+
+def _of_qz(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(min(length, LONGEST)))
+    return json.loads(header["__metadata__"]["quantizable"])
+
+
+def _of_checkpoint(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        return _Plain(io.BytesIO(archive.read(name))).load()["quantizable"]
+
+
+class _Nothing:
+    """Stands for a tensor, and for everything else that is no plain value."""
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Plain(pickle.Unpickler):
+    """Reads plain values; whatever class or function the file names, it gets :class:`_Nothing`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return OrderedDict if (module, name) == ("collections", "OrderedDict") else _Nothing
+
+    def persistent_load(self, pid: object) -> Any:
+        return _Nothing()
+
+
+def _nearest_path(path: Path) -> Path | None:
+    """An existing file whose name, or whose folder's name, is much like the one asked for."""
+    if path.parent.is_dir():
+        close = nearest(path.name, [entry.name for entry in path.parent.iterdir() if entry.is_file()])
+        return path.parent / close if close else None
+    above = path.parent.parent
+    runs = [run.name for run in above.iterdir() if (run / path.name).is_file()] if above.is_dir() else []
+    close = nearest(path.parent.name, runs)
+    return above / close / path.name if close else None

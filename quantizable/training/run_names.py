@@ -1,0 +1,28 @@
+"""What the folder of a run is called, and which run ``resume=`` means."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+
+def named_folder(cfg: dict[str, Any]) -> Path:
+    """``output``/``run``, by default ``output``/DATA_MODEL; of repetitions the first."""
+    data = str(cfg["data"]["_target_"]).rpartition(".")[2].lower()
+    name = cfg["run"] or f"{data}_{cfg['model']['name'].replace(':', '_').replace('/', '_')}"
+    return Path(cfg["output"]) / name
+
+
+def resumed(cfg: dict[str, Any]) -> Path | None:
+    """The checkpoint that ``resume`` names; of ``"last"`` that of the run's latest repetition."""
+    if cfg["resume"] == "last":
+        return latest(named_folder(cfg)) / "last.ckpt"
+    return None if cfg["resume"] is None else Path(cfg["resume"])
+
+
+def latest(folder: Path) -> Path:
+    """Of folder, folder-2, folder-3, ... the one whose ``last.ckpt`` is the newest."""
+    number = re.compile(re.escape(folder.name) + r"(-\d+)?")
+    saved = [p for p in folder.parent.glob("*/last.ckpt") if number.fullmatch(p.parent.name)]
+    return max(saved, key=lambda path: path.stat().st_mtime).parent if saved else folder
