@@ -18,6 +18,8 @@ from quantizable.deploy.norm_folding import fold_norms
 from quantizable.deploy.real_zero_point import RemainderShare, share_remainder
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention, QuantLayer
+from quantizable.nn.layer_calls import layer_calls
+from quantizable.nn.module_names import replace_module
 from quantizable.storage.integers import integer_input, integer_weight, is_quantized
 
 
@@ -30,6 +32,8 @@ class Lowered:
         inputs: the nodes of the quantized inputs, by layer name.
         weights: the nodes of the quantized weights, by layer name.
         folded: names of the norms that went into the layer before them.
+        kept: the other batch norms by name, and why each stays one.
+        unused: names of the modules that evaluation never calls, as the heads of training alone.
         shares: by layer name, what a real zero point of its input adds to its output.
     """
 
@@ -37,6 +41,8 @@ class Lowered:
     inputs: dict[str, InputNode] = field(default_factory=dict)
     weights: dict[str, WeightNode] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+    unused: set[str] = field(default_factory=set)
     shares: dict[str, RemainderShare] = field(default_factory=dict)
 
 
@@ -55,17 +61,24 @@ def lower(
         ValueError: the network lacks the mode, or its activations were never calibrated.
     """
     with network.at_bits(bits):
-        check_calibrated(network.model)
         lowered = Lowered(copy.deepcopy(network.model).cpu().eval().requires_grad_(False))
     model = lowered.model
-    for name, module in list(model.named_modules()):
+    modules = dict(model.named_modules())
+    lowered.unused = {name for name, calls in layer_calls(model, modules, example).items() if not calls}
+    check_calibrated(model, lowered.unused)
+    for name, module in modules.items():
         if isinstance(module, PerModeNorm):
-            model.set_submodule(name, module.active)
+            for when in ("_forward_hooks", "_forward_pre_hooks"):  # what a user hung on the norm
+                for hooks in (when, f"{when}_with_kwargs"):
+                    getattr(module.active, hooks).update(getattr(module, hooks))
+            replace_module(model, module, module.active)
+        elif name in lowered.unused:
+            continue
         elif isinstance(module, QuantLayer):
             _lower_layer(lowered, name, module)
         elif isinstance(module, QuantAttention):
             _lower_attention(lowered, name, module)
-    lowered.folded = fold_norms(model, (example,), lowered.weights)
+    lowered.folded, lowered.kept = fold_norms(model, (example,), lowered.weights)
     for name, weight in lowered.weights.items():
         if share_remainders and name in lowered.inputs:
             share = share_remainder(model.get_submodule(name), lowered.inputs[name], weight)

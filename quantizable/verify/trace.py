@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from quantizable.bits import ModeLike
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantConv2d, QuantLayer, QuantLinear
-from quantizable.nn.norms import PerModeNorm
+from quantizable.nn.norms import PerModeNorm, scale_and_bias
 from quantizable.quantizers import Quantizer
 from quantizable.verify.graph import Graph, Node, apply
 from quantizable.verify.simplify import simplify
@@ -226,16 +226,9 @@ def layer_stage(layer: nn.Module, weight: Tensor, name: str) -> Linear | Conv2d:
 def norm_stage(norm: nn.Module, axes: int) -> Scale:
     """Batch norm in evaluation: ``(x - mean) / sqrt(var + eps) * weight + bias``."""
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("a batch norm without running statistics depends on the batch; track them")
-    factor = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        factor = factor * norm.weight.double()
-    bias = -norm.running_mean.double() * factor
-    if norm.bias is not None:
-        bias = bias + norm.bias.double()
+    factor, bias = scale_and_bias(norm)
     shape = (-1,) + (1,) * (axes - 1)
-    return Scale(factor.detach().reshape(shape), bias.detach().reshape(shape))
+    return Scale(factor.reshape(shape), bias.reshape(shape))
 
 
 def pooling(shape: torch.Size, kernel: tuple[int, int], stride: tuple[int, int]) -> Conv2d:
