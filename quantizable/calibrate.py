@@ -161,7 +161,7 @@ def input_of(batch: Any) -> Any:
 
 
 def check_calibrated(model: nn.Module, unused: Container[str] = ()) -> None:
-    """``ValueError`` if an active quantizer of the model never saw data, but for those of ``unused`` layers."""
+    """``ValueError`` if an active quantizer of the model, ``unused`` layers left out, never saw data."""
     quantizers = ((name, m) for name, m in model.named_modules() if isinstance(m, Quantizer))
     blank = [name for name, q in quantizers if q.bits != FLOAT_BITS and not q.initialised]
     blank = [name for name in blank if owner(name.replace(".operands.", ".")) not in unused]

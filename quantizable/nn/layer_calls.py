@@ -19,9 +19,7 @@ class Call(NamedTuple):
 
 
 @torch.no_grad()
-def layer_calls(
-    model: nn.Module, modules: Mapping[str, nn.Module], example: Tensor
-) -> dict[str, list[Call]]:
+def layer_calls(model: nn.Module, modules: Mapping[str, nn.Module], example: Tensor) -> dict[str, list[Call]]:
     """The calls of each of ``modules`` in one forward pass of ``example``; none: an empty list.
 
     A layer used twice has two, a head of training alone none. Quantizers that never saw data pass everything
