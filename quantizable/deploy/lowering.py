@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from quantizable.calibrate import check_calibrated
-from quantizable.deploy.integer_nodes import InputNode, WeightNode
+from quantizable.deploy.integer_nodes import OUTPUT, InputNode, WeightNode
 from quantizable.deploy.norm_folding import fold_norms
+from quantizable.deploy.outputs import Structure, structure_of
 from quantizable.deploy.real_zero_point import RemainderShare, share_remainder
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention, QuantLayer
@@ -34,6 +35,7 @@ class Lowered:
         folded: names of the norms that went into the layer before them.
         kept: the other batch norms by name, and why each stays one.
         unused: names of the modules that evaluation never calls, as the heads of training alone.
+        outputs: names and structure of what it returns.
         shares: by layer name, what a real zero point of its input adds to its output.
     """
 
@@ -43,6 +45,7 @@ class Lowered:
     folded: list[str] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     unused: set[str] = field(default_factory=set)
+    outputs: Structure = OUTPUT
     shares: dict[str, RemainderShare] = field(default_factory=dict)
 
 
@@ -58,7 +61,8 @@ def lower(
         share_remainders: move what a real zero point (LSQ+) adds behind the layers, for integer kernels.
 
     Raises:
-        ValueError: the network lacks the mode, or its activations were never calibrated.
+        ValueError: the network lacks the mode, its activations were never calibrated, or it returns something
+            else than tensors, tuples, lists and dictionaries.
     """
     with network.at_bits(bits):
         lowered = Lowered(copy.deepcopy(network.model).cpu().eval().requires_grad_(False))
@@ -78,6 +82,8 @@ def lower(
             _lower_layer(lowered, name, module)
         elif isinstance(module, QuantAttention):
             _lower_attention(lowered, name, module)
+    with torch.no_grad():
+        lowered.outputs = structure_of(model(example))
     lowered.folded, lowered.kept = fold_norms(model, (example,), lowered.weights)
     for name, weight in lowered.weights.items():
         if share_remainders and name in lowered.inputs:

@@ -77,7 +77,7 @@ def without_norm(norm: nn.Module) -> nn.Module:
 def fold_norms(
     model: nn.Module, example: tuple[Any, ...], weights: dict[str, WeightNode]
 ) -> tuple[list[str], dict[str, str]]:
-    """Fold each batch norm into the quantized layer in front of it, in place, where neither is used otherwise.
+    """Fold each batch norm into the quantized layer in front of it, where neither is used otherwise.
 
     Args:
         model: a lowered network in evaluation mode.

@@ -163,7 +163,7 @@ def triple(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Ten
 class SharedHeads(nn.Module):
     """EfficientDet's heads: convolutions shared by the levels of a pyramid, norms of each level's own."""
 
-    def __init__(self, levels: int = 3, depth: int = 2) -> None:
+    def __init__(self, levels: int = 2, depth: int = 1) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, padding=1)
         self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(depth))
