@@ -106,7 +106,7 @@ def onnx_model(
     if weight_storage == "int4":
         _store_int4(onnx, model)
     with network.at_bits(bits):
-        about = {"bits": network.bits, "style": style, "layers": layer_report(lowered)}
+        about: dict[str, Any] = {"bits": network.bits, "style": style, "layers": layer_report(lowered)}
     about["info"] = preprocessing(network)
     about["outputs"] = lowered.outputs
     about["residual additions"] = "float" if residual_images is None else "int8"

@@ -95,7 +95,8 @@ def fold_norms(
     folded: list[str] = []
     kept: dict[str, str] = {}
     for norm, name in norms.items():
-        behind = [call.args[0].target in LINEAR_OPS for call in calls.get(norm, [])]  # type: ignore[union-attr]
+        read = [call.args[0] for call in calls.get(norm, [])]
+        behind = [isinstance(node, fx.Node) and node.target in LINEAR_OPS for node in read]
         layer = layer_before(norm, calls) if any(behind) else None
         if not any(behind) or (layer is not None and layer not in quantized) or norm.running_var is None:
             kept[name] = NOT_BEHIND
