@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -160,10 +160,11 @@ def input_of(batch: Any) -> Any:
     return batch
 
 
-def check_calibrated(model: nn.Module) -> None:
-    """``ValueError`` if an active quantizer of the model never saw data."""
+def check_calibrated(model: nn.Module, unused: Container[str] = ()) -> None:
+    """``ValueError`` if an active quantizer of the model, ``unused`` layers left out, never saw data."""
     quantizers = ((name, m) for name, m in model.named_modules() if isinstance(m, Quantizer))
     blank = [name for name, q in quantizers if q.bits != FLOAT_BITS and not q.initialised]
+    blank = [name for name in blank if owner(name.replace(".operands.", ".")) not in unused]
     if blank:
         raise ValueError(
             f"{len(blank)} quantizers have no step size yet ({blank[0]}, ...); train the network or call "

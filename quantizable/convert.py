@@ -290,8 +290,8 @@ def _quantize_attention(model: nn.Module, modes: list[BitMode], quantizer: str) 
 def _split_norms(model: nn.Module, modes: list[BitMode], shared_affine: bool) -> None:
     split: dict[nn.Module, PerModeNorm] = {}  # a norm that a network uses in two places stays one
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if is_norm(child):
+        for name, child in list(parent._modules.items()):  # a second name of one norm too
+            if child is not None and is_norm(child):
                 if child not in split:
                     split[child] = PerModeNorm(child, modes, shared_affine)
                 setattr(parent, name, split[child])

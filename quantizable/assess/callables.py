@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quantizable.bits import ModeLike
 from quantizable.deploy import Session
+from quantizable.deploy.outputs import only_tensor
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.storage.selection import Chosen
 
@@ -55,11 +56,11 @@ class SessionModel:
     mode: ModeLike
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Logits ``[B, K]`` of pixels ``[B, C, H, W]``."""
+        """Logits ``[B, K]`` of pixels ``[B, C, H, W]``; ``ValueError`` if the file has several outputs."""
         info = self.session.info
         with self.session.at_bits(self.mode):
             images = normalised(pixels, info.get("mean") or (), info.get("std") or ())
-            return torch.from_numpy(self.session(images))
+            return torch.from_numpy(only_tensor(self.session(images), "a comparison of predictions"))
 
 
 def normalised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from quantizable.deploy.guard import Guard
+from quantizable.deploy.outputs import only_tensor
 from quantizable.deploy.session import Session
 from quantizable.storage.preprocessing import IMAGE_SUFFIXES, read_images
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 def answers(session: Session, guard: Guard | None, images: Tensor) -> tuple[np.ndarray, list[str]]:
     """Logits ``[N, classes]``, up to a constant per row, and the name of the mode that gave each row."""
     if guard is None:
-        return session(images), [session.bits] * len(images)
+        return only_tensor(session(images), "predict"), [session.bits] * len(images)
     rows, escalated = guard.predict(session, images)
     return rows.log().numpy(), [str(guard.high if up else guard.low) for up in escalated]
 

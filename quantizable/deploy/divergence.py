@@ -25,7 +25,7 @@ class StepDifference:
     """How far the codes of one layer's input are apart.
 
     Attributes:
-        layer: its name.
+        layer: its name; where it is used more than once, ``name#2`` and so on from the second use on.
         differing: share of the codes that differ, 0 to 1.
         largest: largest difference, in steps.
     """
@@ -47,15 +47,24 @@ def step_differences(
     return found
 
 
+def next_use(layer: str, found: Mapping[str, Any]) -> str:
+    """Key of the next use of a layer: its name, then ``name#2``, ``name#3``, ..."""
+    key, number = layer, 1
+    while key in found:
+        number += 1
+        key = f"{layer}#{number}"
+    return key
+
+
 @torch.no_grad()
 def fake_quant_codes(network: QuantizableNetwork, bits: Assignment, images: Tensor) -> dict[str, np.ndarray]:
-    """The codes (int32) that each layer's input has in the fake-quant network, by layer name."""
+    """The codes (int32) that each layer's input has in the fake-quant network, by layer name (and use)."""
     found: dict[str, np.ndarray] = {}
 
     def note(name: str) -> Any:
         def hook(quantizer: Any, inputs: tuple[Tensor, ...]) -> None:
             if quantizer.active is not None:
-                found[name] = quantizer.codes(inputs[0]).numpy()
+                found[next_use(name, found)] = quantizer.codes(inputs[0]).numpy()
 
         return hook
 
@@ -93,10 +102,11 @@ def reference_codes(
 
     def note(name: str) -> Any:
         def hook(codes: Codes, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            found[name] = (output + codes.grid.zero_point).to(torch.int32).numpy()
+            key = next_use(name, found)
+            found[key] = (output + codes.grid.zero_point).to(torch.int32).numpy()
             if given is None:
                 return output
-            return torch.from_numpy(given[name]).double() - codes.grid.zero_point
+            return torch.from_numpy(given[key]).double() - codes.grid.zero_point
 
         return hook
 
@@ -126,16 +136,22 @@ def engine_codes(
     size: Any = tuple(images.shape[1:])
     model = onnx_model(network, bits, input_size=size, **options)
     outputs: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    uses: dict[str, str] = {}  # by value
     for node in model.graph.node:
-        if node.op_type in ("QuantizeLinear", "Clip") and (layer := node_layer(node)):
-            outputs[layer] = node.output[0]  # the Clip comes behind its QuantizeLinear
+        layer = node_layer(node)
+        if layer and node.op_type == "QuantizeLinear":
+            use = uses[node.output[0]] = next_use(layer, outputs)
+            outputs[use], owners[use] = node.output[0], layer
+        elif layer and node.op_type == "Clip":  # behind its QuantizeLinear
+            outputs[uses[node.input[0]]] = node.output[0]
     for value in outputs.values():
         model.graph.output.append(onnx.helper.make_tensor_value_info(value, onnx.TensorProto.UINT8, None))
     arrays = _run_all(model.SerializeToString(), images.numpy(), engine, exact)
     signed = {name: node.grid.signed for name, node in lower(network, bits, images[:1]).inputs.items()}
     return {
-        layer: arrays[value].astype(np.int32) - SIGNED_OFFSET * signed[layer]
-        for layer, value in outputs.items()
+        use: arrays[value].astype(np.int32) - SIGNED_OFFSET * signed[owners[use]]
+        for use, value in outputs.items()
     }
 
 

@@ -1,4 +1,7 @@
-"""ONNX files compiled by the engines: each function gives back a callable from images to logits."""
+"""ONNX files compiled by the engines: each function gives back a callable from images to logits.
+
+Of a network with several outputs the callable gives a list, in the order of the graph's outputs.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ SATURATING = (
     "%s has no exact integer kernels: %d layers, whose integers could saturate there, run in float (%s); "
     "exact=False leaves them to the integer kernels, which is faster and wrong where they saturate"
 )
-Runner = Callable[[np.ndarray], np.ndarray]
+Runner = Callable[[np.ndarray], Any]  # an array, or a list of arrays
 
 
 def onnxruntime_options(threads: int | None = None, exact: bool = True) -> Any:
@@ -49,7 +52,7 @@ def compile_onnxruntime(
     onnxruntime = require("onnxruntime", "engine 'onnxruntime'")
     options = onnxruntime_options(threads, exact)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {INPUT: images})[0]
+    return lambda images: _one_or_all(session.run(None, {INPUT: images}))
 
 
 def compile_openvino(
@@ -86,4 +89,13 @@ def compile_openvino(
         network.reshape(list(shape))
     compiled = core.compile_model(network, "CPU", options)
     request = compiled.create_infer_request()
-    return lambda images: np.array(request.infer({0: images})[0])
+
+    def run(images: np.ndarray) -> Any:
+        found = request.infer({0: images})
+        return _one_or_all([np.array(found[port]) for port in range(len(compiled.outputs))])
+
+    return run
+
+
+def _one_or_all(arrays: list[np.ndarray]) -> Any:
+    return arrays[0] if len(arrays) == 1 else arrays

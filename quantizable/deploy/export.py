@@ -18,6 +18,7 @@ from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.deploy.integer_nodes import INPUT, OPSET, OUTPUT
 from quantizable.deploy.layer_report import layer_report
 from quantizable.deploy.lowering import Lowered, lower
+from quantizable.deploy.outputs import FlatOutputs, names_in
 from quantizable.deploy.requirements import require
 from quantizable.deploy.residual import integer_residuals
 from quantizable.interface.choices import STYLES, WEIGHT_STORAGE
@@ -105,8 +106,9 @@ def onnx_model(
     if weight_storage == "int4":
         _store_int4(onnx, model)
     with network.at_bits(bits):
-        about = {"bits": network.bits, "style": style, "layers": layer_report(lowered)}
+        about: dict[str, Any] = {"bits": network.bits, "style": style, "layers": layer_report(lowered)}
     about["info"] = preprocessing(network)
+    about["outputs"] = lowered.outputs
     about["residual additions"] = "float" if residual_images is None else "int8"
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
     return model
@@ -127,13 +129,26 @@ def _check_widths(lowered: Lowered) -> None:
 
 
 def _to_onnx(lowered: Lowered, example: Tensor) -> Any:
+    names = names_in(lowered.outputs)
+    model = lowered.model if names == [OUTPUT] else FlatOutputs(lowered.model)
     with _quiet():
         program = torch.onnx.export(
-            lowered.model, (example,), dynamo=True, opset_version=OPSET, verbose=False,
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), input_names=[INPUT], output_names=[OUTPUT],
+            model, (example,), dynamo=True, opset_version=OPSET, verbose=False,
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), input_names=[INPUT],
         )  # fmt: skip
     assert program is not None
+    _name_outputs(program.model.graph, names)
     return program.model_proto
+
+
+def _name_outputs(graph: Any, names: list[str]) -> None:
+    """Name the outputs of an ``onnx_ir`` graph; a value inside that has such a name gets another."""
+    for node in graph:
+        for value in node.outputs:
+            if value.name in names:
+                value.name = f"{value.name}.inside"
+    for value, name in zip(graph.outputs, names, strict=True):
+        value.name = name
 
 
 def _store_int4(onnx: Any, model: Any) -> None:

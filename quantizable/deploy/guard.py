@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from quantizable.deploy.outputs import only_tensor
 from quantizable.measure.uncertainty import INDICATORS
 from quantizable.report.files import write_json
 
@@ -86,4 +87,5 @@ class Guard:
 
 def _ask(model: Switchable, mode: int | str, images: Tensor) -> Tensor:
     with model.at_bits(mode), torch.no_grad():
-        return torch.as_tensor(model(images)).float().softmax(1)
+        answer = only_tensor(model(images), "a guard")
+        return torch.as_tensor(answer).float().softmax(1)

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.calibrate import evaluating
@@ -19,6 +19,7 @@ from quantizable.deploy.export import onnx_model
 from quantizable.measure.latency import interleaved
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantLayer
+from quantizable.nn.layer_calls import layer_calls
 
 COMPILERS: dict[str, Callable[[bytes, int, tuple[int, ...]], Runner]] = {
     "onnxruntime": compile_onnxruntime,
@@ -36,7 +37,8 @@ def layer_latencies(
     """Median milliseconds of one image by layer and mode, ``{"layer1.0.conv1": {"4": 0.1, "w4a8": ...}}``.
 
     Each layer is exported on its own, with the quantization of its input, and timed at batch 1 (see
-    :func:`quantizable.measure.latency.interleaved`). Layers of one shape are timed once. What lies between
+    :func:`quantizable.measure.latency.interleaved`). Layers of one shape are timed once; a layer that is
+    used more than once takes the sum over its uses, one that evaluation never calls none. What lies between
     layers (norms, additions, pooling) and what an engine gains by fusing layers are not
     in it, so that the sum ranks assignments and is not the latency of the network.
 
@@ -60,18 +62,24 @@ def layer_latencies(
         raise ValueError(
             f"layer {others[0]!r} is attention, which cannot be timed on its own; limit bops or bytes instead"
         )
-    shapes = _input_shapes(network, input_size)
+    with evaluating(network):
+        calls = layer_calls(network, layers, torch.zeros(1, *input_size))
     runs: dict[str, Callable[[], object]] = {}
-    keys: dict[str, dict[str, str]] = {}  # what was timed for a layer, by mode
+    keys: dict[str, dict[str, list[str]]] = {}  # what was timed for each use of a layer, by mode
     for name, layer in track(list(layers.items()), f"exporting layers for {engine}", transient=True):
-        shape = shapes[name]
-        keys[name] = {mode.name: f"{_signature(layer, shape)} at {mode.name}" for mode in _modes(layer)}
-        for mode in _modes(layer):
-            if (key := keys[name][mode.name]) not in runs:
+        keys[name] = {mode.name: [] for mode in _modes(layer)}
+        for mode, call in product(_modes(layer), calls[name]):
+            shape = tuple(call.given[1:])
+            key = f"{_signature(layer, shape)} at {mode.name}"
+            keys[name][mode.name].append(key)
+            if key not in runs:
                 run = _compiled(layer, mode, shape, engine, threads)
                 runs[key] = partial(run, np.zeros((1, *shape), np.float32))
     found = interleaved(runs, repeats)
-    return {name: {mode: found[key] for mode, key in row.items()} for name, row in keys.items()}
+    return {
+        name: {mode: sum(found[key] for key in used) for mode, used in row.items()}
+        for name, row in keys.items()
+    }
 
 
 def _modes(layer: QuantLayer) -> Iterator[BitMode]:
@@ -93,26 +101,3 @@ def _signature(layer: QuantLayer, shape: tuple[int, ...]) -> str:
     """Equal for layers that take equally long: class, settings, widths and input."""
     widths = layer.weight_quantizer.widths, layer.input_quantizer.widths
     return f"{type(layer).__name__}({layer.extra_repr()}) {tuple(layer.weight.shape)} {widths} on {shape}"
-
-
-@torch.inference_mode()
-def _input_shapes(
-    network: QuantizableNetwork, input_size: tuple[int, int, int]
-) -> dict[str, tuple[int, ...]]:
-    """Shape of each layer's input, without the batch axis."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str, inputs: tuple[Tensor, ...]) -> None:
-        shapes[name] = tuple(inputs[0].shape[1:])
-
-    handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, n=name: note(n, inputs))  # type: ignore[misc]
-        for name, layer in network.layers().items()
-    ]
-    try:
-        with evaluating(network):
-            network(torch.zeros(1, *input_size))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes

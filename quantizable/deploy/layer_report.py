@@ -25,14 +25,17 @@ def layer_report(lowered: Lowered) -> dict[str, str]:
     """``"integer w4a4"`` or ``"float: why"`` by layer name, in the network's order."""
     report = {}
     for name, module in lowered.model.named_modules():
-        if isinstance(module, QuantLayer):
+        if name in lowered.unused and (_is_leaf(module) or isinstance(module, QuantLayer)):
+            if isinstance(module, nn.Linear | _ConvNd | _BatchNorm):
+                report[name] = "float: evaluation never calls it"
+        elif isinstance(module, QuantLayer):
             report[name] = _runs(lowered, name, module)
         elif isinstance(module, QuantAttention):
             report[name] = "integer products" if f"{name}.q" in lowered.inputs else "float: mode 32"
         elif isinstance(module, Attention):
             report[name] = "float: attention products and softmax"
         elif isinstance(module, _BatchNorm):
-            report[name] = f"float: {type(module).__name__} is not behind a quantized layer"
+            report[name] = f"float: {type(module).__name__} {lowered.kept[name]}"
         elif isinstance(module, nn.Linear | _ConvNd):
             report[name] = "float: left out of quantization"
         elif _is_leaf(module) and type(module).__name__ not in TRANSPARENT:

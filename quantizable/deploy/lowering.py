@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from quantizable.calibrate import check_calibrated
-from quantizable.deploy.integer_nodes import InputNode, WeightNode
+from quantizable.deploy.integer_nodes import OUTPUT, InputNode, WeightNode
 from quantizable.deploy.norm_folding import fold_norms
+from quantizable.deploy.outputs import Structure, structure_of
 from quantizable.deploy.real_zero_point import RemainderShare, share_remainder
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention, QuantLayer
+from quantizable.nn.layer_calls import layer_calls
+from quantizable.nn.module_names import replace_module
 from quantizable.storage.integers import integer_input, integer_weight, is_quantized
 
 
@@ -30,6 +33,9 @@ class Lowered:
         inputs: the nodes of the quantized inputs, by layer name.
         weights: the nodes of the quantized weights, by layer name.
         folded: names of the norms that went into the layer before them.
+        kept: the other batch norms by name, and why each stays one.
+        unused: names of the modules that evaluation never calls, as the heads of training alone.
+        outputs: names and structure of what it returns.
         shares: by layer name, what a real zero point of its input adds to its output.
     """
 
@@ -37,6 +43,9 @@ class Lowered:
     inputs: dict[str, InputNode] = field(default_factory=dict)
     weights: dict[str, WeightNode] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+    unused: set[str] = field(default_factory=set)
+    outputs: Structure = OUTPUT
     shares: dict[str, RemainderShare] = field(default_factory=dict)
 
 
@@ -52,20 +61,30 @@ def lower(
         share_remainders: move what a real zero point (LSQ+) adds behind the layers, for integer kernels.
 
     Raises:
-        ValueError: the network lacks the mode, or its activations were never calibrated.
+        ValueError: the network lacks the mode, its activations were never calibrated, or it returns something
+            else than tensors, tuples, lists and dictionaries.
     """
     with network.at_bits(bits):
-        check_calibrated(network.model)
         lowered = Lowered(copy.deepcopy(network.model).cpu().eval().requires_grad_(False))
     model = lowered.model
-    for name, module in list(model.named_modules()):
+    modules = dict(model.named_modules())
+    lowered.unused = {name for name, calls in layer_calls(model, modules, example).items() if not calls}
+    check_calibrated(model, lowered.unused)
+    for name, module in modules.items():
         if isinstance(module, PerModeNorm):
-            model.set_submodule(name, module.active)
+            for when in ("_forward_hooks", "_forward_pre_hooks"):  # what a user hung on the norm
+                for hooks in (when, f"{when}_with_kwargs"):
+                    getattr(module.active, hooks).update(getattr(module, hooks))
+            replace_module(model, module, module.active)
+        elif name in lowered.unused:
+            continue
         elif isinstance(module, QuantLayer):
             _lower_layer(lowered, name, module)
         elif isinstance(module, QuantAttention):
             _lower_attention(lowered, name, module)
-    lowered.folded = fold_norms(model, (example,), lowered.weights)
+    with torch.no_grad():
+        lowered.outputs = structure_of(model(example))
+    lowered.folded, lowered.kept = fold_norms(model, (example,), lowered.weights)
     for name, weight in lowered.weights.items():
         if share_remainders and name in lowered.inputs:
             share = share_remainder(model.get_submodule(name), lowered.inputs[name], weight)

@@ -1,20 +1,32 @@
-"""Batch norms folded into the scale and bias of the layer before them, mode by mode."""
+"""Batch norms folded into the scale and bias of the layer before them, mode by mode.
+
+Decided on the traced graph, never on the modules: a module may be called in several places, and what is
+folded into it changes it in all of them.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from quantizable.deploy.integer_nodes import WeightNode
+from quantizable.nn.module_names import replace_module
+from quantizable.nn.norms import scale_and_bias
 
 LINEAR_OPS = {
     torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default,
     torch.ops.aten.conv2d.padding, torch.ops.aten.linear.default,
 }  # fmt: skip
 NORM_OPS = {torch.ops.aten.batch_norm.default}
+NOT_BEHIND = "is not behind a quantized layer"
+NOT_ALONE = "stays a norm: the layer before it, or the norm itself, is also used elsewhere"
+
+Calls = dict[nn.Module, list[fx.Node]]
 
 
 def module_of(node: fx.Node) -> str:
@@ -23,29 +35,36 @@ def module_of(node: fx.Node) -> str:
     return stack[-1][0]
 
 
-def norms_behind(graph: fx.Graph) -> dict[str, str]:
-    """Layer name to the name of the batch norm that alone reads its output."""
-    pairs = {}
+def calls_of(model: nn.Module, graph: fx.Graph) -> Calls:
+    """Every matrix product and every batch norm of a graph, by the module that made it."""
+    modules = dict(model.named_modules(remove_duplicate=False))  # a module may have several names
+    calls: Calls = defaultdict(list)
     for node in graph.nodes:
-        if node.target in NORM_OPS:
-            source = node.args[0]
-            # an output that is read elsewhere too (a skip) must stay as it is
-            if source.target in LINEAR_OPS and len(source.users) == 1:
-                pairs[module_of(source)] = module_of(node)
-    return pairs
+        if node.target in LINEAR_OPS | NORM_OPS:
+            calls[modules[module_of(node)]].append(node)
+    return calls
 
 
-def scale_and_bias(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """``a`` and ``b`` (float64, one per channel) of ``norm(x) = a x + b`` in evaluation mode."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    bias = -norm.running_mean.double() * scale
-    if norm.bias is not None:
-        bias = bias + norm.bias.detach().double()
-    return scale, bias
+def layer_before(norm: nn.Module, calls: Calls) -> nn.Module | None:
+    """The layer that a norm always follows, if the norm reads all its outputs and nothing else; else None."""
+    outputs = [node.args[0] for node in calls[norm]]
+    layers = [layer for layer in calls if set(calls[layer]) & set(outputs)]
+    # one to one: each output of the layer has one reader (no skip), and each is a call of the norm
+    if len(layers) != 1 or len(outputs) != len(calls[layers[0]]):
+        return None
+    alone = all(isinstance(out, fx.Node) and len(out.users) == 1 for out in outputs)
+    read = [tensor for call in calls[norm] for tensor in call.args[1:5]]
+    read += [tensor for call in calls[layers[0]] for tensor in call.args[2:3]]  # the bias
+    return layers[0] if alone and not _read_directly(read, calls) else None
+
+
+def _read_directly(tensors: list[Any], calls: Calls) -> bool:
+    """True if something else than a layer or a norm of the network reads one of these parameters."""
+    known = {
+        node for module, nodes in calls.items() if isinstance(module, _BatchNorm | nn.Linear | _ConvNd)
+        for node in nodes
+    }  # fmt: skip
+    return any(isinstance(tensor, fx.Node) and not set(tensor.users) <= known for tensor in tensors)
 
 
 def without_norm(norm: nn.Module) -> nn.Module:
@@ -55,28 +74,45 @@ def without_norm(norm: nn.Module) -> nn.Module:
     return nn.Sequential(*rest) if rest else nn.Identity()
 
 
-def fold_norms(model: nn.Module, example: tuple[Any, ...], weights: dict[str, WeightNode]) -> list[str]:
-    """Fold each batch norm into the quantized layer in front of it, in place; the folded norms' names.
+def fold_norms(
+    model: nn.Module, example: tuple[Any, ...], weights: dict[str, WeightNode]
+) -> tuple[list[str], dict[str, str]]:
+    """Fold each batch norm into the quantized layer in front of it, where neither is used otherwise.
 
     Args:
         model: a lowered network in evaluation mode.
         example: the inputs of one forward pass, for tracing.
         weights: weight nodes by layer name; other layers are left alone.
+
+    Returns:
+        names of the folded norms, and of those that stay, with the reason.
     """
     if not any(isinstance(module, _BatchNorm) for module in model.modules()):
-        return []
-    graph = torch.export.export(model, example, strict=False).graph
-    folded = []
-    for layer_name, norm_name in norms_behind(graph).items():
-        norm = model.get_submodule(norm_name)
-        if layer_name not in weights or not isinstance(norm, _BatchNorm) or norm.running_var is None:
-            continue
-        layer = model.get_submodule(layer_name)
-        scale, bias = scale_and_bias(norm)
-        if layer.bias is not None:
-            bias = bias + layer.bias.detach().double() * scale  # type: ignore[operator]
-        layer.bias = nn.Parameter(bias.float(), requires_grad=False)
-        weights[layer_name].multiply(scale)
-        model.set_submodule(norm_name, without_norm(norm))
-        folded.append(norm_name)
-    return folded
+        return [], {}
+    calls = calls_of(model, torch.export.export(model, example, strict=False).graph)
+    norms = {module: name for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    quantized = {model.get_submodule(name): node for name, node in weights.items()}
+    folded: list[str] = []
+    kept: dict[str, str] = {}
+    for norm, name in norms.items():
+        read = [call.args[0] for call in calls.get(norm, [])]
+        behind = [isinstance(node, fx.Node) and node.target in LINEAR_OPS for node in read]
+        layer = layer_before(norm, calls) if any(behind) else None
+        if not any(behind) or (layer is not None and layer not in quantized) or norm.running_var is None:
+            kept[name] = NOT_BEHIND
+        elif layer is None or norm._forward_hooks or norm._forward_pre_hooks:
+            kept[name] = NOT_ALONE
+        else:
+            _fold(norm, layer, quantized[layer])
+            replace_module(model, norm, without_norm(norm))
+            folded.append(name)
+    return folded, kept
+
+
+def _fold(norm: _BatchNorm, layer: nn.Module, weight: WeightNode) -> None:
+    """Multiply a layer's scales and move its bias as a norm does, in place."""
+    scale, bias = scale_and_bias(norm)
+    if layer.bias is not None:
+        bias = bias + layer.bias.detach().double() * scale  # type: ignore[operator]
+    layer.bias = nn.Parameter(bias.float(), requires_grad=False)
+    weight.multiply(scale)

@@ -15,6 +15,8 @@ from torch import Tensor
 from quantizable.bits import BitMode, ModeLike
 from quantizable.deploy.engines import Runner, compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import METADATA, onnx_model
+from quantizable.deploy.integer_nodes import OUTPUT
+from quantizable.deploy.outputs import Structure, restored, structure_of, tensors_in
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.interface.choices import ENGINES
 from quantizable.interface.errors import unknown
@@ -76,6 +78,7 @@ class Session:
         self._runners: dict[BitMode | None, Runner] = {}
         self._network: QuantizableNetwork | None = None
         self._graph: bytes | Path = b""
+        self._outputs: Structure = OUTPUT
         if self.path.suffix in (".onnx", ".xml"):
             self._open_graph()
         else:
@@ -106,6 +109,7 @@ class Session:
             self._graph, metadata, self.input_size = read()
             about = json.loads(metadata)
             bits, self.info = about["bits"], about["info"]
+            self._outputs = about.get("outputs", OUTPUT)
         except ImportError:
             raise
         except Exception as error:  # protobuf and OpenVINO answer damaged bytes with errors of many kinds
@@ -165,7 +169,9 @@ class Session:
             assert mode is not None
             if self.engine == "torch":
                 return self._torch_runner(mode)
-            graph = onnx_model(self._network, mode, input_size=self.input_size).SerializeToString()  # type: ignore[arg-type]
+            model = onnx_model(self._network, mode, input_size=self.input_size)  # type: ignore[arg-type]
+            self._outputs = json.loads({p.key: p.value for p in model.metadata_props}[METADATA])["outputs"]
+            graph = model.SerializeToString()
         shape = (self.batch, *self.input_size) if self.batch else None
         try:
             if self.engine == "onnxruntime":
@@ -179,25 +185,29 @@ class Session:
         network = self._network
         assert network is not None
 
-        def run(images: np.ndarray) -> np.ndarray:
+        def run(images: np.ndarray) -> Any:
             before = torch.get_num_threads()
             torch.set_num_threads(self.threads or before)
             try:
                 with torch.inference_mode(), network.at_bits(mode):
-                    return network(torch.from_numpy(images)).numpy()
+                    found = network(torch.from_numpy(images))
+                    self._outputs = structure_of(found)
+                    arrays = [tensor.numpy() for tensor in tensors_in(found)]
+                    return arrays[0] if len(arrays) == 1 else arrays
             finally:
                 torch.set_num_threads(before)
 
         return run
 
-    def __call__(self, images: np.ndarray | Tensor) -> np.ndarray:
-        """Logits, float32 ``[N, classes]``.
+    def __call__(self, images: np.ndarray | Tensor) -> Any:
+        """Logits, float32 ``[N, classes]``; of several outputs the tuple, list or dictionary of the network.
 
         Args:
             images: float ``[N, C, H, W]`` of the size the network takes, normalized as in training.
 
         Raises:
-            ValueError: another shape or type, or values that are not finite.
+            ValueError: another shape or type, values that are not finite, or a fixed batch where an output
+                has no batch axis.
         """
         if isinstance(images, Tensor):
             images = images.detach().cpu()
@@ -214,6 +224,11 @@ class Session:
             array = np.ascontiguousarray(array, np.float32)
         if not np.isfinite(array).all():
             raise ValueError("images have NaN or infinite values")
+        found = self._run(array)
+        return restored(self._outputs, found if isinstance(found, list) else [found])
+
+    def _run(self, array: np.ndarray) -> Any:
+        """An array, or a list of them, for images of any number."""
         run = self._runners[self._mode]
         if self.batch is None:
             return run(array)
@@ -222,7 +237,11 @@ class Session:
             np.concatenate([array, np.zeros((padding, *self.input_size), np.float32)]) if padding else array
         )
         parts = [run(padded[i : i + self.batch]) for i in range(0, len(padded), self.batch)]
-        return np.concatenate(parts)[: len(array)]
+        if not isinstance(parts[0], list):
+            return np.concatenate(parts)[: len(array)]
+        if fixed := [list(part.shape) for part in parts[0] if part.shape[:1] != (self.batch,)]:
+            raise ValueError(f"an output of shape {fixed[0]} has no batch axis; leave batch out")
+        return [np.concatenate(column)[: len(array)] for column in zip(*parts, strict=True)]
 
     def summary(self) -> dict[str, Any]:
         """What it runs, in plain types."""

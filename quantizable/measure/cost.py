@@ -28,7 +28,8 @@ class LayerCost:
         macs: multiply-accumulates.
         bops: bit operations, ``macs * weight_bits * input_bits``.
         weight_bytes: of the weight at its width, scales and bias in float32.
-        activation_bytes: of its input at its width and its output in 32 bits, held at the same time.
+        activation_bytes: of its input at its width and its output in 32 bits, held at the same time (of a
+            layer that is used more than once: the use that needs most).
     """
 
     mode: str
@@ -45,6 +46,9 @@ class LayerCost:
 @dataclass(frozen=True)
 class ModeCost:
     """The sums of one mode; activation memory is that of the layer that needs most.
+
+    A parameter that several layers share counts once among ``parameters``, and with each of them among
+    ``weight_bytes``: each has integers of its own.
 
     Attributes: as of :class:`LayerCost`; ``other_bytes`` are parameters outside the counted layers (float32).
     """
@@ -70,20 +74,20 @@ def layer_costs(
     """
     chosen = network.modes if modes is None else [network.check_mode(mode) for mode in modes]
     layers = {n: m for n, m in network.model.named_modules() if _multiplies(m)}
-    macs, shapes = _measure(network, layers, torch.zeros(1, *input_size))
+    macs, uses = _measure(network, layers, torch.zeros(1, *input_size))
     costs = []
     for mode in chosen:
         for name, layer in layers.items():
             widths = layer.resolve(mode) if isinstance(layer, QuantLayer) else BitMode(32, 32)
-            numbers = sum(p.numel() for key, p in layer.named_parameters() if "quantizer" not in key)
+            # a layer inside (the output projection of attention) has a row of its own
+            numbers = sum(p.numel() for p in layer.parameters(recurse=False))
             quantized = layer.get_parameter(_weight_of(layer)).numel()
             scales = _scales(layer, widths.weight)
-            given, out = shapes[name]
             costs.append(LayerCost(
                 mode.name, name, widths.weight, widths.activation, numbers, macs[name],
                 macs[name] * widths.weight * widths.activation,
                 -(-quantized * widths.weight // 8) + 4 * (numbers - quantized + scales),
-                -(-given * widths.activation // 8) + 4 * out,
+                max((-(-given * widths.activation // 8) + 4 * out for given, out in uses[name]), default=0),
             ))  # fmt: skip
     return costs
 
@@ -91,7 +95,8 @@ def layer_costs(
 def mode_costs(network: QuantizableNetwork, layers: list[LayerCost]) -> list[ModeCost]:
     """The sums over layers of each mode, from what :func:`layer_costs` gave."""
     counted = [m for m in network.model.modules() if _multiplies(m)]
-    inside = {id(p) for m in counted for p in m.parameters()}
+    inside = {id(p): p.numel() for m in counted for p in m.parameters(recurse=False)}
+    numbers = sum(inside.values())  # layers may share a parameter
     totals = []
     for mode in dict.fromkeys(cost.mode for cost in layers):
         own = [cost for cost in layers if cost.mode == mode]
@@ -100,7 +105,7 @@ def mode_costs(network: QuantizableNetwork, layers: list[LayerCost]) -> list[Mod
             if id(p) not in inside and "quantizer" not in name and _of_mode(name, mode)
         )  # fmt: skip
         totals.append(ModeCost(
-            mode, sum(c.parameters for c in own) + other, sum(c.macs for c in own), sum(c.bops for c in own),
+            mode, numbers + other, sum(c.macs for c in own), sum(c.bops for c in own),
             sum(c.weight_bytes for c in own), 4 * other, max(c.activation_bytes for c in own),
         ))  # fmt: skip
     return totals
@@ -136,14 +141,14 @@ def _of_mode(parameter: str, mode: str) -> bool:
 @torch.no_grad()
 def _measure(
     network: QuantizableNetwork, layers: dict[str, nn.Module], image: Tensor
-) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
-    """Multiply-accumulates, and elements of input and output, of each layer, from one float forward pass."""
-    shapes: dict[str, tuple[int, int]] = dict.fromkeys(layers, (0, 0))
+) -> tuple[dict[str, int], dict[str, list[tuple[int, int]]]]:
+    """Multiply-accumulates of each layer, and elements of input and output of each of its uses, in float."""
+    uses: dict[str, list[tuple[int, int]]] = {name: [] for name in layers}
 
     def note(name: str) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
             out = output[0] if isinstance(output, tuple) else output
-            shapes[name] = (inputs[0].numel(), out.numel())
+            uses[name].append((inputs[0].numel(), out.numel()))
 
         return hook
 
@@ -157,7 +162,7 @@ def _measure(
             hook.remove()
     root = type(network.model).__name__
     flops = counter.get_flop_counts()
-    return {name: sum(flops.get(f"{root}.{name}", {}).values()) // 2 for name in layers}, shapes
+    return {name: sum(flops.get(f"{root}.{name}", {}).values()) // 2 for name in layers}, uses
 
 
 class _float:

@@ -27,7 +27,7 @@ def float_copy(model: nn.Module, mode: BitMode) -> nn.Module:
         elif isinstance(module, QuantAttention):
             QuantAttention.restore(module)
         bypass.restore(module)
-        for name, child in list(module.named_children()):
+        for name, child in list(module._modules.items()):  # a second name of one norm too
             if isinstance(child, PerModeNorm):
                 setattr(module, name, child.norms[mode.name])
     return model

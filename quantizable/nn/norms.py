@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d, GroupNormAct, LayerNormAct, RmsNorm, SyncBatchNormAct
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -27,6 +27,23 @@ SHARING = ("per_mode", "shared_affine", "shared")
 def is_norm(module: nn.Module) -> bool:
     """True for the norms that are kept per mode: batch, layer, group, RMS norm; timm's with activation."""
     return isinstance(module, NORM_CLASSES) and not isinstance(module, _InstanceNorm)
+
+
+def scale_and_bias(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """``a`` and ``b`` (float64, one per channel) of ``norm(x) = a x + b`` in evaluation mode.
+
+    Raises:
+        ValueError: the norm has no running statistics.
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a batch norm without running statistics depends on the batch; track them")
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    bias = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias.detach().double()
+    return scale, bias
 
 
 class PerModeNorm(nn.Module):

@@ -32,7 +32,7 @@ def layer_states(network: QuantizableNetwork, space: Space, image: Tensor) -> Te
 
     def watch(name: str) -> torch.utils.hooks.RemovableHandle:
         def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            sizes[name] = inputs[0][0].numel()
+            sizes[name] = sizes.get(name, 0) + inputs[0][0].numel()  # of all its uses
 
         return layers[name].register_forward_pre_hook(note)
 

@@ -49,10 +49,22 @@ class Sensitivity:
 @torch.no_grad()
 def sqnr(x: Tensor, quantizer: Quantizer, bits: int) -> float:
     """Signal-to-quantization-noise ratio ``10 log10(|x|^2 / |x - q(x)|^2)``, dB."""
+    return decibels(energies(x, quantizer, bits))
+
+
+def energies(x: Tensor, quantizer: Quantizer, bits: int) -> Tensor:
+    """``|x|^2`` and ``|x - q(x)|^2``, float64 ``[2]``: they add up over the uses of a layer."""
+    signal = x.double().square().sum()
     if bits == FLOAT_BITS:
-        return float("inf")
+        return torch.stack([signal, torch.zeros_like(signal)])
     noise = (x - dequantize(quantizer.codes(x, bits), quantizer.qparams(x, bits))).double().square().sum()
-    return float(10 * torch.log10(x.double().square().sum() / noise))
+    return torch.stack([signal, noise])
+
+
+def decibels(signal_and_noise: Tensor) -> float:
+    """The ratio of two energies, infinite where there is no noise."""
+    signal, noise = signal_and_noise
+    return float(10 * torch.log10(signal / noise)) if noise else float("inf")
 
 
 @torch.inference_mode()
@@ -64,14 +76,17 @@ def noise_ratios(
     Layers without a weight or input of their own to quantize (attention products) are left out.
     """
     ratios: dict[tuple[str, BitMode], tuple[float, float]] = {}
+    given: dict[tuple[str, int], Tensor] = {}
 
     def measure(name: str) -> torch.utils.hooks.RemovableHandle:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             assert isinstance(layer, QuantLayer)
             weight = {b: sqnr(layer.float_weight(), layer.weight_quantizer, b) for b in space.weights}
-            given = {b: sqnr(inputs[0], layer.input_quantizer, b) for b in space.activations}
+            for b in space.activations:
+                found = energies(inputs[0], layer.input_quantizer, b)
+                given[name, b] = given.get((name, b), 0) + found
             for mode in space.modes:
-                ratios[name, mode] = weight[mode.weight], given[mode.activation]
+                ratios[name, mode] = weight[mode.weight], decibels(given[name, mode.activation])
 
         return network.layers()[name].register_forward_pre_hook(hook)
 

@@ -14,6 +14,7 @@ from quantizable.models.create import create_model
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention
 from quantizable.nn.layers import quantize_layer
+from quantizable.nn.module_names import names_of, replace_module
 from quantizable.storage.checkpoint import load as load_checkpoint
 from quantizable.storage.packing import unpack
 from quantizable.storage.qz import read_qz, stays_float, weight_name
@@ -87,10 +88,13 @@ def _fill(model: nn.Module, about: dict[str, Any], tensors: Tensors) -> Quantiza
         given = _read_input(tensors, f"{name}.input", layer["input"])
         quantize_layer(module, lambda _, w=weight: w, given, layer["fixed_bits"])  # type: ignore[misc]
         # what `.weight` shows and StdConv reads; no quantized forward uses it
-        integers.add(f"{name}.{weight_name(module)}")
+        integers |= {f"{one}.{weight_name(module)}" for one in names_of(model, module)}
         getattr(module, weight_name(module)).data = weight.value(max(layer["weight"]["widths"]))
     for name in about["norms"]:
-        model.set_submodule(name, PerModeNorm(model.get_submodule(name), modes))
+        replace_module(model, norm := model.get_submodule(name), PerModeNorm(norm, modes))
+    for name in about.get("unused", ()):  # never called: their float weights are not in the file
+        unused = model.get_submodule(name)
+        integers |= {f"{one}.{key}" for one in names_of(model, unused) for key in unused.state_dict()}
     state = {key.removeprefix("float."): value for key, value in tensors.items() if key.startswith("float.")}
     result = model.load_state_dict(state, strict=False)
     if result.unexpected_keys:

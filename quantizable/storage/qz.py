@@ -18,16 +18,18 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from quantizable.bits import FLOAT_BITS, BitMode, ModeLike
-from quantizable.calibrate import check_calibrated
+from quantizable.calibrate import check_calibrated, evaluating
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention, QuantLayer
+from quantizable.nn.layer_calls import layer_calls
+from quantizable.nn.module_names import names_of
 from quantizable.quantizers import Quantizer
 from quantizable.quantizers.nested import NestedWeight
 from quantizable.report.files import check_target, written_whole
 from quantizable.storage.integers import reached_range
 from quantizable.storage.network_file import check_file
 from quantizable.storage.packing import pack
-from quantizable.storage.preprocessing import preprocessing
+from quantizable.storage.preprocessing import input_size_of, preprocessing
 
 FORMAT_VERSION = 1
 METADATA, CHECKSUM = "quantizable", "sha256"
@@ -65,10 +67,15 @@ def save_qz(
     tensors: dict[str, Tensor] = {}
     layers: dict[str, dict[str, Any]] = {}
     dropped: set[str] = set()
+    unused = _unused_layers(network, chosen[0])
     for mode in chosen:
         with network.at_bits(mode):
-            check_calibrated(network.model)
+            check_calibrated(network.model, unused)
     for name, layer in network.layers().items():
+        own_names = names_of(network.model, layer)
+        if name in unused:
+            dropped |= {f"{one}.{key}" for one in own_names for key in layer.state_dict()}
+            continue
         widths = [layer.resolve(mode) for mode in chosen]
         if isinstance(layer, QuantAttention):
             layers[name] = {"operands": {
@@ -81,7 +88,7 @@ def save_qz(
             "weight": _store_weight(tensors, name, layer, sorted({w.weight for w in widths})),
             "input": _store_input(tensors, f"{name}.input", layer.input_quantizer, widths),
         }
-        dropped.add(f"{name}.{weight_name(layer)}")
+        dropped |= {f"{one}.{weight_name(layer)}" for one in own_names}
     tensors |= _float_state(network, chosen, dropped)
     about = {
         "format_version": FORMAT_VERSION,
@@ -91,6 +98,7 @@ def save_qz(
         "config": network.config,
         "layers": layers,
         "norms": list(network.norms()),
+        "unused": unused,
     }
     metadata = json.dumps(about)
     contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
@@ -169,6 +177,20 @@ def _integer_modes(network: QuantizableNetwork) -> list[BitMode]:
     return [mode for mode in network.modes if mode.weight != FLOAT_BITS]
 
 
+def _unused_layers(network: QuantizableNetwork, mode: BitMode) -> list[str]:
+    """Layers that never saw data because evaluation never calls them (heads of training alone)."""
+    blank = [
+        name for name, layer in network.layers().items()
+        if any(isinstance(part, Quantizer) and not part.initialised for part in layer.modules())
+    ]  # fmt: skip
+    if not blank or len(blank) == len(network.layers()) or "image_size" not in preprocessing(network):
+        return []
+    image = torch.zeros(1, *input_size_of(network), device=next(network.parameters()).device)
+    with network.at_bits(mode), evaluating(network):
+        calls = layer_calls(network, {name: network.layers()[name] for name in blank}, image)
+    return [name for name in blank if not calls[name]]
+
+
 @torch.no_grad()
 def _store_weight(
     tensors: dict[str, Tensor], name: str, layer: QuantLayer, widths: list[int]
@@ -205,7 +227,8 @@ def _store_input(
 
 def _float_state(network: QuantizableNetwork, modes: list[BitMode], dropped: set[str]) -> dict[str, Tensor]:
     """What stays float: biases, the chosen modes' norms, embeddings, layers left out."""
-    norms = {name: norm for name, norm in network.model.named_modules() if isinstance(norm, PerModeNorm)}
+    modules = network.model.named_modules(remove_duplicate=False)
+    norms = {name: norm for name, norm in modules if isinstance(norm, PerModeNorm)}
     names = {mode.name for mode in modes}
     state = {}
     for key, value in network.model.state_dict().items():

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from quantizable.bits import ModeLike
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantConv2d, QuantLayer, QuantLinear
-from quantizable.nn.norms import PerModeNorm
+from quantizable.nn.norms import PerModeNorm, scale_and_bias
 from quantizable.quantizers import Quantizer
 from quantizable.verify.graph import Graph, Node, apply
 from quantizable.verify.simplify import simplify
@@ -29,14 +29,31 @@ SUPPORTED = (
     "AvgPool2d (without padding), AdaptiveAvgPool2d(1), mean over both image axes, Flatten, "
     "Identity, Dropout and the addition of two branches"
 )
-RELU = (nn.ReLU, F.relu, torch.relu, "relu")
+RELU = (nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_")
 IGNORED = (nn.Identity, nn.Dropout, F.dropout, "contiguous")
 FLATTEN = (nn.Flatten, torch.flatten, "flatten")
 ADDITION = (operator.add, operator.iadd, torch.add, "add", "add_")
+# a function's options in the order in which they may be given without their names
+OPTIONS: dict[Any, tuple[str, ...]] = {
+    **dict.fromkeys((torch.flatten, "flatten"), ("start_dim", "end_dim")),
+    **dict.fromkeys((torch.mean, "mean"), ("dim", "keepdim")),
+    **dict.fromkeys((F.relu, F.relu6), ("inplace",)),
+    F.dropout: ("p", "training", "inplace"),
+}
+
+
+class Value(fx.Proxy):
+    """A traced tensor that knows ``x += y``, which torch.fx takes for ``x = x + y``."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
 
 
 class LayerTracer(fx.Tracer):
     """Stops at torch's layers and at ours, which :func:`graph_of` reads as a whole."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         ours = isinstance(m, QuantLayer | PerModeNorm | nn.modules.batchnorm._BatchNorm)
@@ -90,12 +107,13 @@ class _Lowering:
         self.shapes: list[torch.Size] = [input_shape]
         self.input_shape = input_shape
         self.value: dict[fx.Node, int] = {}
+        self.views: list[tuple[int, int]] = []  # values that share their memory
 
     @torch.no_grad()
     def graph(self) -> Graph:
         for node in self.traced.nodes:
             if node.op == "output":
-                return Graph(self.nodes, self.input_shape)
+                return self._up_to(node.args[0])
             if node.op == "call_module":
                 self._module(node, self.modules[str(node.target)], str(node.target))
             elif node.op in ("call_function", "call_method"):
@@ -107,6 +125,15 @@ class _Lowering:
             else:
                 self.value[node] = 0
         raise ValueError("the network has no output")
+
+    def _up_to(self, output: Any) -> Graph:
+        """The graph that ends with the network's output; what comes later is not read."""
+        if not isinstance(output, fx.Node):
+            raise ValueError(
+                f"the network returns a {type(output).__name__} of outputs; supported is one tensor (wrap "
+                "the network in a module that returns the one to verify)"
+            )
+        return Graph(self.nodes[: self.value[output]], self.input_shape)
 
     def _emit(self, stage: Stage, *inputs: int) -> int:
         """Append a stage; returns the index of its value."""
@@ -121,7 +148,11 @@ class _Lowering:
         return len(self.nodes)
 
     def _module(self, node: fx.Node, module: nn.Module, name: str) -> None:
-        x = self.value[node.args[0]]  # type: ignore[index]
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        x = self.value[source]
+        if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
+            raise ValueError(f"layer {name} has a forward hook, which is not verified; remove it first")
         if isinstance(module, PerModeNorm):
             module = module.active
         if isinstance(module, QuantConv2d | QuantLinear):
@@ -134,26 +165,51 @@ class _Lowering:
             # timm's norm holds the activation that follows it
             for inner in (getattr(module, "drop", None), getattr(module, "act", None)):
                 if inner is not None:
-                    x = self._simple(inner, (), x, f"{name} ({type(inner).__name__})")
+                    x = self._simple(inner, {}, x, f"{name} ({type(inner).__name__})")
         else:
-            x = self._simple(module, (), x, f"{name} ({type(module).__name__})")
+            x = self._simple(module, {}, x, f"{name} ({type(module).__name__})")
         self.value[node] = x
+        if getattr(module, "inplace", False):
+            self._write_through(node, source)
 
     def _function(self, node: fx.Node) -> None:
-        sources = [self.value[a] for a in node.args if isinstance(a, fx.Node)]
-        if node.target in ADDITION and len(sources) == 2:
-            self.value[node] = self._emit(Add(), *sources)
-        elif len(sources) == 1 and len(node.all_input_nodes) == 1:
-            options = (*(a for a in node.args[1:]), *node.kwargs.values())
-            name = f"{node.name} ({getattr(node.target, '__name__', node.target)})"
-            self.value[node] = self._simple(node.target, options, sources[0], name)
+        name = f"{node.name} ({getattr(node.target, '__name__', node.target)})"
+        sources = [a for a in node.args if isinstance(a, fx.Node)]
+        names = OPTIONS.get(node.target, ())
+        if node.target in ADDITION and len(sources) == 2 and not node.kwargs:
+            self.value[node] = self._emit(Add(), *(self.value[source] for source in sources))
+        elif len(sources) == len(node.all_input_nodes) == 1 and len(node.args) <= 1 + len(names):
+            options = {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
+            self.value[node] = self._simple(node.target, options, self.value[sources[0]], name)
         else:
-            raise unsupported(f"{node.name} ({getattr(node.target, '__name__', node.target)})")
+            raise unsupported(name)
+        if node.target is operator.iadd or name.endswith("_)") or node.kwargs.get("inplace"):
+            self._write_through(node, sources[0])
 
-    def _simple(self, layer: Any, options: tuple[Any, ...], x: int, name: str) -> int:
+    def _write_through(self, node: fx.Node, changed: fx.Node) -> None:
+        """Let every name of a tensor mean its new value, after ``node`` changed it in place."""
+        old, new = self.value[changed], self.value[node]
+        views = {i for pair in self.views if old in pair for i in pair} - {old}
+        seen = False
+        for later in self.traced.nodes:
+            if seen and any(self.value.get(read) in views for read in later.all_input_nodes):
+                raise ValueError(f"{node.name} changes in place what {later.name} reads through a view")
+            seen = seen or later is node
+        for name, value in self.value.items():
+            if value == old:
+                self.value[name] = new
+
+    def _flatten(self, x: int) -> int:
+        view = self._emit(Flatten(), x)
+        self.views.append((x, view))
+        return view
+
+    def _simple(self, layer: Any, options: dict[str, Any], x: int, name: str) -> int:
         """A layer or function of one value and plain options."""
         kind = type(layer) if isinstance(layer, nn.Module) else layer
         shape = self.shapes[x]
+        if kind is F.dropout and options.get("training", True):
+            raise unsupported(f"{name}, which is random in evaluation too")
         if kind in IGNORED:
             return x
         if kind in RELU:
@@ -162,18 +218,19 @@ class _Lowering:
             return self._emit(Activation(low=0.0, high=6.0), x)
         if kind is nn.Hardtanh:
             return self._emit(Activation(low=float(layer.min_val), high=float(layer.max_val)), x)
-        if kind in FLATTEN and (isinstance(layer, nn.Module) or options in ((1,), (1, -1))):
-            if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
-                raise unsupported(name)
-            return self._emit(Flatten(), x) if len(shape) > 1 else x
-        if kind is nn.AvgPool2d and layer.padding in (0, (0, 0)) and not layer.ceil_mode:
+        if isinstance(layer, nn.Flatten):
+            options = {"start_dim": layer.start_dim, "end_dim": layer.end_dim}
+        if kind in FLATTEN and options in ({"start_dim": 1}, {"start_dim": 1, "end_dim": -1}):
+            return self._flatten(x) if len(shape) > 1 else x
+        whole = kind is nn.AvgPool2d and layer.padding in (0, (0, 0)) and not layer.ceil_mode
+        if whole and layer.divisor_override is None:
             stride = layer.kernel_size if layer.stride is None else layer.stride
             return self._emit(pooling(shape, _pair(layer.kernel_size), _pair(stride)), x)
         if kind is nn.AdaptiveAvgPool2d and layer.output_size in (1, (1, 1)):
             return self._emit(pooling(shape, (shape[1], shape[2]), (1, 1)), x)
-        if kind in (torch.mean, "mean") and len(shape) == 3 and _image_axes(options):
+        if kind in (torch.mean, "mean") and len(shape) == 3 and _is_image_mean(options):
             x = self._emit(pooling(shape, (shape[1], shape[2]), (1, 1)), x)
-            return x if True in options else self._emit(Flatten(), x)
+            return x if options.get("keepdim") else self._emit(Flatten(), x)
         raise unsupported(name)
 
 
@@ -226,16 +283,9 @@ def layer_stage(layer: nn.Module, weight: Tensor, name: str) -> Linear | Conv2d:
 def norm_stage(norm: nn.Module, axes: int) -> Scale:
     """Batch norm in evaluation: ``(x - mean) / sqrt(var + eps) * weight + bias``."""
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("a batch norm without running statistics depends on the batch; track them")
-    factor = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        factor = factor * norm.weight.double()
-    bias = -norm.running_mean.double() * factor
-    if norm.bias is not None:
-        bias = bias + norm.bias.double()
+    factor, bias = scale_and_bias(norm)
     shape = (-1,) + (1,) * (axes - 1)
-    return Scale(factor.detach().reshape(shape), bias.detach().reshape(shape))
+    return Scale(factor.reshape(shape), bias.reshape(shape))
 
 
 def pooling(shape: torch.Size, kernel: tuple[int, int], stride: tuple[int, int]) -> Conv2d:
@@ -249,6 +299,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def _image_axes(options: tuple[Any, ...]) -> bool:
-    axes = options[0] if options else None
-    return isinstance(axes, tuple | list) and tuple(axes) in ((2, 3), (-2, -1))
+def _is_image_mean(options: dict[str, Any]) -> bool:
+    axes = options.get("dim")
+    known = options.keys() <= {"dim", "keepdim"}
+    return known and isinstance(axes, tuple | list) and tuple(axes) in ((2, 3), (-2, -1))

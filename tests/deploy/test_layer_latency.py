@@ -12,6 +12,7 @@ from quantizable.cli import main
 from quantizable.deploy import layer_latency
 from quantizable.deploy.layer_latency import layer_latencies
 from quantizable.search import Space, latency_cost
+from tests.deploy.reuse import TwoResolutions
 
 pytest.importorskip("onnxruntime", reason="the deploy extra is not installed")
 pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
@@ -78,3 +79,11 @@ def test_bad_input_is_refused(
         layer_latencies(network, (3, 8, 8), "onnxruntime", threads=0)
     assert main(["cost", "model.qz", "--layer-latency", str(tmp_path / "latency.json")]) == 2
     assert "one engine" in capsys.readouterr().err
+
+
+def test_a_layer_takes_the_time_of_all_its_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_latency, "_compiled", lambda *_: print)
+    monkeypatch.setattr(layer_latency, "interleaved", lambda runs, _: dict.fromkeys(runs, 1.5))
+    network = quantizable.quantize(TwoResolutions(), [8])
+    table = layer_latencies(network, (3, 8, 8), "onnxruntime")
+    assert table == {"conv": {"8": 3.0}, "second": {"8": 0}, "head": {"8": 1.5}}

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 
 import quantizable
-from quantizable.deploy.divergence import fake_quant_codes, reference_codes, step_differences
+from quantizable.deploy.divergence import engine_codes, fake_quant_codes, reference_codes, step_differences
 from quantizable.deploy.reference import integer_network
 from quantizable.quantizers import QUANTIZERS
 from quantizable.storage.integers import integer_input, integer_weight
+from tests.deploy.reuse import OneLayerTwoNorms
+from tests.small_net import trained_like
 
 TIES = 1e-3  # share of codes that may be one step off where a real requantization lands on a half
 
@@ -72,3 +74,19 @@ def test_sums_beyond_int32_are_refused() -> None:
     network.calibrate([x])
     with pytest.raises(OverflowError, match="int32"):
         integer_network(network, "w16a16", x)(x.double())
+
+
+def test_the_codes_of_every_use_of_a_layer_are_compared() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 8, 8)
+    network = quantizable.quantize(trained_like(OneLayerTwoNorms()), [4]).eval()
+    with pytest.warns(UserWarning, match="no data passed through second"):
+        network.calibrate([x])
+    expected = fake_quant_codes(network, 4, x)
+    assert list(expected) == ["conv", "conv#2", "head"]
+    found = step_differences(expected, reference_codes(network, 4, x, given=expected))
+    assert [(row.layer, row.largest) for row in found] == [("conv", 0), ("conv#2", 0), ("head", 0)]
+    pytest.importorskip("onnxruntime", reason="the deploy extra is not installed")
+    pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
+    rows = step_differences(expected, engine_codes(network, 4, x))
+    assert [(row.layer, row.largest) for row in rows] == [("conv", 0), ("conv#2", 0), ("head", 0)]

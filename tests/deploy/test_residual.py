@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import quantizable
 from quantizable.deploy import Session, export_onnx
+from quantizable.deploy.engines import compile_onnxruntime
 from quantizable.deploy.export import onnx_model
 
 onnx = pytest.importorskip("onnx", reason="the deploy extra is not installed")
@@ -60,3 +62,37 @@ def test_only_where_a_convolution_is_added(make, images: Tensor) -> None:
 def test_qonnx_has_no_such_codes(make, images: Tensor) -> None:
     with pytest.raises(ValueError, match="need style 'qdq'"):
         onnx_model(make(bits=(8,)), 8, style="qonnx", residual_images=images)
+
+
+class SharedBlock(nn.Module):
+    """One residual block on an image and on its half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.block = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = (x + self.block(x)).relu()
+        x = torch.nn.functional.max_pool2d(x, 2)
+        return self.head((x + self.block(x)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_block_used_twice_has_grids_of_its_own_each_time(images: Tensor, bits: int) -> None:
+    torch.manual_seed(0)
+    network = quantizable.quantize(SharedBlock(), [bits]).eval()
+    network.calibrate([images])
+    with torch.no_grad():
+        expected = network(images)
+    model = onnx_model(network, bits, input_size=(3, 10, 10), residual_images=images)
+    assert operands(model, "Add") == ["DequantizeLinear"] * 4
+    made = {node.output[0]: node for node in model.graph.node}
+    sums = [made[name] for node in model.graph.node if node.op_type == "Add" for name in node.input]
+    grids = {(node.input[1], node.input[2]) for node in sums}
+    # at 8 bits both skips have the grid of the layer that reads them, the block's outputs one each
+    assert len(grids) == (3 if bits == 8 else 4)
+    found = compile_onnxruntime(model.SerializeToString(), 1, None)(images.numpy())
+    assert np.abs(found - expected.numpy()).max() < 0.05 * expected.abs().max()

@@ -1,10 +1,13 @@
 """Costs against sums done by hand."""
 
 import pytest
+import torch
 from torch import nn
 
 import quantizable
 from quantizable.measure.cost import layer_costs, mode_costs
+from quantizable.search.costs import macs
+from tests.deploy.reuse import Siamese, Tied, TwoNames, TwoResolutions
 
 
 def test_costs_are_those_of_the_sum_by_hand() -> None:
@@ -43,3 +46,44 @@ def test_a_mode_that_is_not_there_is_refused() -> None:
     network = quantizable.quantize(nn.Sequential(nn.Conv2d(3, 4, 3)), [2, 4])
     with pytest.raises(ValueError, match="no mode 8"):
         layer_costs(network, (3, 6, 6), [8])
+
+
+@pytest.mark.parametrize("kind", [Siamese, TwoNames, TwoResolutions])
+def test_a_layer_that_is_used_twice_multiplies_twice(kind: type[nn.Module]) -> None:
+    network = quantizable.quantize(kind(), [8, 32])
+    image = torch.zeros(1, 3, 8, 8)
+    costs = {c.layer: c for c in layer_costs(network, (3, 8, 8), [8])}
+    pixels = 8 * 8 + (4 * 4 if kind is TwoResolutions else 8 * 8)
+    assert costs["conv"].macs == macs(network, image)["conv"] == pixels * 3 * 3 * 9
+    assert costs["conv"].activation_bytes == 3 * 8 * 8 * (1 + 4)  # the larger of two resolutions
+    assert costs["second"].macs == costs["second"].activation_bytes == 0  # never called
+
+
+def test_a_shared_parameter_counts_once_and_has_integers_twice() -> None:
+    model = Tied()
+    network = quantizable.quantize(model, [8, 32])
+    costs = layer_costs(network, (3, 8, 8), [8])
+    assert mode_costs(network, costs)[0].parameters == sum(p.numel() for p in model.parameters())
+    conv, second = costs[:2]
+    assert conv.weight_bytes == second.weight_bytes == 81 + 4 * (3 + 3)
+
+
+def test_the_projection_of_attention_counts_once() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(6, 8)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.last = nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x.flatten(2).transpose(1, 2))
+            return self.last(self.attention(x, x, x)[0].mean(1))
+
+    model = Net()
+    network = quantizable.quantize(model, [8, 32])
+    costs = layer_costs(network, (6, 3, 3))
+    by_name = {c.layer: c.parameters for c in costs}
+    assert by_name["attention"] == 3 * 8 * 9
+    assert by_name["attention.out_proj"] == 8 * 9
+    assert mode_costs(network, costs)[0].parameters == sum(p.numel() for p in model.parameters())

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import quantizable
 from quantizable.bits import BitMode
 from quantizable.network import QuantizableNetwork
 from quantizable.quantizers import LSQActivation
 from quantizable.search.scoring import Scorer
-from quantizable.search.sensitivity import sensitivity, sqnr, write_sensitivity
+from quantizable.search.sensitivity import noise_ratios, sensitivity, sqnr, write_sensitivity
 from quantizable.search.space import Space
+from tests.deploy.reuse import Siamese
 
 
 def test_sqnr_of_a_uniform_signal_grows_by_6_decibels_a_bit() -> None:
@@ -47,3 +49,16 @@ def test_one_layer_at_a_time(network: QuantizableNetwork, images: Tensor, tmp_pa
     with (tmp_path / "sensitivity.csv").open() as file:
         assert [row["layer"] for row in csv.DictReader(file)] == [row.layer for row in rows]
     assert (tmp_path / "sensitivity.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_noise_of_all_uses_of_a_layer_is_counted() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 8, 8)
+    network = quantizable.quantize(Siamese(), [4, 8], first_last="mode").eval()
+    with pytest.warns(UserWarning, match="no data passed through second"):
+        network.calibrate([images])
+    ratios = noise_ratios(network, Space.of(network), images)
+    both = torch.cat([images, -2 * images])  # what the convolution is called with
+    expected = sqnr(both, network.model.conv.input_quantizer, 4)
+    assert ratios["conv", BitMode(4, 4)][1] == pytest.approx(expected, abs=1e-4)
+    assert ("second", BitMode(4, 4)) not in ratios

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import quantizable
 from quantizable.verify import Box, mode_difference_bounds
@@ -122,3 +123,112 @@ def test_nan_weights():
     model[0].weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite"):
         graph_of(model, SHAPE)
+
+
+class Chain(nn.Module):
+    """A convolution, what a test is about, and a classifier."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, stride=2)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(3, 3)
+        self.between = between
+
+    def forward(self, x):
+        return self.head(self.between(self, self.conv(x)).mean(dim=(2, 3)))
+
+
+def rectified_in_place(net, x):
+    return net.relu(x) + x  # both operands are rectified
+
+
+def added_in_place(net, x):
+    before = x
+    x += x.relu()
+    return before + x
+
+
+def method_in_place(net, x):
+    y = x.add_(x.relu())
+    x.relu_()
+    return y  # the same tensor
+
+
+def keyword_in_place(net, x):
+    F.relu(x, inplace=True)
+    return x
+
+
+@pytest.mark.parametrize("between", [rectified_in_place, added_in_place, method_in_place, keyword_in_place])
+def test_an_operation_in_place_changes_every_name_of_its_tensor(between):
+    torch.manual_seed(0)
+    network = make(model=Chain(between).eval())
+    x = torch.rand(32, *SHAPE)
+    with network.at_bits(8), torch.no_grad():
+        expected = network(x).double()
+    torch.testing.assert_close(graph_of(network, SHAPE, 8)(x.double()), expected, atol=1e-5, rtol=0)
+
+
+def view_changed_in_place(net, x):
+    torch.flatten(x, 1).relu_()
+    return x
+
+
+def scaled_addition(net, x):
+    return torch.add(x, x.relu(), alpha=-1)
+
+
+def partly_flattened(net, x):
+    return torch.flatten(x, end_dim=1)[None]
+
+
+def dropped(net, x):
+    return F.dropout(x)
+
+
+@pytest.mark.parametrize(
+    ("between", "named"),
+    [
+        (view_changed_in_place, "relu_ changes in place what mean reads through a view"),
+        (scaled_addition, "layer add .* cannot be verified"),
+        (partly_flattened, "layer flatten .* cannot be verified"),
+        (dropped, "random in evaluation too"),
+    ],
+)
+def test_what_would_be_another_function_is_refused(between, named):
+    with pytest.raises(ValueError, match=named):
+        graph_of(Chain(between).eval(), SHAPE)
+
+
+def test_a_mean_with_another_divisor_is_refused():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AvgPool2d(2, divisor_override=1), nn.Flatten())
+    with pytest.raises(ValueError, match=r"layer 1 \(AvgPool2d\) cannot be verified"):
+        graph_of(model.eval(), SHAPE)
+
+
+def test_several_outputs_are_refused():
+    class Two(nn.Module):
+        def forward(self, x):
+            return x.relu(), x
+
+    with pytest.raises(ValueError, match="returns a tuple of outputs; supported is one tensor"):
+        graph_of(Two().eval(), SHAPE)
+
+
+def test_what_is_computed_last_need_not_be_the_output():
+    class Early(nn.Module):
+        def forward(self, x):
+            y = x.relu()
+            F.relu6(y + y)
+            return y
+
+    x = torch.randn(4, *SHAPE)
+    torch.testing.assert_close(graph_of(Early(), SHAPE)(x), x.double().relu())
+
+
+def test_a_layer_with_a_hook_is_refused():
+    network = make()
+    network.model[1].register_forward_hook(lambda module, inputs, output: 3 * output)
+    with pytest.raises(ValueError, match="layer 1 has a forward hook"):
+        graph_of(network, SHAPE, 8)
