@@ -5,7 +5,7 @@
 Trains an MLP and a small residual convolutional network on scikit-learn's 8x8 digits in all four
 modes at once (seed fixed), then bounds how far the predicted class's output can differ from the
 float mode's, for test images and boxes of several radii. Writes the table to
-``benchmarks/results/verify_digits.json`` and the plot to ``docs/verify_digits.png``.
+``benchmarks/results/verify_digits.json`` and the plot to ``docs/results/verify_digits.png``.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="float, and again in all modes")
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/verify_digits.json"))
-    parser.add_argument("--plot", type=Path, default=Path("docs/verify_digits.png"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/results/verify_digits.png"))
     args = parser.parse_args()
     torch.manual_seed(0)
     digits = load_digits()

@@ -13,7 +13,9 @@ from mkdocs.structure.files import File, Files
 log = logging.getLogger("mkdocs.hooks")  # a warning of mkdocs, which strict builds count
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "quantizable"
-ROLE = re.compile(r":(?:func|class|meth|mod|attr):(?=<code>)")  # Sphinx roles, as editors show them in docstrings
+ROLE = re.compile(
+    r":(?:func|class|meth|mod|attr):(?=<code>)"
+)  # Sphinx roles, as editors show them in docstrings
 LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -83,11 +85,17 @@ def dotted(path: Path) -> str:
 
 def public_names() -> str:
     """The page that begins the reference: the names to import from ``quantizable`` and ``quantizable.deploy``."""
-    lines = ["# API reference", "", "The pages below are made from the docstrings, one for each folder of the package."]
+    lines = [
+        "# API reference",
+        "",
+        "The pages below are made from the docstrings, one for each folder of the package.",
+    ]
     for package in ("quantizable", "quantizable.deploy"):
         lines += ["", f"## Public names of `{package}`", ""]
         source = ROOT / package.replace(".", "/") / "__init__.py"
-        imports = [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.ImportFrom)]
+        imports = [
+            node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.ImportFrom)
+        ]
         for node in imports:
             if node.module and node.module.startswith("quantizable."):
                 lines += [f"- [`{package}.{name.name}`][{node.module}.{name.name}]" for name in node.names]
