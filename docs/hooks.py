@@ -42,7 +42,7 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
     def shown(match: re.Match[str]) -> str:
         target = (here / match[2]).resolve()
         held = target.is_relative_to(ROOT / "docs") and not target.is_dir()
-        if held or match[2] in ("", ".") or page.file.generated_by:
+        if held or page.file.generated_by:
             return match[0]
         if not target.exists():
             log.warning("%s links to %s, which does not exist", page.file.src_uri, match[2])
@@ -83,20 +83,19 @@ def dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def public_name(package: str, target: str) -> str:
+    """A line of the list, with a link where the reference describes the object."""
+    shown = f"<code>{package}.{target.rpartition('.')[2]}</code>"
+    return f'- <autoref identifier="{target}" optional>{shown}</autoref>'
+
+
 def public_names() -> str:
-    """The page that begins the reference: the names to import from ``quantizable`` and ``quantizable.deploy``."""
-    lines = [
-        "# API reference",
-        "",
-        "The pages below are made from the docstrings, one for each folder of the package.",
-    ]
+    """The first page of the reference: the names to import from ``quantizable`` and from ``deploy``."""
+    lines = ["# API reference", "", "Each folder of the package has a page, made from its docstrings."]
     for package in ("quantizable", "quantizable.deploy"):
         lines += ["", f"## Public names of `{package}`", ""]
         source = ROOT / package.replace(".", "/") / "__init__.py"
-        imports = [
-            node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.ImportFrom)
-        ]
-        for node in imports:
-            if node.module and node.module.startswith("quantizable."):
-                lines += [f"- [`{package}.{name.name}`][{node.module}.{name.name}]" for name in node.names]
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("quantizable."):
+                lines += [public_name(package, f"{node.module}.{name.name}") for name in node.names]
     return "\n".join(lines) + "\n"

@@ -2,8 +2,8 @@
 
     python examples/custom_module.py
 
-A subclass of ``MultiModeModule`` gives the loss; everything else (modes, teachers, norms) is taken care of. The
-data are scikit-learn's ``load_diabetes``: 442 patients, ten numbers each.
+A subclass of ``MultiModeModule`` gives the loss; modes, teachers and norms are taken care of. The data are
+scikit-learn's ``load_diabetes``: 442 patients, ten numbers each.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Progression(quantizable.MultiModeModule):
 
 
 def loaders() -> tuple[DataLoader, DataLoader]:
-    """Training and validation batches of (measurements ``[B, 10]``, progression ``[B]``), both standardized."""
+    """Training and validation batches of (measurements ``[B, 10]``, progression ``[B]``), standardized."""
     inputs, targets = load_diabetes(return_X_y=True, scaled=False)
     parts = train_test_split(inputs, targets, test_size=0.25, random_state=0)
     x_train, x_val, y_train, y_val = (torch.tensor(part, dtype=torch.float32) for part in parts)

@@ -1,6 +1,6 @@
-"""Deploy a trained network: one .qz file with every mode, ONNX and OpenVINO files of one mode each, a session.
+"""Deploy a trained network: one .qz file with every mode, an ONNX file of one mode, and a session.
 
-    python examples/deployment.py                                                      # the network that ships here
+    python examples/deployment.py                              # the network that ships here
     python examples/deployment.py --model checkpoints/RUN/best.ckpt --images photos/ --output exported
 
 Without ``--images`` it classifies crops of scikit-learn's two sample photographs.

@@ -2,8 +2,8 @@
 
     python examples/segmentation.py
 
-The pictures are made from scikit-learn's handwritten digits: each shows four digits under noise as strong as faint
-ink, and the label of a pixel is 1 where there is ink, 0 elsewhere.
+The pictures are made from scikit-learn's handwritten digits: each shows four digits under noise as strong as
+faint ink, and the label of a pixel is 1 where there is ink, 0 elsewhere.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """A plain float network: three scales down, three up, logits ``[B, 2, H, W]``; it knows nothing of bits."""
+    """A plain float network: three scales down, three up, logits ``[B, 2, H, W]``; no word of bits."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
