@@ -20,11 +20,11 @@ FULL = os.environ.get("HYDRA_FULL_ERROR") == "1"  # shows where an error came fr
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> None:
-    from quantizable.settings import read_settings
+    from quantizable.training.configuration import read_settings
 
     try:
         read_settings(config)  # before the imports of training, which take seconds
-        from quantizable.training import train
+        from quantizable.training.run import train
 
         train(config)
     except MENDABLE as error:

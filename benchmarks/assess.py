@@ -16,22 +16,22 @@ from steps import machine
 
 from quantizable import load
 from quantizable.assess import figures
+from quantizable.assess.callables import mode_models
 from quantizable.assess.corruptions import COMMON
 from quantizable.assess.images import images_of
-from quantizable.assess.models import mode_models
 from quantizable.assess.report import print_summary, write_report
-from quantizable.assess.search.compare import (
+from quantizable.assess.searchers.compare import (
     agreeing,
     compare,
     coverage_of,
     pixel_searchers,
     relation_searchers,
 )
-from quantizable.assess.search.constraint import LInf, Psnr
+from quantizable.assess.searchers.constraint import LInf, Psnr
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, pairs_of, searched, study_cascade, study_indicators
 from quantizable.data.choice import make_datamodule
-from quantizable.results import finite, write_json
+from quantizable.report.files import finite, write_json
 
 
 def brief(plain: dict[str, Any]) -> dict[str, Any]:

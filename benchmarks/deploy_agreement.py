@@ -22,7 +22,7 @@ from torch import Tensor
 
 import quantizable
 from quantizable.deploy import Session, export_onnx, save_qz
-from quantizable.deploy.steps import engine_codes, fake_quant_codes, reference_codes, step_differences
+from quantizable.deploy.divergence import engine_codes, fake_quant_codes, reference_codes, step_differences
 from quantizable.network import QuantizableNetwork
 
 ENGINES = (  # name, engine, exact, residual additions on 8-bit codes

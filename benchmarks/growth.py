@@ -27,8 +27,8 @@ from steps import (
     table,
 )
 
-from quantizable.memory import keep_freed_memory
-from quantizable.schemes import SCHEMES
+from quantizable.training.memory import keep_freed_memory
+from quantizable.training.schemes import SCHEMES
 
 MODES = {1: ["4"], 2: ["2", "8"], 4: ["2", "4", "8", "32"], 7: ["2", "3", "4", "5", "6", "8", "32"]}
 SERIES = [("quantizable", n) for n in MODES] + [("sandwich", n) for n in MODES if n > 1]

@@ -30,8 +30,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 import quantizable
 from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import onnx_model
-from quantizable.deploy.latency import interleaved
 from quantizable.deploy.requirements import openvino_core
+from quantizable.measure.latency import interleaved
 
 Run = Callable[[], object]
 

@@ -25,7 +25,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from quantizable.data import CIFAR10
-from quantizable.models import create_model
+from quantizable.models.create import create_model
 
 
 def torchvision_loader(root: Path, batch_size: int, workers: int) -> DataLoader:

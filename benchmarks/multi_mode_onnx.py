@@ -22,9 +22,9 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 import quantizable
 from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import onnx_model
-from quantizable.deploy.latency import interleaved
-from quantizable.deploy.nodes import INPUT, OPSET, OUTPUT
+from quantizable.deploy.integer_nodes import INPUT, OPSET, OUTPUT
 from quantizable.deploy.requirements import openvino_core
+from quantizable.measure.latency import interleaved
 
 
 def branch(model: ModelProto, bits: int) -> GraphProto:

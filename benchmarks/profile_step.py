@@ -27,8 +27,8 @@ from steps import (
 from steps import bare_step as make_bare_step
 from torch.profiler import ProfilerActivity, profile
 
-from quantizable.memory import keep_freed_memory
-from quantizable.schemes import SCHEMES
+from quantizable.training.memory import keep_freed_memory
+from quantizable.training.schemes import SCHEMES
 
 # total time of these, children included; one inside another (autocast calls conv2d in conv2d) counts once
 PARTS = {

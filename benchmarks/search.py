@@ -24,12 +24,10 @@ import torch
 from torch import Tensor
 
 import quantizable
-from quantizable.assignment import add_modes, noisy_inputs
 from quantizable.bits import BitMode
 from quantizable.data import CIFAR10
-from quantizable.digest import digest_network, digest_tensors
 from quantizable.network import QuantizableNetwork
-from quantizable.results import write_json
+from quantizable.report.files import write_json
 from quantizable.search import (
     METHODS,
     Certification,
@@ -48,6 +46,8 @@ from quantizable.search import (
 )
 from quantizable.search.front import print_outcomes, write_front
 from quantizable.search.sensitivity import write_sensitivity
+from quantizable.storage.assignment import add_modes, noisy_inputs
+from quantizable.storage.digests import digest_network, digest_tensors
 
 
 def spread(loader: object, count: int, half: int | None = None) -> tuple[Tensor, Tensor]:

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 import quantizable
 from quantizable.bits import BitMode
-from quantizable.memory import keep_freed_memory
-from quantizable.models import create_model
+from quantizable.models.create import create_model
 from quantizable.network import QuantizableNetwork
-from quantizable.optim import positive_parameters, step_sizes_in_bounds
-from quantizable.schemes import SCHEMES, Scheme
+from quantizable.training.memory import keep_freed_memory
+from quantizable.training.optim import positive_parameters, step_sizes_in_bounds
+from quantizable.training.schemes import SCHEMES, Scheme
 
 RESULTS = Path(__file__).parent / "results"
 

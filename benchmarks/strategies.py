@@ -21,12 +21,12 @@ from rich.table import Table
 
 from quantizable import load, quantize
 from quantizable.assess.agreement import agreement
+from quantizable.assess.callables import Model, mode_models, probabilities
 from quantizable.assess.corruptions import corrupt, suite
 from quantizable.assess.images import Images, images_of
-from quantizable.assess.models import Model, mode_models, probabilities
 from quantizable.data.choice import make_datamodule
-from quantizable.results import write_json
-from quantizable.training import train
+from quantizable.report.files import write_json
+from quantizable.training.run import train
 
 FLOAT_ONLY = ("standard", "adversarial", "mixup")
 CONF = str(Path(__file__).parents[1] / "conf")

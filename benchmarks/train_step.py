@@ -34,8 +34,8 @@ from steps import (
     table,
 )
 
-from quantizable.memory import keep_freed_memory
-from quantizable.schemes import SCHEMES
+from quantizable.training.memory import keep_freed_memory
+from quantizable.training.schemes import SCHEMES
 
 
 def first_seconds(step: Any) -> float:

@@ -18,7 +18,7 @@ import torch
 
 from quantizable.verify import Box, FixedPoint, Query, Verdict, decide_all
 from quantizable.verify.fixed_point import fixed_point_network, float_network, load_npz
-from quantizable.verify.report import plot_decided
+from quantizable.verify.outcomes import plot_decided
 
 NETWORKS = {"p1": "p1_784_100_10.npz", "p2": "p2_784_100_100_10.npz"}
 KEY = ("net", "weight_bits", "error_bound", "mnist_test_index")

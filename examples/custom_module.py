@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import quantizable
-from quantizable.optim import OptimizerConfig
+from quantizable.training.optim import OptimizerConfig
 
 
 class Progression(quantizable.MultiModeModule):

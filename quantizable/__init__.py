@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quantizable.bits import BitMode
-    from quantizable.classifier import QuantizableClassifier
     from quantizable.convert import quantize, to_float
-    from quantizable.deploy.load import load
-    from quantizable.module import MultiModeModule
     from quantizable.network import QuantizableNetwork
     from quantizable.quantizers import QUANTIZERS
+    from quantizable.storage.load import load
+    from quantizable.training.classifier import QuantizableClassifier
+    from quantizable.training.module import MultiModeModule
 
 HOMES = {
     "BitMode": "bits",
-    "MultiModeModule": "module",
+    "MultiModeModule": "training.module",
     "QUANTIZERS": "quantizers",
-    "QuantizableClassifier": "classifier",
+    "QuantizableClassifier": "training.classifier",
     "QuantizableNetwork": "network",
-    "load": "deploy.load",
+    "load": "storage.load",
     "quantize": "convert",
     "to_float": "convert",
 }
@@ -35,6 +35,10 @@ def __getattr__(name: str) -> Any:
     if name in HOMES:
         return getattr(import_module(f"quantizable.{HOMES[name]}"), name)
     raise AttributeError(f"module 'quantizable' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *HOMES])
 
 
 __version__ = "0.1.0"

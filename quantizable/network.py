@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantizable import fitting
+from quantizable import calibrate as fitting
 from quantizable.bits import BitMode, ModeLike
-from quantizable.keys import without_prefix
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm, keep_activations
+from quantizable.nn.state_dict import without_prefix
 from quantizable.quantizers import Quantizer
 
 Assignment = ModeLike | Mapping[str, ModeLike]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from quantizable.checkpoint import FORMAT
-from quantizable.classifier import QuantizableClassifier
 from quantizable.data import Fake
+from quantizable.storage.checkpoint import FORMAT
+from quantizable.training.classifier import QuantizableClassifier
 
 torch.set_num_threads(1)
 # the same examples in every run, however slow the machine is

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from quantizable.schemes import SCHEMES
-from quantizable.settings import read_settings
+from quantizable.training.configuration import read_settings
+from quantizable.training.schemes import SCHEMES
 from tests.tiny import CONF, config
 
 BENCHMARKS = CONF.parent / "benchmarks"

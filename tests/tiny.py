@@ -1,5 +1,6 @@
 """Networks and trainers that are small enough to be trained in a test."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from timm.models import register_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-CONF = Path(__file__).parents[1] / "conf"
+REPOSITORY = Path(__file__).parents[1]
+CONF = REPOSITORY / "conf"
+SHARED = Path(os.environ.get("QUANTIZABLE_SHARED", REPOSITORY.parent / "shared"))  # real data, where it is
 TINY = (
     "data=fake",
     "data.image_size=8",

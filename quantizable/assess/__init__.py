@@ -6,8 +6,8 @@ them, ``report`` shows it all.
 Nothing is imported here, so that the command line starts without the libraries of the extra ``assess``.
 
 >>> from quantizable import load                                               # doctest: +SKIP
->>> from quantizable.assess.models import Pair, mode_models                    # doctest: +SKIP
->>> from quantizable.assess.search import Gradient, LInf, search_inputs        # doctest: +SKIP
+>>> from quantizable.assess.callables import Pair, mode_models                    # doctest: +SKIP
+>>> from quantizable.assess.searchers import Gradient, LInf, search_inputs        # doctest: +SKIP
 >>> models = mode_models(load("best.ckpt"))                                    # doctest: +SKIP
 >>> pair = Pair(models["32"], models["4"])                                     # doctest: +SKIP
 >>> found = search_inputs(Gradient(), pair, pixels, labels, LInf(8 / 255), 60)   # doctest: +SKIP

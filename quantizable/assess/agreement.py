@@ -107,7 +107,7 @@ def agreement(outputs: Mapping[str, Tensor], labels: Tensor) -> Agreement:
 
     Args:
         outputs: probabilities ``[N, K]`` by name, the reference last; see
-            :func:`quantizable.assess.models.probabilities`.
+            :func:`quantizable.assess.callables.probabilities`.
         labels: ``[N]``.
 
     Raises:

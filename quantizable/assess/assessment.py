@@ -9,26 +9,26 @@ from functools import partial
 
 from rich.console import Console
 
+from quantizable.assess.callables import Model, chosen_models
 from quantizable.assess.corruptions import CORRUPTIONS, SEVERITIES, suite
 from quantizable.assess.images import Images, images_of
-from quantizable.assess.models import Model, chosen_models
 from quantizable.assess.repair import repair
 from quantizable.assess.report import log_wandb, print_summary, write_report
-from quantizable.assess.search.compare import (
+from quantizable.assess.searchers.compare import (
     agreeing,
     compare,
     coverage_of,
     pixel_searchers,
     relation_searchers,
 )
-from quantizable.assess.search.constraint import Constraint, LInf, Psnr
+from quantizable.assess.searchers.constraint import Constraint, LInf, Psnr
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, attempt, pairs_of, searched, study_cascade, study_indicators
-from quantizable.checkpoint import load
-from quantizable.chosen import choose
 from quantizable.data import ImageDataModule
 from quantizable.data.choice import trained_data
 from quantizable.network import QuantizableNetwork
+from quantizable.storage.checkpoint import load
+from quantizable.storage.selection import choose
 
 KNOWN = 1000  # held-out training images that surprise is measured against
 

@@ -9,10 +9,10 @@ from sklearn.metrics import roc_curve
 from torch import Tensor
 
 from quantizable.assess.agreement import Agreement
-from quantizable.assess.guard import CascadePoint
+from quantizable.assess.cascade import CascadePoint
 from quantizable.assess.indicators import balanced
 from quantizable.assess.shifts import CLEAN, Shifted, pooled
-from quantizable.uncertainty import INDICATORS
+from quantizable.measure.uncertainty import INDICATORS
 
 
 def _figure(width: float, height: float = 3.6) -> Figure:

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import (
 
 from quantizable.assess.agreement import Interval
 from quantizable.data.order import generator
-from quantizable.uncertainty import INDICATORS
+from quantizable.measure.uncertainty import INDICATORS
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quantizable.assess.callables import mode_models, probabilities
 from quantizable.assess.images import Images
-from quantizable.assess.models import mode_models, probabilities
 from quantizable.bits import ModeLike
 from quantizable.data.order import generator
 from quantizable.network import QuantizableNetwork

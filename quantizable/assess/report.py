@@ -17,9 +17,8 @@ from rich.table import Table
 
 from quantizable.assess import figures
 from quantizable.assess.agreement import Interval
-from quantizable.assess.files import write_text
 from quantizable.assess.study import Study
-from quantizable.results import finite, write_json
+from quantizable.report.files import finite, write_json, write_text
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:right}

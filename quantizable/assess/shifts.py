@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from quantizable.assess.agreement import Agreement, agreement
+from quantizable.assess.callables import CHUNK, Model, probabilities
 from quantizable.assess.corruptions import SEVERITIES, corrupt, suite
 from quantizable.assess.images import Images
-from quantizable.assess.models import CHUNK, Model, probabilities
 
 CLEAN = "clean"
 EXAMPLES = 8  # images kept to be shown

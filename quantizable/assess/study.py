@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from quantizable.assess.guard import CascadePoint, cascade, choose_guard, thresholds_for
+from quantizable.assess.callables import Model, Pair
+from quantizable.assess.cascade import CascadePoint, cascade, choose_guard, thresholds_for
 from quantizable.assess.indicators import Quality, indicator_quality
-from quantizable.assess.models import Model, Pair
 from quantizable.assess.repair import Repair
-from quantizable.assess.search.compare import Row
-from quantizable.assess.search.hunt import Found
+from quantizable.assess.searchers.compare import Row
+from quantizable.assess.searchers.hunt import Found
 from quantizable.assess.shifts import Shifted, pooled
-from quantizable.deploy.cost import layer_costs
 from quantizable.deploy.guard import Guard
+from quantizable.measure.cost import layer_costs
 from quantizable.network import QuantizableNetwork
 
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # escalated by the points of a cascade's curve

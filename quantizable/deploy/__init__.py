@@ -6,10 +6,10 @@
 >>> session = deploy.Session("model.qz", engine="openvino")          # doctest: +SKIP
 """
 
-from quantizable.deploy.artefact import save_qz
 from quantizable.deploy.export import export_onnx
 from quantizable.deploy.guard import Guard
-from quantizable.deploy.load import load_qz
 from quantizable.deploy.session import Session
+from quantizable.storage.load import load_qz
+from quantizable.storage.qz import save_qz
 
 __all__ = ["Guard", "Session", "export_onnx", "load_qz", "save_qz"]

@@ -16,16 +16,17 @@ from rich.console import Console
 from rich.table import Table
 
 from quantizable.bits import FLOAT_BITS, parse_modes
-from quantizable.deploy.artefact import save_qz
-from quantizable.deploy.cost import as_rows, layer_costs, mode_costs
 from quantizable.deploy.export import fits_bytes
-from quantizable.deploy.files import check_target, make_folder, written_whole
-from quantizable.deploy.latency import interleaved
 from quantizable.deploy.layer_latency import layer_latencies
-from quantizable.deploy.load import load
-from quantizable.deploy.preprocessing import input_size_of
 from quantizable.deploy.session import ENGINES, Session
+from quantizable.measure.cost import as_rows, layer_costs, mode_costs
+from quantizable.measure.latency import interleaved
 from quantizable.network import QuantizableNetwork
+from quantizable.report.files import check_target, make_folder, written_whole
+from quantizable.report.plots import save_figure
+from quantizable.storage.load import load
+from quantizable.storage.preprocessing import input_size_of
+from quantizable.storage.qz import save_qz
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -172,5 +173,4 @@ def plot(path: Path, rows: Sequence[Mapping[str, Any]], engines: Sequence[str]) 
             axes.set_xscale("log")
         axes.set_ylabel("top-1 accuracy, %" if known else "mode")
         axes.grid(alpha=0.3)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+    save_figure(figure, path)

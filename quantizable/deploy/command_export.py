@@ -12,16 +12,16 @@ from rich.table import Table
 from torch import Tensor
 
 from quantizable.bits import FLOAT_BITS, BitMode
-from quantizable.chosen import FILES, choose
+from quantizable.calibrate import first_inputs
 from quantizable.data.choice import trained_data
-from quantizable.deploy.artefact import save_qz
 from quantizable.deploy.export import STYLES, WEIGHT_STORAGE, export_onnx, fits_bytes
-from quantizable.deploy.files import check_target, make_folder
-from quantizable.deploy.load import load
 from quantizable.deploy.openvino_format import export_openvino
 from quantizable.deploy.requirements import require
-from quantizable.fitting import first_inputs
 from quantizable.network import QuantizableNetwork
+from quantizable.report.files import check_target, make_folder
+from quantizable.storage.load import load
+from quantizable.storage.qz import save_qz
+from quantizable.storage.selection import FILES, choose
 
 FORMATS = ("qz", "onnx", "openvino")
 CALIBRATION_BATCHES = 4

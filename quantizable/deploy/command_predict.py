@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from quantizable.deploy.guard import Guard
-from quantizable.deploy.preprocessing import IMAGE_SUFFIXES, read_images
 from quantizable.deploy.session import ENGINES, Session
+from quantizable.storage.preprocessing import IMAGE_SUFFIXES, read_images
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from quantizable.deploy.nodes import INPUT
+from quantizable.deploy.integer_nodes import INPUT
 from quantizable.deploy.requirements import openvino_core, require
 
 Runner = Callable[[np.ndarray], np.ndarray]

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from quantizable.bits import FLOAT_BITS, BitMode
-from quantizable.deploy.files import check_target, written_whole
+from quantizable.deploy.integer_nodes import INPUT, OPSET, OUTPUT
+from quantizable.deploy.layer_report import layer_report
 from quantizable.deploy.lowering import Lowered, lower
-from quantizable.deploy.nodes import INPUT, OPSET, OUTPUT
-from quantizable.deploy.preprocessing import input_size_of, preprocessing
-from quantizable.deploy.report import layer_report
 from quantizable.deploy.requirements import require
 from quantizable.deploy.residual import integer_residuals
 from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.report.files import check_target, written_whole
+from quantizable.storage.preprocessing import input_size_of, preprocessing
 
 STYLES = ("qdq", "qonnx")
 WEIGHT_STORAGE = ("int8", "int4")

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from quantizable.results import write_json
-from quantizable.uncertainty import INDICATORS
+from quantizable.measure.uncertainty import INDICATORS
+from quantizable.report.files import write_json
 
 
 class Switchable(Protocol):

@@ -13,10 +13,10 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from quantizable.bits import FLOAT_BITS, BitMode
+from quantizable.calibrate import evaluating
 from quantizable.deploy.engines import Runner, compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import onnx_model
-from quantizable.deploy.latency import interleaved
-from quantizable.fitting import evaluating
+from quantizable.measure.latency import interleaved
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantLayer
 
@@ -36,7 +36,7 @@ def layer_latencies(
     """Median milliseconds of one image by layer and mode, ``{"layer1.0.conv1": {"4": 0.1, "w4a8": ...}}``.
 
     Each layer is exported on its own, with the quantization of its input, and timed at batch 1 (see
-    :func:`quantizable.deploy.latency.interleaved`). Layers of one shape are timed once. What lies between
+    :func:`quantizable.measure.latency.interleaved`). Layers of one shape are timed once. What lies between
     layers (norms, additions, pooling) and what an engine gains by fusing layers are not
     in it, so that the sum ranks assignments and is not the latency of the network.
 

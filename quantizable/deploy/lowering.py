@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from quantizable.deploy.fold import fold_norms
-from quantizable.deploy.integers import integer_input, integer_weight, is_quantized
-from quantizable.deploy.nodes import InputNode, WeightNode
-from quantizable.deploy.remainder import RemainderShare, share_remainder
+from quantizable.calibrate import check_calibrated
+from quantizable.deploy.integer_nodes import InputNode, WeightNode
+from quantizable.deploy.norm_folding import fold_norms
+from quantizable.deploy.real_zero_point import RemainderShare, share_remainder
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention, QuantLayer
+from quantizable.storage.integers import integer_input, integer_weight, is_quantized
 
 
 @dataclass
@@ -54,7 +55,7 @@ def lower(
         ValueError: the network lacks the mode, or its activations were never calibrated.
     """
     with network.at_bits(bits):
-        check_calibrated(network)
+        check_calibrated(network.model)
         lowered = Lowered(copy.deepcopy(network.model).cpu().eval().requires_grad_(False))
     model = lowered.model
     for name, module in list(model.named_modules()):
@@ -71,16 +72,6 @@ def lower(
             if share is not None:
                 lowered.shares[name] = share
     return lowered
-
-
-def check_calibrated(network: QuantizableNetwork) -> None:
-    """Refuse a network whose active quantizers never saw data."""
-    blank = [name for name, q in network.quantizers().items() if is_quantized(q) and not q.initialised]
-    if blank:
-        raise ValueError(
-            f"{len(blank)} quantizers have no step size yet ({blank[0]}, ...); train the network or call "
-            "calibrate(loader) first"
-        )
 
 
 def _lower_layer(lowered: Lowered, name: str, layer: QuantLayer) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from quantizable.deploy.export import METADATA, onnx_model
-from quantizable.deploy.files import check_target
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.report.files import check_target
 
 
 def export_openvino(

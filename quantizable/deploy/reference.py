@@ -15,11 +15,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from quantizable.deploy.fixed_point import FRACTION_BITS, fixed_multiplier, from_fixed, rescale, to_fixed
-from quantizable.deploy.integers import IntegerInput
+from quantizable.deploy.fixed_point_multiplier import (
+    FRACTION_BITS,
+    fixed_multiplier,
+    from_fixed,
+    rescale,
+    to_fixed,
+)
 from quantizable.deploy.lowering import lower
-from quantizable.deploy.remainder import FixedWeight, adds_remainder
+from quantizable.deploy.real_zero_point import FixedWeight, adds_remainder
 from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.storage.integers import IntegerInput
 
 POOLING = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 

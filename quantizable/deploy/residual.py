@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from quantizable.deploy.nodes import INPUT, node_layer
+from quantizable.deploy.integer_nodes import INPUT, node_layer
 from quantizable.deploy.requirements import require
 
 

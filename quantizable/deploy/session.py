@@ -15,10 +15,10 @@ from torch import Tensor
 from quantizable.bits import BitMode, ModeLike
 from quantizable.deploy.engines import Runner, compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import METADATA, onnx_model
-from quantizable.deploy.load import load_qz
-from quantizable.deploy.preprocessing import input_size_of, preprocessing
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.network import QuantizableNetwork
+from quantizable.storage.load import load_qz
+from quantizable.storage.preprocessing import input_size_of, preprocessing
 
 ENGINES = ("onnxruntime", "openvino", "torch")
 MIXED = "mixed"  # what ``bits`` says of a file with a mode per layer

@@ -1,18 +1,18 @@
 """Bits per layer, and how robust they leave the network: certification, sensitivity, search."""
 
-from quantizable.search.certification import (
+from quantizable.certify.certification import (
     Certification,
     Certified,
     average_certified_radius,
     certified_accuracy,
 )
+from quantizable.certify.incremental import Incremental
+from quantizable.certify.smoothing import ABSTAIN, Certificate, Smoothing
 from quantizable.search.costs import COSTS, Cost, bops_cost, bytes_cost, latency_cost
-from quantizable.search.incremental import Incremental
 from quantizable.search.methods import METHODS
 from quantizable.search.problem import Outcome, Problem, Trial, solve
 from quantizable.search.scoring import OBJECTIVES, Scorer
 from quantizable.search.sensitivity import sensitivity
-from quantizable.search.smoothing import ABSTAIN, Certificate, Smoothing
 from quantizable.search.space import Space, parse_budget
 
 __all__ = [

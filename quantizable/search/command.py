@@ -14,25 +14,25 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from quantizable.assignment import SavedAssignment, add_modes, noisy_inputs, write_assignment
 from quantizable.bits import ModeLike
-from quantizable.checkpoint import load
-from quantizable.chosen import choose
+from quantizable.certify.certification import Certification, average_certified_radius, certified_accuracy
+from quantizable.certify.incremental import Incremental
+from quantizable.certify.smoothing import Smoothing
 from quantizable.data.choice import trained_data, validation_loader
-from quantizable.digest import digest_network, digest_tensors
 from quantizable.network import Assignment, QuantizableNetwork
-from quantizable.results import write_json
-from quantizable.search.certification import Certification, average_certified_radius, certified_accuracy
+from quantizable.report.files import write_json
 from quantizable.search.costs import COSTS, Cost, bops_cost, bytes_cost, latency_cost
 from quantizable.search.evolution import check_installed
 from quantizable.search.front import print_outcomes, write_front
-from quantizable.search.incremental import Incremental
 from quantizable.search.methods import METHODS
 from quantizable.search.problem import Problem, solve
 from quantizable.search.scoring import OBJECTIVES, Scorer, check_objective
 from quantizable.search.sensitivity import print_sensitivity, sensitivity, write_sensitivity
-from quantizable.search.smoothing import Smoothing
 from quantizable.search.space import Space, parse_budget
+from quantizable.storage.assignment import SavedAssignment, add_modes, noisy_inputs, write_assignment
+from quantizable.storage.checkpoint import load
+from quantizable.storage.digests import digest_network, digest_tensors
+from quantizable.storage.selection import choose
 
 RADII = (0.0, 0.25, 0.5, 0.75)
 # searches choose by other noise than certify certifies with: its bounds must not depend on what they bound

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from quantizable.report.files import write_text
+from quantizable.report.plots import save_figure
 from quantizable.search.costs import Cost
 from quantizable.search.problem import Outcome, Trial
 
@@ -54,8 +55,7 @@ def write_front(folder: Path, outcomes: Sequence[Outcome], cost: Cost, objective
         for genome, t in {t.genome: t for t in trials[name]}.items():
             digits = "".join(map(str, genome))
             writer.writerow([name, t.cost, *(t.score.get(k, "") for k in keys), int(genome in best), digits])
-    (folder / "front.csv.part").write_text(text.getvalue())
-    os.replace(folder / "front.csv.part", folder / "front.csv")
+    write_text(folder / "front.csv", text.getvalue())
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -70,5 +70,4 @@ def write_front(folder: Path, outcomes: Sequence[Outcome], cost: Cost, objective
     axes.set_ylabel(objective)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(folder / "front.png.part", format="png", dpi=130)
-    os.replace(folder / "front.png.part", folder / "front.png")
+    save_figure(figure, folder / "front.png")

@@ -5,7 +5,7 @@ from quantizable.search.greedy import greedy
 from quantizable.search.integer import integer
 from quantizable.search.problem import Method
 from quantizable.search.reinforcement import reinforcement
-from quantizable.search.uniform import uniform
+from quantizable.search.uniform_bits import uniform
 
 METHODS: dict[str, Method] = {
     "uniform": uniform,

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantizable.bits import BitMode
-from quantizable.digest import digest_network, digest_tensors
-from quantizable.fitting import active_batch_norms, fit_norms
+from quantizable.calibrate import active_batch_norms, fit_norms
+from quantizable.certify.certification import Certification, Certified, average_certified_radius
+from quantizable.certify.incremental import Incremental
 from quantizable.network import QuantizableNetwork
-from quantizable.search.certification import Certification, Certified, average_certified_radius
-from quantizable.search.incremental import Incremental
-from quantizable.search.journal import Journal
+from quantizable.storage.digests import digest_network, digest_tensors
+from quantizable.storage.journal import Journal
 
 OBJECTIVES = ("accuracy", "agreement", "acr")
 BROKEN_KL = 1e6  # nats; of an assignment whose logits are not finite

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,6 +19,8 @@ from quantizable.functional import dequantize
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantLayer
 from quantizable.quantizers import Quantizer
+from quantizable.report.files import write_text
+from quantizable.report.plots import save_figure
 from quantizable.search.scoring import Scorer
 from quantizable.search.space import Space
 
@@ -127,8 +128,7 @@ def write_sensitivity(folder: Path, rows: Sequence[Sensitivity]) -> None:
     writer = csv.DictWriter(text, [f.name for f in fields(Sensitivity)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    (folder / "sensitivity.csv.part").write_text(text.getvalue())
-    os.replace(folder / "sensitivity.csv.part", folder / "sensitivity.csv")
+    write_text(folder / "sensitivity.csv", text.getvalue())
 
     layers = list(dict.fromkeys(row.layer for row in rows))
     figure = Figure(figsize=(max(6, 0.4 * len(layers)), 6), layout="constrained")
@@ -143,5 +143,4 @@ def write_sensitivity(folder: Path, rows: Sequence[Sensitivity]) -> None:
     upper.legend(title="mode", ncols=3)
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
-    figure.savefig(folder / "sensitivity.png.part", format="png", dpi=130)
-    os.replace(folder / "sensitivity.png.part", folder / "sensitivity.png")
+    save_figure(figure, folder / "sensitivity.png")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantizable.report.files import write_text
 from quantizable.verify.box import Box
 from quantizable.verify.decide import Verdict
 from quantizable.verify.graph import Graph
@@ -72,12 +72,9 @@ class Certificate:
         return Box(low, high, self.integer)
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, to a temporary name first."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        os.replace(part, path)
+        """Write as JSON, whole or not at all."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Certificate:

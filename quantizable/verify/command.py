@@ -21,7 +21,7 @@ from quantizable.verify.fixed_point import (
     load_npz,
 )
 from quantizable.verify.graph import Graph
-from quantizable.verify.report import print_table, save_report
+from quantizable.verify.outcomes import print_table, save_report
 from quantizable.verify.robustness import decide_robustness
 
 EXAMPLES = """examples:
@@ -108,9 +108,9 @@ def load_graphs(
             else fixed_point_network(weights, biases, FixedPoint(_bits(mode)))
             for mode in modes
         ]
-    from quantizable.checkpoint import load  # what loads checkpoints needs Lightning
-    from quantizable.chosen import choose
     from quantizable.data.choice import trained_data
+    from quantizable.storage.checkpoint import load  # what loads checkpoints needs Lightning
+    from quantizable.storage.selection import choose
     from quantizable.verify.trace import graph_of
 
     network = load(path)

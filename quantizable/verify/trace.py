@@ -20,8 +20,8 @@ from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantConv2d, QuantLayer, QuantLinear
 from quantizable.nn.norms import PerModeNorm
 from quantizable.quantizers import Quantizer
-from quantizable.verify.fold import simplify
 from quantizable.verify.graph import Graph, Node, apply
+from quantizable.verify.simplify import simplify
 from quantizable.verify.stages import Activation, Add, Conv2d, Flatten, Linear, Scale, Stage
 
 SUPPORTED = (

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantizable.assess.models import Pair
+from quantizable.assess.callables import Pair
 
 
 def threshold_model(edge: float):  # type: ignore[no-untyped-def]

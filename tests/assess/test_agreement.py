@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from quantizable.assess.agreement import Flips, agreement, flips, js_distance, mean_interval, share
+from quantizable.assess.callables import probabilities
 from quantizable.assess.images import Images
-from quantizable.assess.models import probabilities
 from quantizable.assess.shifts import CLEAN, pooled, shifts
 
 

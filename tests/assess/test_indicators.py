@@ -7,11 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from quantizable.assess.guard import cascade, choose_guard, thresholds_for
+from quantizable.assess.cascade import cascade, choose_guard, thresholds_for
 from quantizable.assess.indicators import balanced, indicator_quality
 from quantizable.bits import BitMode
 from quantizable.deploy.guard import Guard
-from quantizable.uncertainty import INDICATORS
+from quantizable.measure.uncertainty import INDICATORS
 
 
 def test_the_four_indicators_by_hand() -> None:

@@ -1,6 +1,5 @@
 """Hyperspectral scenes: a planted one, Samson where it is, and what is refused."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,9 @@ from scipy.io import savemat
 
 from quantizable.assess.images import images_of
 from quantizable.data import Scene
-from quantizable.models import create_model
+from quantizable.models.create import create_model
+from tests.tiny import SHARED
 
-SHARED = Path(os.environ.get("QUANTIZABLE_SHARED", Path(__file__).parents[2].parent / "shared"))
 SAMSON = SHARED / "data" / "hyperspectral" / "Samson.mat"
 
 

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quantizable.assess.callables import Pair
 from quantizable.assess.images import Images
-from quantizable.assess.models import Pair
 from quantizable.assess.relations import Relation, Relations, relations_for
 from quantizable.assess.relations.natural import brightness
-from quantizable.assess.search import (
+from quantizable.assess.searchers import (
     Coverage,
     DiffChaser,
     DiverGet,
@@ -23,9 +23,9 @@ from quantizable.assess.search import (
     Surprise,
     search_inputs,
 )
-from quantizable.assess.search.compare import agreeing, compare, relation_searchers
-from quantizable.assess.search.constraint import psnr
-from quantizable.assess.search.optimizers import OPTIMIZERS
+from quantizable.assess.searchers.compare import agreeing, compare, relation_searchers
+from quantizable.assess.searchers.constraint import psnr
+from quantizable.assess.searchers.optimizers import OPTIMIZERS
 from quantizable.assess.study import Study, searched
 from tests.assess.conftest import threshold_model
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import quantizable
 from quantizable.deploy import export_onnx
+from quantizable.deploy.divergence import engine_codes, fake_quant_codes, step_differences
 from quantizable.deploy.engines import onnxruntime_options
 from quantizable.deploy.export import METADATA, onnx_model
 from quantizable.deploy.requirements import openvino_core
-from quantizable.deploy.steps import engine_codes, fake_quant_codes, step_differences
 from quantizable.quantizers import QUANTIZERS
 
 onnx = pytest.importorskip("onnx", reason="the deploy extra is not installed")

@@ -61,7 +61,7 @@ def test_the_command_measures_milliseconds(
     network.info = {"in_chans": 3, "image_size": 8}
     monkeypatch.setattr("quantizable.deploy.command_cost.load", lambda path: network)
     monkeypatch.setattr("quantizable.deploy.command_cost.measure", lambda *_: {})  # of the whole network
-    monkeypatch.setattr("quantizable.deploy.latency.PAUSE", 0.0)
+    monkeypatch.setattr("quantizable.measure.latency.PAUSE", 0.0)
     words = ["cost", str(tmp_path / "model.ckpt"), "--engines", "onnxruntime", "--threads", "1"]
     assert main([*words, "--layer-latency", str(tmp_path / "latency.json")]) == 0
     table = json.loads((tmp_path / "latency.json").read_text())

@@ -10,8 +10,7 @@ import torch
 import quantizable
 from quantizable.deploy.export import METADATA, onnx_model
 from quantizable.deploy.requirements import openvino_core
-
-from .conftest import trained_like
+from tests.small_net import trained_like
 
 pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
 pytest.importorskip("openvino", reason="the deploy extra is not installed")

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 import quantizable
-from quantizable.deploy.integers import integer_input, integer_weight
+from quantizable.deploy.divergence import fake_quant_codes, reference_codes, step_differences
 from quantizable.deploy.reference import integer_network
-from quantizable.deploy.steps import fake_quant_codes, reference_codes, step_differences
 from quantizable.quantizers import QUANTIZERS
+from quantizable.storage.integers import integer_input, integer_weight
 
 TIES = 1e-3  # share of codes that may be one step off where a real requantization lands on a half
 

@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import quantizable.deploy.load
+import quantizable.storage.load
 from quantizable.deploy import Guard, Session, export_onnx, save_qz
 from quantizable.deploy.openvino_format import export_openvino
-
-from .conftest import SIZE, SmallNet
+from tests.small_net import SIZE, SmallNet
 
 pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
 
@@ -22,7 +21,7 @@ pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
 @pytest.fixture
 def saved(make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A network and its ``.qz`` file, which builds ``SmallNet`` by its name."""
-    monkeypatch.setattr(quantizable.deploy.load, "create_model", lambda *_args, **_options: SmallNet())
+    monkeypatch.setattr(quantizable.storage.load, "create_model", lambda *_args, **_options: SmallNet())
     network = make(bits=(2, 4, 8))
     architecture = {"model": "small", "num_classes": 5, "model_options": {}}
     save_qz(network, tmp_path / "model.qz", architecture=architecture)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import quantizable
-from quantizable.assignment import add_modes
 from quantizable.network import QuantizableNetwork
 from quantizable.search.costs import bops_cost
 from quantizable.search.problem import Problem
 from quantizable.search.scoring import Scorer
 from quantizable.search.space import Space, parse_budget
+from quantizable.storage.assignment import add_modes
 
 
 def make_network(seed: int = 0) -> QuantizableNetwork:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from quantizable.certify.incremental import Incremental
+from quantizable.certify.smoothing import Smoothing
 from quantizable.network import QuantizableNetwork
-from quantizable.search.incremental import Incremental
 from quantizable.search.scoring import BROKEN_KL, Scorer
-from quantizable.search.smoothing import Smoothing
 from quantizable.search.space import Space
 from tests.search.conftest import make_network
 

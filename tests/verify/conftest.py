@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,15 +10,15 @@ import pytest
 import torch
 
 from quantizable.verify import Box, FixedPoint, fixed_point_network, float_network, load_npz
+from tests.tiny import SHARED
 
-ROOT = Path(__file__).parents[2]
 FILES = {"p1": "p1_784_100_10.npz", "p2": "p2_784_100_100_10.npz"}
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of shared data; skips where it is absent."""
-    folder = Path(os.environ.get("QUANTIZABLE_SHARED", ROOT.parent / "shared")) / "data"
+    folder = SHARED / "data"
     if not (folder / "qebverif").is_dir():
         pytest.skip(f"no shared data at {folder}; set QUANTIZABLE_SHARED to the folder with data/")
     return folder

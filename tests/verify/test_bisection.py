@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import random_pair
 
 from quantizable.verify import Box, difference_bounds
 from quantizable.verify.bisection import bisect
+from tests.verify.conftest import random_pair
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import random_pair, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from quantizable.verify import (
 from quantizable.verify import bounds as bounds_module
 from quantizable.verify.interval import Interval
 from quantizable.verify.stages import INFINITY, Activation, Linear
+from tests.verify.conftest import random_pair, sample
 
 
 @pytest.fixture

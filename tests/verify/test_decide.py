@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from conftest import random_pair
 
 from quantizable.verify import Box, Query, decide, decide_all, difference_bounds
 from quantizable.verify.milp import PairProgram
+from tests.verify.conftest import random_pair
 
 pytest.importorskip("highspy", reason="the verify extra is not installed")
 

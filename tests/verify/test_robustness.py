@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import random_pair
-from test_decide import all_inputs
 
 from quantizable.verify import Box
 from quantizable.verify.robustness import decide_robustness, margin_layer
+from tests.verify.conftest import random_pair
+from tests.verify.test_decide import all_inputs
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import sample
 from torch import nn
 
 import quantizable
 from quantizable.verify import Box, mode_difference_bounds
 from quantizable.verify.command import load_graphs
 from quantizable.verify.trace import graph_of
+from tests.verify.conftest import sample
 
 SHAPE = (1, 8, 8)
 
@@ -100,7 +100,7 @@ def test_a_mode_the_network_lacks():
 
 def test_a_mode_the_network_lacks_is_said_before_its_layers(tmp_path, monkeypatch):
     pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 3))
-    monkeypatch.setattr("quantizable.checkpoint.load", lambda path: make(model=pooled))
+    monkeypatch.setattr("quantizable.storage.checkpoint.load", lambda path: make(model=pooled))
     (tmp_path / "net.ckpt").touch()
     with pytest.raises(ValueError, match="network has no mode 3"):
         load_graphs(tmp_path / "net.ckpt", ["32", "3"], SHAPE)

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, affine
 
 from quantizable.assess.corruptions.blur import smooth
-from quantizable.assess.relations import Relation, Relations
+from quantizable.assess.relations.relation import Relation, Relations
 
 
 def brightness(x: Tensor, p: list[float], generator: Generator) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, affine
 
-from quantizable.assess.relations import Relation, Relations
+from quantizable.assess.relations.relation import Relation, Relations
 
 
 def _some(count: int, share: float, generator: Generator) -> Tensor:

@@ -1,0 +1,7 @@
+"""``python -m quantizable`` is the command ``quantizable``."""
+
+import sys
+
+from quantizable.cli import main
+
+sys.exit(main())

@@ -1,0 +1,171 @@
+"""Fit a switchable network to data without gradients: activation step sizes, batch-norm statistics."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from quantizable.bits import FLOAT_BITS
+from quantizable.nn.norms import PerModeNorm
+from quantizable.quantizers import Quantizer
+
+
+@torch.no_grad()
+def fit_quantizers(model: nn.Module, inputs: Iterable[Tensor]) -> None:
+    """Set the parameters of the quantizers that need data, from a forward pass of each input.
+
+    Activations pass unquantized meanwhile. Batch norms that never saw data (a network from scratch)
+    normalise by the batch, as they will in training: their running statistics say nothing yet.
+    """
+    waiting = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, Quantizer) and len(module.levels) and not module.starts_initialised()
+    }
+    for quantizer in waiting.values():
+        quantizer.start_calibration()
+    try:
+        with evaluating(model), batch_statistics([n for n in active_batch_norms(model) if is_fresh(n)]):
+            for x in inputs:
+                model(x)
+        silent = [name for name, quantizer in waiting.items() if not _finish(owner(name), quantizer)]
+    finally:  # after an error, too, no quantizer goes on passing everything unchanged
+        for quantizer in waiting.values():
+            quantizer.stop_calibration()
+    if silent:
+        owners = sorted({owner(name) for name in silent})
+        warnings.warn(
+            f"no data passed through {', '.join(owners)}: the network skips these layers or reads their "
+            "weights directly, so that they stay float in every mode; name them in exclude=[...] to say "
+            "that this is meant",
+            stacklevel=4,
+        )
+
+
+def owner(quantizer: str) -> str:
+    """Name of the layer, as the user knows it, that a quantizer of that name belongs to."""
+    return quantizer.rpartition(".")[0].removeprefix("model.")
+
+
+def _finish(layer: str, quantizer: Quantizer) -> bool:
+    try:
+        return quantizer.finish_calibration()
+    except ValueError as error:
+        raise ValueError(f"layer {layer!r}: {error}") from None
+
+
+@torch.no_grad()
+def fit_norms(model: nn.Module, inputs: Iterable[Tensor]) -> None:
+    """Recompute the statistics of the active batch norms as the mean over all inputs."""
+    norms = active_batch_norms(model)
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(model):
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # cumulative mean
+                norm.train()
+            for x in inputs:
+                model(x)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the length of a ``with`` block; every module's flag is put back.
+
+    A compiled network runs eagerly meanwhile: each batch that the quantizers keep would cost a graph,
+    and at the eighth the compiler gives up, on the training that follows too.
+    """
+    flags = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextmanager
+def batch_statistics(norms: list[_BatchNorm]) -> Iterator[None]:
+    """These norms normalise by the batch for the length of a ``with`` block and remember nothing of it."""
+    flags = [norm.training for norm in norms]
+    kept = [{name: value.clone() for name, value in norm.named_buffers()} for norm in norms]
+    for norm in norms:
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, flag, buffers in zip(norms, flags, kept, strict=True):
+            norm.training = flag
+            for name, value in buffers.items():
+                norm.get_buffer(name).copy_(value)
+
+
+def is_fresh(norm: _BatchNorm) -> bool:
+    """True if the running statistics are those of a norm that was never trained: mean 0, variance 1."""
+    mean, var = norm.running_mean, norm.running_var
+    return mean is not None and var is not None and not mean.any() and bool((var == 1).all())
+
+
+def active_batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """Batch norms with running statistics that the current assignment runs."""
+    inactive = {
+        id(m) for norm in network.modules() if isinstance(norm, PerModeNorm)
+        for other in norm.norms.values() if other is not norm.active for m in other.modules()
+    }  # fmt: skip
+    return [
+        m for m in network.modules()
+        if isinstance(m, _BatchNorm) and m.track_running_stats and id(m) not in inactive
+    ]  # fmt: skip
+
+
+def first_inputs(loader: Iterable[Any], batches: int, device: torch.device) -> Iterator[Tensor]:
+    """The inputs of up to ``batches`` batches, on ``device``; ``ValueError`` if there are none."""
+    if isinstance(loader, Tensor):
+        raise ValueError("the loader is a tensor; give a list of batches, as [images]")
+    if batches < 1:
+        raise ValueError(f"batches is {batches}; at least 1 is needed")
+    count = 0
+    for count, batch in enumerate(islice(loader, batches), 1):
+        x = input_of(batch)
+        if not isinstance(x, Tensor):
+            raise ValueError(
+                f"batch {count} of the loader is a {type(x).__name__}; needed is a tensor of inputs, or a "
+                "tuple, list or mapping whose first entry is one"
+            )
+        if not torch.isfinite(x).all():
+            raise ValueError(f"batch {count} of the loader has NaN or infinite values; clean the data first")
+        yield x.to(device)
+    if count == 0:
+        raise ValueError("the loader is empty; give at least one batch of inputs")
+
+
+def input_of(batch: Any) -> Any:
+    """The first entry of a tuple, list or mapping; anything else is the input itself."""
+    if isinstance(batch, Mapping):
+        return next(iter(batch.values()), None)
+    if isinstance(batch, tuple | list):
+        return batch[0] if batch else None
+    return batch
+
+
+def check_calibrated(model: nn.Module) -> None:
+    """``ValueError`` if an active quantizer of the model never saw data."""
+    quantizers = ((name, m) for name, m in model.named_modules() if isinstance(m, Quantizer))
+    blank = [name for name, q in quantizers if q.bits != FLOAT_BITS and not q.initialised]
+    if blank:
+        raise ValueError(
+            f"{len(blank)} quantizers have no step size yet ({blank[0]}, ...); train the network or call "
+            "calibrate(loader) first"
+        )

@@ -1,0 +1,153 @@
+"""Where an engine and the fake-quant network part: the integer codes of every layer's input, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantizable.deploy.engines import onnxruntime_options
+from quantizable.deploy.export import onnx_model
+from quantizable.deploy.integer_nodes import INPUT, SIGNED_OFFSET, node_layer
+from quantizable.deploy.lowering import lower
+from quantizable.deploy.reference import Codes, integer_network
+from quantizable.deploy.requirements import openvino_core, require
+from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.nn import QuantLayer
+
+
+@dataclass(frozen=True)
+class StepDifference:
+    """How far the codes of one layer's input are apart.
+
+    Attributes:
+        layer: its name.
+        differing: share of the codes that differ, 0 to 1.
+        largest: largest difference, in steps.
+    """
+
+    layer: str
+    differing: float
+    largest: int
+
+
+def step_differences(
+    ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
+) -> list[StepDifference]:
+    """Layer by layer, for the layers that both hold."""
+    found = []
+    for layer in ours:
+        if layer in theirs:
+            apart = np.abs(ours[layer].astype(np.int64) - theirs[layer].astype(np.int64))
+            found.append(StepDifference(layer, float((apart > 0).mean()), int(apart.max())))
+    return found
+
+
+@torch.no_grad()
+def fake_quant_codes(network: QuantizableNetwork, bits: Assignment, images: Tensor) -> dict[str, np.ndarray]:
+    """The codes (int32) that each layer's input has in the fake-quant network, by layer name."""
+    found: dict[str, np.ndarray] = {}
+
+    def note(name: str) -> Any:
+        def hook(quantizer: Any, inputs: tuple[Tensor, ...]) -> None:
+            if quantizer.active is not None:
+                found[name] = quantizer.codes(inputs[0]).numpy()
+
+        return hook
+
+    hooks = [
+        layer.input_quantizer.register_forward_pre_hook(note(name))
+        for name, layer in network.layers().items()
+        if isinstance(layer, QuantLayer)
+    ]
+    try:
+        with network.at_bits(bits):
+            network.eval()(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+@torch.no_grad()
+def reference_codes(
+    network: QuantizableNetwork,
+    bits: Assignment,
+    images: Tensor,
+    fixed_point: bool = False,
+    given: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """The same codes in the integer reference.
+
+    Args:
+        fixed_point: as of ``integer_network``.
+        given: codes that each layer goes on with instead of those found, so that a difference in one layer
+            is not carried into the next.
+    """
+    model = integer_network(network, bits, images[:1], fixed_point)
+    found: dict[str, np.ndarray] = {}
+
+    def note(name: str) -> Any:
+        def hook(codes: Codes, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            found[name] = (output + codes.grid.zero_point).to(torch.int32).numpy()
+            if given is None:
+                return output
+            return torch.from_numpy(given[name]).double() - codes.grid.zero_point
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, Codes):
+            module.register_forward_hook(note(name.removesuffix(".input_quantizer")))
+    model(images.double())
+    return found
+
+
+def engine_codes(
+    network: QuantizableNetwork,
+    bits: Assignment,
+    images: Tensor,
+    engine: str = "onnxruntime",
+    exact: bool = True,
+    **options: Any,
+) -> dict[str, np.ndarray]:
+    """The same codes as an engine computes them, read from the exported graph (extra outputs).
+
+    Args:
+        engine: ``"onnxruntime"`` or ``"openvino"``.
+        exact: as of ``compile_onnxruntime``.
+        options: of ``onnx_model``, such as ``residual_images``.
+    """
+    onnx = require("onnx", "reading an engine's codes")
+    size: Any = tuple(images.shape[1:])
+    model = onnx_model(network, bits, input_size=size, **options)
+    outputs: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "Clip") and (layer := node_layer(node)):
+            outputs[layer] = node.output[0]  # the Clip comes behind its QuantizeLinear
+    for value in outputs.values():
+        model.graph.output.append(onnx.helper.make_tensor_value_info(value, onnx.TensorProto.UINT8, None))
+    arrays = _run_all(model.SerializeToString(), images.numpy(), engine, exact)
+    signed = {name: node.grid.signed for name, node in lower(network, bits, images[:1]).inputs.items()}
+    return {
+        layer: arrays[value].astype(np.int32) - SIGNED_OFFSET * signed[layer]
+        for layer, value in outputs.items()
+    }
+
+
+def _run_all(model: bytes, images: np.ndarray, engine: str, exact: bool) -> dict[str, np.ndarray]:
+    """Every output of a graph by name."""
+    if engine == "onnxruntime":
+        runtime = require("onnxruntime", "engine 'onnxruntime'")
+        session = runtime.InferenceSession(model, onnxruntime_options(exact=exact))
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(None, {INPUT: images}), strict=True))
+    core = openvino_core("engine 'openvino'")
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(model), "CPU", options)
+    results = compiled(images)
+    return {next(iter(port.get_names())): results[port] for port in compiled.outputs if port.get_names()}

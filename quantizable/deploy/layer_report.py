@@ -1,0 +1,56 @@
+"""How each layer of a lowered network runs: as integers, or in float and why."""
+
+from __future__ import annotations
+
+from timm.layers import Attention
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from quantizable.deploy.integer_nodes import InputNode, WeightNode
+from quantizable.deploy.lowering import Lowered
+from quantizable.deploy.real_zero_point import RemainderShare, adds_remainder
+from quantizable.nn import QuantAttention, QuantLayer
+
+# these pass codes on, or are folded into the requantization of the layer before
+TRANSPARENT = {
+    "Identity", "Dropout", "DropPath", "Flatten", "ReLU", "ReLU6", "Hardtanh", "MaxPool2d", "AvgPool2d",
+    "AdaptiveAvgPool2d", "SelectAdaptivePool2d", "FastAdaptiveAvgPool", "BlurPool2d", "PatchDropout",
+}  # fmt: skip
+
+
+def layer_report(lowered: Lowered) -> dict[str, str]:
+    """``"integer w4a4"`` or ``"float: why"`` by layer name, in the network's order."""
+    report = {}
+    for name, module in lowered.model.named_modules():
+        if isinstance(module, QuantLayer):
+            report[name] = _runs(lowered, name, module)
+        elif isinstance(module, QuantAttention):
+            report[name] = "integer products" if f"{name}.q" in lowered.inputs else "float: mode 32"
+        elif isinstance(module, Attention):
+            report[name] = "float: attention products and softmax"
+        elif isinstance(module, _BatchNorm):
+            report[name] = f"float: {type(module).__name__} is not behind a quantized layer"
+        elif isinstance(module, nn.Linear | _ConvNd):
+            report[name] = "float: left out of quantization"
+        elif _is_leaf(module) and type(module).__name__ not in TRANSPARENT:
+            report[name] = f"float: {type(module).__name__} has no integer form here"
+    return report
+
+
+def _runs(lowered: Lowered, name: str, layer: QuantLayer) -> str:
+    weight, given = lowered.weights.get(name), lowered.inputs.get(name)
+    if weight is None or given is None:
+        return "float: only its weight is quantized" if weight else "float: its weight is not quantized"
+    if not weight.fits_int8:
+        return f"float: its {weight.bits}-bit weights have no zero level and need {weight.width} as integers"
+    if given.grid.remainder and not adds_remainder(layer):
+        return "float: the zero point of its input is not an integer"
+    return f"integer w{weight.bits}a{given.grid.bits}"
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    own = InputNode | WeightNode | RemainderShare
+    return not list(module.children()) and not isinstance(
+        module, own | nn.ModuleList | nn.Sequential | nn.ModuleDict
+    )

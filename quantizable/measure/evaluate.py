@@ -1,0 +1,129 @@
+"""``quantizable evaluate CHECKPOINT data=cifar10 --bits 2,4,8,32``: accuracy of any mode of a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from torch import Tensor
+
+from quantizable.bits import BitMode
+from quantizable.calibrate import active_batch_norms
+from quantizable.data.choice import trained_data, validation_loader
+from quantizable.network import QuantizableNetwork
+from quantizable.report.files import finite, make_folder, write_json
+from quantizable.report.plots import plot_modes
+from quantizable.report.tables import print_table
+from quantizable.storage.load import load
+from quantizable.storage.selection import Chosen, choose
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser("evaluate", help="accuracy of a checkpoint in any of its modes")
+    parser.add_argument("checkpoint", type=Path, help="for example checkpoints/<run>/best.ckpt")
+    parser.add_argument(
+        "data", nargs="*", metavar="data=NAME data.KEY=VALUE", help="default: the data it was trained on"
+    )
+    parser.add_argument(
+        "--bits",
+        help="modes and assignment files (.yaml), separated by commas; default: all modes of the network",
+    )
+    parser.add_argument(
+        "--set", choices=("test", "val"), default="test", help="images to use (default: test)"
+    )
+    parser.add_argument(
+        "--norm-batches",
+        type=int,
+        default=0,
+        help="training batches that the norms of each mode are fitted to first; default 0: as trained",
+    )
+    parser.add_argument("--output", type=Path, help="folder for results.json and modes.png")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table; write results.json and modes.png if asked to."""
+    if args.norm_batches < 0:
+        raise ValueError(f"--norm-batches is {args.norm_batches}; it is 0 or more")
+    network = load(args.checkpoint)
+    if args.norm_batches and not active_batch_norms(network):
+        raise ValueError(f"{args.checkpoint} has no batch norms to fit; leave out --norm-batches")
+    datamodule = trained_data(network, args.data)
+    if args.output:
+        make_folder(args.output)
+    runs = choose(args.bits, network, lambda: datamodule)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    datamodule.prepare_data()
+    test = args.set == "test"
+    if args.norm_batches or not test:
+        datamodule.setup("fit")
+    if test:
+        datamodule.setup("test")
+    if args.norm_batches:
+        network.reestimate_norms(
+            datamodule.train_dataloader(),
+            [run.bits for run in runs if isinstance(run.bits, BitMode)],
+            args.norm_batches,
+        )
+    loader = datamodule.test_dataloader() if test else validation_loader(network, datamodule)
+    results = evaluate(network, track(loader, "evaluating", total=len(loader), transient=True), runs)
+    print_table(results, f"{args.checkpoint}: {type(datamodule).__name__}, {args.set} set")
+    if args.output:
+        write_json(
+            args.output / "results.json",
+            finite(
+                {
+                    "checkpoint": str(args.checkpoint),
+                    "set": args.set,
+                    "norm_batches": args.norm_batches,
+                    "modes": results,
+                }
+            ),
+        )
+        plot_modes(args.output / "modes.png", {"": results}, args.checkpoint.parent.name)
+    return 0
+
+
+@torch.inference_mode()
+def evaluate(
+    network: QuantizableNetwork,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    modes: Sequence[BitMode | Chosen],
+) -> dict[str, dict[str, float]]:
+    """Loss, top-1, top-5 and disagreement with the highest mode, as fractions, by mode name.
+
+    Args:
+        network: in evaluation mode.
+        loader: yields (images ``[B, C, H, W]``, labels ``[B]``).
+        modes: modes of the network, or what ``choose`` gave; the network's highest mode runs too, as the
+            reference.
+    """
+    runs = [Chosen(m.name, network, m) if isinstance(m, BitMode) else m for m in modes]
+    sums = {run.name: dict.fromkeys(("loss", "top1", "top5", "disagreement"), 0.0) for run in runs}
+    count = 0
+    for images, labels in loader:
+        count += len(labels)
+        with network.at_bits(network.modes[-1]):
+            highest = network(images).float()
+        reference = highest.argmax(1)
+        for run in runs:
+            z, into = highest, sums[run.name]
+            if run.bits != network.modes[-1]:
+                with run.network.at_bits(run.bits) as switched:
+                    z = switched(images).float()
+            ranked = z.topk(min(5, z.shape[1])).indices
+            into["loss"] += F.cross_entropy(z, labels, reduction="sum").item()
+            into["top1"] += (ranked[:, 0] == labels).sum().item()
+            into["top5"] += (ranked == labels[:, None]).any(1).sum().item()
+            into["disagreement"] += (z.argmax(1) != reference).sum().item()
+    if count == 0:
+        raise ValueError("the data has no images")
+    return {name: {key: value / count for key, value in values.items()} for name, values in sums.items()}

@@ -1,0 +1,1 @@
+"""Float networks by name, their weights, and switchable networks built from names."""

@@ -1,0 +1,116 @@
+"""Float networks by name: timm's, torchvision's, and the CIFAR ResNets."""
+
+from difflib import get_close_matches
+from typing import Any
+
+import timm
+import torchvision
+from timm.models import adapt_input_conv
+from torch import nn
+
+import quantizable.models.cifar_resnet  # registers resnet20, resnet32 and resnet56
+import quantizable.models.patch_cnn  # noqa: F401  (registers patch_cnn)
+from quantizable.models.stem import first_conv, replace, use_cifar_stem
+from quantizable.models.weights import load_float_weights
+
+TORCHVISION = "torchvision:"
+
+
+def create_model(
+    name: str,
+    num_classes: int,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    cifar_stem: bool = False,
+    **kwargs: Any,
+) -> nn.Module:
+    """A float classifier.
+
+    Args:
+        name: a timm network ("resnet18", "resnet18.a1_in1k", "hf-hub:..."), a CIFAR ResNet
+            ("resnet20", "resnet32", "resnet56"), or one of torchvision ("torchvision:resnet18").
+        num_classes: classes, at least 1.
+        in_chans: channels of the image, at least 1.
+        pretrained: start from the published weights, which are downloaded; the classifier starts
+            afresh where the number of classes differs.
+        cifar_stem: 3x3 stride-1 stem without pooling, for images of about 32x32 pixels.
+        **kwargs: given to the network, for instance `img_size=32, patch_size=4` for a ViT.
+
+    Raises:
+        ValueError: unknown name (close ones are suggested), a number out of range, or a network
+            whose stem cannot be swapped.
+        OSError: the published weights cannot be downloaded.
+    """
+    for what, value in (("num_classes", num_classes), ("in_chans", in_chans)):
+        if value < 1:
+            raise ValueError(f"{what}={value}; give at least 1")
+    make = _torchvision_model if name.startswith(TORCHVISION) else _timm_model
+    try:
+        model = make(name, num_classes, in_chans, pretrained, **kwargs)
+    except OSError as error:
+        raise OSError(
+            f"the published weights of {name!r} cannot be downloaded ({error}). Fetch them on a "
+            "machine with a network and load the file with load_float_weights, or use "
+            "pretrained=False"
+        ) from error
+    if cifar_stem:
+        use_cifar_stem(model)
+    return model
+
+
+def _timm_model(name: str, num_classes: int, in_chans: int, pretrained: bool, **kwargs: Any) -> nn.Module:
+    if ":" not in name:  # "hf-hub:..." and "local-dir:..." are looked up by timm
+        architecture = name.partition(".")[0]
+        if not timm.is_model(architecture):
+            _raise_unknown(name, timm.list_models())
+        if pretrained and not timm.is_model_pretrained(architecture):
+            raise ValueError(
+                f"there are no published weights of {name!r} to download; use pretrained=False "
+                "and, if you have a file of weights, load_float_weights"
+            )
+    return timm.create_model(
+        name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **kwargs
+    )
+
+
+def _torchvision_model(
+    name: str, num_classes: int, in_chans: int, pretrained: bool, **kwargs: Any
+) -> nn.Module:
+    architecture = name.removeprefix(TORCHVISION)
+    known = torchvision.models.list_models(module=torchvision.models)
+    if architecture not in known:
+        _raise_unknown(name, [TORCHVISION + model for model in known])
+    model = torchvision.models.get_model(architecture, weights=None, num_classes=num_classes, **kwargs)
+    if pretrained:
+        weights = torchvision.models.get_model_weights(architecture).DEFAULT
+        state = weights.get_state_dict(progress=False)
+        load_float_weights(model, state, reset_head=len(weights.meta["categories"]) != num_classes)
+    if in_chans != 3:
+        conv_name, conv = first_conv(model)
+        replace(model, conv_name, _with_channels(conv, in_chans))
+    return model
+
+
+def _with_channels(conv: nn.Conv2d, in_chans: int) -> nn.Conv2d:
+    """The same convolution for images of `in_chans` channels, its weights summed or repeated."""
+    new = nn.Conv2d(
+        in_chans,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+    )
+    new.weight.data = adapt_input_conv(in_chans, conv.weight.data)
+    if conv.bias is not None:
+        new.bias = conv.bias
+    return new
+
+
+def _raise_unknown(name: str, known: list[str]) -> None:
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(close)}? " if close else ""
+    raise ValueError(
+        f"unknown model {name!r}: {hint}Names are those of timm.list_models(), 'resnet20', "
+        "'resnet32' and 'resnet56' for CIFAR, and 'torchvision:NAME' for torchvision's"
+    )

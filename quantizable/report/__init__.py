@@ -1,0 +1,1 @@
+"""What a person reads: files written whole, tables, plots, pages."""

@@ -1,0 +1,79 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def check_target(path: str | Path) -> Path:
+    """The path, if a file can be written there; asked before long work.
+
+    Raises:
+        OSError: the folder does not exist or is not writable, or the path is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {path.parent} to write {path.name} into; create it first"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise PermissionError(f"{path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there; ``OSError`` if nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except FileExistsError as error:
+        raise NotADirectoryError(f"{path} is a file; give the name of a folder") from error
+    except OSError as error:
+        raise type(error)(
+            f"cannot write to {path} ({error.strerror}); choose another output folder"
+        ) from error
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A temporary name to write to; it becomes ``path`` if the block succeeds and is removed if not."""
+    path = check_target(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: str | Path, contents: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(contents, indent=2) + "\n")
+
+
+def finite(contents: Any) -> Any:
+    """The same with None for numbers that are NaN or infinite, which JSON does not have."""
+    if isinstance(contents, Mapping):
+        return {key: finite(value) for key, value in contents.items()}
+    if isinstance(contents, list | tuple):
+        return [finite(value) for value in contents]
+    return None if isinstance(contents, float) and not math.isfinite(contents) else contents

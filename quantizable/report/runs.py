@@ -1,0 +1,117 @@
+"""Finished runs, read back from their folders."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NOT_COMPARED = (
+    "seed",
+    "run",
+    "output",
+    "resume",
+    "test",
+    "logger",
+    "trainer",
+)  # change no result by themselves
+Flat = dict[str, Any]
+Curve = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its folder's name, its flat configuration, its results, and its validation curves.
+
+    Attributes:
+        name: the folder's name.
+        config: ``{"schedule.epochs": 10, ...}`` without what changes no result.
+        results: the contents of ``results.json``.
+        curves: (epoch, top-1 as a fraction) for each validation, by mode, and of their ``"mean"``.
+    """
+
+    name: str
+    config: Flat
+    results: dict[str, Any]
+    curves: dict[str, Curve]
+
+
+def split_names(words: Sequence[str]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Paths by the names given to them, and those without one; ``*`` is expanded.
+
+    Raises:
+        ValueError: nothing fits a pattern.
+    """
+    named: dict[str, list[Path]] = {}
+    folders: list[Path] = []
+    for word in words:
+        name, equals, pattern = word.partition("=")
+        if not equals or Path(word).exists():
+            name, pattern = "", word
+        paths = [Path(path) for path in sorted(glob.glob(pattern))] if "*" in pattern else [Path(pattern)]
+        if not paths:
+            raise ValueError(f"nothing fits {pattern}; give folders such as checkpoints/<run>")
+        (named.setdefault(name, []) if name else folders).extend(paths)
+    return named, folders
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """The folders at or below ``paths`` that hold a ``results.json``; ``ValueError`` if a path has none."""
+    found: list[Path] = []
+    for path in paths:
+        below = sorted(file.parent for file in path.rglob("results.json"))
+        if not below:
+            raise ValueError(
+                f"{path} holds no finished run (no results.json); give folders such as checkpoints/<run>"
+            )
+        found += below
+    return list(dict.fromkeys(found))
+
+
+def read_run(folder: Path) -> Run:
+    """A run from its folder; ``ValueError`` if its ``results.json`` is not one of ``train.py``."""
+    try:
+        results = json.loads((folder / "results.json").read_text())
+        config = flatten(results["config"])
+        results["modes"].items()
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder}/results.json was not written by train.py ({error!r})") from error
+    config = {key: value for key, value in config.items() if key.split(".")[0] not in NOT_COMPARED}
+    return Run(
+        folder.name,
+        {k: v for k, v in config.items() if not k.endswith(".seed")},
+        results,
+        read_curves(folder),
+    )
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Validation accuracy by epoch from ``metrics.csv``, where there is one: of each mode, and ``"mean"``."""
+    file = folder / "metrics.csv"
+    if not file.is_file():
+        return {}
+    with open(file, newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row.get("val/top1/mean")]
+    names = [
+        key.removeprefix("val/top1/") for key in (rows[0] if rows else {}) if key.startswith("val/top1/")
+    ]
+    return {
+        name: [(int(row["epoch"]), float(row[f"val/top1/{name}"])) for row in rows]
+        for name in names
+        if name != "lowest"
+    }
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Flat:
+    """Nested dictionaries as one, with dotted keys."""
+    flat: Flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,119 @@
+"""A trained network back from its checkpoint, without running any code from the file."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quantizable.models.switchable import build_network
+from quantizable.network import QuantizableNetwork
+
+FORMAT = 1
+ENTRIES = {
+    "format": int,
+    "model": str | None,
+    "num_classes": int | None,
+    "model_options": dict,
+    "quantize": dict,
+    "modes": list,
+    "data": dict,
+}
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The contents of a checkpoint written by training.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is truncated, holds code, or is no checkpoint of this library.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}; training writes checkpoints/<run>/best.ckpt")
+    if path.suffix == ".qz":
+        raise ValueError(
+            f"{path} holds integers, for evaluate, export, cost and predict; give the run's checkpoint"
+        )
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                bare = file.read(1) == pickle.PROTO
+            old = "not loaded: a pickle, the format of old files, which can hold code"
+            raise ValueError(f"{path} is {old if bare else 'truncated or no checkpoint'}") from error
+        raise ValueError(
+            f"{path} was not loaded: it holds code or objects other than tensors and plain values. "
+            "Use a checkpoint written by this library"
+        ) from error
+    except Exception as error:  # random bytes make the unpickler fail in any way
+        raise ValueError(f"{path} is truncated or no checkpoint") from error
+    about = contents.get("quantizable") if isinstance(contents, dict) else None
+    if not isinstance(about, dict) or "format" not in about or "state_dict" not in contents:
+        raise ValueError(
+            f"{path} is no checkpoint of a quantizable network; float weights load with load_float_weights"
+        )
+    damaged = [key for key, kind in ENTRIES.items() if key not in about or not isinstance(about[key], kind)]
+    if "format" not in damaged and about["format"] > FORMAT:
+        raise ValueError(f"{path} has format {about['format']}, newer than {FORMAT}: update quantizable")
+    damaged += [key for key in ("bits", "quantizer") if not damaged and key not in about["quantize"]]
+    if damaged:
+        raise ValueError(f"{path} is damaged: it does not say {', '.join(damaged)} of its network")
+    return contents
+
+
+def load_network(network: QuantizableNetwork, path: str | Path) -> None:
+    """Load the weights, norms and step sizes of all modes from a checkpoint of training, in place.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_checkpoint`; or they do not fit the network.
+    """
+    prefix, contents = "network.", read_checkpoint(path)
+    state = {k.removeprefix(prefix): v for k, v in contents["state_dict"].items() if k.startswith(prefix)}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()[:200]  # of a deep network it lists hundreds of keys
+        classes = contents["quantizable"]["num_classes"]
+        trained = f", trained on {classes} classes," if classes else ""
+        raise ValueError(f"{path}{trained} does not fit the network: {reason}") from error
+
+
+def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableNetwork:
+    """A trained network in evaluation mode, ready for ``set_bits``; it starts in its highest mode.
+
+    Args:
+        path: a checkpoint of training (``checkpoints/<run>/best.ckpt``).
+        model: the float network, needed only if training was not given a name but a module.
+
+    Attributes of the result: ``info``, a dictionary with the class names, mean, std and image size of the
+        data.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_checkpoint`; or the weights do not fit the
+            architecture.
+    """
+    contents = read_checkpoint(path)
+    about = contents["quantizable"]
+    if model is None and about["model"] is None:
+        raise ValueError(f"{path} was trained from a module of your own; pass it: load(path, model=...)")
+    options = {key: value for key, value in about["quantize"].items() if key not in ("bits", "quantizer")}
+    try:
+        network = build_network(
+            model or about["model"],
+            about["num_classes"],
+            about["quantize"]["bits"],
+            about["quantize"]["quantizer"],
+            model_options={**about["model_options"], "pretrained": False} if model is None else None,
+            quantize_options=options,
+        )
+    except TypeError as error:  # an option that neither the network nor the quantizer has
+        raise ValueError(f"{path} does not say how to build its network: {error}") from error
+    load_network(network, path)
+    info: Any = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}
+    network.info = info
+    return network.eval()

@@ -1,0 +1,140 @@
+"""A network with ``set_bits`` from a file: a ``.qz`` artefact or a checkpoint of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantizable.bits import BitMode, int_range
+from quantizable.functional import QParams
+from quantizable.models.create import create_model
+from quantizable.network import QuantizableNetwork
+from quantizable.nn import PerModeNorm, QuantAttention
+from quantizable.nn.layers import quantize_layer
+from quantizable.storage.checkpoint import load as load_checkpoint
+from quantizable.storage.packing import unpack
+from quantizable.storage.qz import read_qz, stays_float, weight_name
+from quantizable.storage.stored_quantizers import StoredInput, StoredWeight
+
+Tensors = dict[str, Tensor]
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> QuantizableNetwork:
+    """A network in evaluation mode, ready for ``set_bits``; it starts in its highest mode.
+
+    Args:
+        path: a ``.qz`` file (integers: to run and export) or a checkpoint of training.
+        model: the float network, needed only if the file does not say how to build it.
+
+    The result's ``info`` is a dictionary with the class names, mean, std and image size of the data.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_qz` and ``quantizable.storage.checkpoint.load``.
+    """
+    if Path(path).suffix == ".qz":
+        return load_qz(path, model)
+    return load_checkpoint(path, model)
+
+
+def load_qz(path: str | Path, model: nn.Module | None = None) -> QuantizableNetwork:
+    """The network of a ``.qz`` file, in evaluation mode; it starts in its highest mode.
+
+    Its weights are the stored integers, so that it can run and be exported, but not trained.
+
+    Args:
+        path: the file.
+        model: the float network, needed only if the file does not say how to build it.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_qz`; or the integers do not fit the network.
+    """
+    about, tensors = read_qz(path)
+    kind = "its own architecture" if model is None else type(model).__name__
+    try:
+        if model is None:
+            model = _build(path, about["architecture"])
+        network = _fill(model.eval().requires_grad_(False), about, tensors)
+        network.info = about["info"]
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path} does not fit {kind}: {error}") from error
+    return network
+
+
+def _build(path: str | Path, architecture: dict[str, Any] | None) -> nn.Module:
+    if architecture is None:
+        raise ValueError(
+            f"{path} does not name its architecture; pass the float network: load(path, model=...)"
+        )
+    # the weights are in the file: none are fetched or read from elsewhere
+    elsewhere = ("pretrained", "checkpoint_path")
+    options = {key: value for key, value in architecture["model_options"].items() if key not in elsewhere}
+    return create_model(architecture["model"], architecture["num_classes"], **options)
+
+
+def _fill(model: nn.Module, about: dict[str, Any], tensors: Tensors) -> QuantizableNetwork:
+    modes = [BitMode.parse(name) for name in about["modes"]]
+    integers = set()
+    for name, layer in about["layers"].items():
+        module = model.get_submodule(name)
+        if "operands" in layer:
+            grids = iter(layer["operands"].items())
+            QuantAttention.convert(module, lambda g=grids, n=name: _read_operand(tensors, n, *next(g)))  # type: ignore[arg-type, misc]
+            continue
+        weight = _read_weight(tensors, name, layer["weight"])
+        given = _read_input(tensors, f"{name}.input", layer["input"])
+        quantize_layer(module, lambda _, w=weight: w, given, layer["fixed_bits"])  # type: ignore[misc]
+        # what `.weight` shows and StdConv reads; no quantized forward uses it
+        integers.add(f"{name}.{weight_name(module)}")
+        getattr(module, weight_name(module)).data = weight.value(max(layer["weight"]["widths"]))
+    for name in about["norms"]:
+        model.set_submodule(name, PerModeNorm(model.get_submodule(name), modes))
+    state = {key.removeprefix("float."): value for key, value in tensors.items() if key.startswith("float.")}
+    result = model.load_state_dict(state, strict=False)
+    if result.unexpected_keys:
+        raise KeyError(f"unexpected {result.unexpected_keys[0]}")
+    # a larger network of the same kind takes all that is stored, and would keep random weights beside it
+    if missing := [key for key in result.missing_keys if stays_float(key, integers)]:
+        raise KeyError(f"it has no {missing[0]}")
+    return QuantizableNetwork(model, modes, about["config"]).eval()
+
+
+def _read_operand(tensors: Tensors, name: str, operand: str, ranges: dict[str, list[int]]) -> StoredInput:
+    return _read_input(tensors, f"{name}.{operand}", ranges)
+
+
+def _read_input(tensors: Tensors, name: str, ranges: dict[str, list[int]]) -> StoredInput:
+    grids = {}
+    for bits, (low, high) in ranges.items():
+        scale, zero_point = tensors[f"{name}.{bits}"].unbind()
+        grids[int(bits)] = QParams(scale, zero_point, low, high)
+    return StoredInput(grids)
+
+
+def _read_weight(tensors: Tensors, name: str, layer: dict[str, Any]) -> StoredWeight:
+    codes: dict[int, Tensor] = {}
+    grids: dict[int, QParams] = {}
+    for key, (low, high) in layer["stored"].items():
+        bits, prefix = int(key), f"{name}.weight.{key}"
+        codes[bits] = unpack(tensors[f"{prefix}.codes"], tuple(layer["shape"]), low, bits)
+        zero_point = tensors[f"{prefix}.zero_point"].reshape(())
+        grids[bits] = QParams(tensors[f"{prefix}.scale"], zero_point, low, high)
+    if layer["nested"]:
+        (top,) = codes
+        for bits in layer["widths"]:
+            codes[bits], grids[bits] = lower_width(codes[top], grids[top], top, bits)
+        codes, grids = ({b: held[b] for b in layer["widths"]} for held in (codes, grids))  # type: ignore[assignment]
+    return StoredWeight(grids, codes)
+
+
+def lower_width(codes: Tensor, grid: QParams, top: int, bits: int) -> tuple[Tensor, QParams]:
+    """Codes and grid at ``bits`` bits from those at ``top`` bits: ``W_l = clip(round(W_h / 2^(h-l)))``.
+
+    Double Rounding (arXiv:2502.01199); ``bits`` at most ``top``.
+    """
+    low, high = int_range(bits, signed=True)
+    step = 1 << (top - bits)
+    rounded = torch.round(codes.float() / step).clamp(low, high).to(torch.int32)
+    return rounded, QParams(grid.scale * step, grid.zero_point, low, high)

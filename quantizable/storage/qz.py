@@ -1,0 +1,217 @@
+"""``model.qz``: every integer mode of a network in one small file.
+
+A safetensors file: weights as integers packed at their bit-width, per mode the scales, zero points and norms,
+and as metadata the architecture, the preprocessing, a format version and a checksum. Reading it runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from quantizable.bits import FLOAT_BITS, BitMode, ModeLike
+from quantizable.calibrate import check_calibrated
+from quantizable.network import QuantizableNetwork
+from quantizable.nn import PerModeNorm, QuantAttention, QuantLayer
+from quantizable.quantizers import Quantizer
+from quantizable.quantizers.nested import NestedWeight
+from quantizable.report.files import check_target, written_whole
+from quantizable.storage.integers import reached_range
+from quantizable.storage.packing import pack
+from quantizable.storage.preprocessing import preprocessing
+
+FORMAT_VERSION = 1
+METADATA, CHECKSUM = "quantizable", "sha256"
+
+
+def save_qz(
+    network: QuantizableNetwork,
+    path: str | Path,
+    modes: Iterable[ModeLike] | None = None,
+    architecture: dict[str, Any] | None = None,
+) -> None:
+    """Write the integer modes of a network.
+
+    Args:
+        network: calibrated or trained.
+        path: the file to write, by custom ``*.qz``.
+        modes: which modes; by default all that quantize the weights.
+        architecture: how ``create_model`` builds the float network: ``{"model": "resnet18", "num_classes": 9,
+            "model_options": {}}``; by default what the checkpoint or timm's config says. Without it the
+            file loads with ``load(path, model=...)`` only.
+
+    Raises:
+        ValueError: a mode the network lacks or that keeps float weights, or no calibration.
+        OSError: the target cannot be written.
+    """
+    path = check_target(path)
+    asked = _integer_modes(network) if modes is None else [network.check_mode(mode) for mode in modes]
+    chosen = sorted(set(asked))
+    if keeps := [mode.name for mode in chosen if mode.weight == FLOAT_BITS]:
+        raise ValueError(
+            f"mode {', '.join(keeps)} keeps float weights; a .qz file holds integer weights only"
+        )
+    if not chosen:
+        raise ValueError("there is no mode to store; name at least one")
+    tensors: dict[str, Tensor] = {}
+    layers: dict[str, dict[str, Any]] = {}
+    dropped: set[str] = set()
+    for mode in chosen:
+        with network.at_bits(mode):
+            check_calibrated(network.model)
+    for name, layer in network.layers().items():
+        widths = [layer.resolve(mode) for mode in chosen]
+        if isinstance(layer, QuantAttention):
+            layers[name] = {"operands": {
+                key: _store_input(tensors, f"{name}.{key}", operand, widths)  # type: ignore[arg-type]
+                for key, operand in layer.operands.items()
+            }}  # fmt: skip
+            continue
+        layers[name] = {
+            "fixed_bits": layer.fixed_bits,
+            "weight": _store_weight(tensors, name, layer, sorted({w.weight for w in widths})),
+            "input": _store_input(tensors, f"{name}.input", layer.input_quantizer, widths),
+        }
+        dropped.add(f"{name}.{weight_name(layer)}")
+    tensors |= _float_state(network, chosen, dropped)
+    about = {
+        "format_version": FORMAT_VERSION,
+        "modes": [mode.name for mode in chosen],
+        "architecture": architecture or describe_architecture(network),
+        "info": preprocessing(network),
+        "config": network.config,
+        "layers": layers,
+        "norms": list(network.norms()),
+    }
+    metadata = json.dumps(about)
+    contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    with written_whole(path) as temporary:
+        # written by Python, as safetensors' own file is for its owner's eyes only
+        about_file = {METADATA: metadata, CHECKSUM: checksum(contiguous, metadata)}
+        temporary.write_bytes(save(contiguous, about_file))
+
+
+def read_qz(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metadata and tensors of a file, after its version and its checksum were found right.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is truncated, changed, of a newer format version, or no ``.qz`` at all.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is truncated or no .qz file ({error}); copy or export it again") from error
+    if METADATA not in metadata or CHECKSUM not in metadata:
+        raise ValueError(f"{path} is no .qz file of this library: it lacks the metadata {METADATA!r}")
+    try:
+        about = json.loads(metadata[METADATA])
+        version = int(about["format_version"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} has unreadable metadata; copy or export it again") from error
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {version}, this library reads up to {FORMAT_VERSION}: update it"
+        )
+    if checksum(tensors, metadata[METADATA]) != metadata[CHECKSUM]:
+        raise ValueError(f"{path} was changed or damaged: its checksum does not fit; copy or export it again")
+    return about, tensors
+
+
+def checksum(tensors: dict[str, Tensor], metadata: str) -> str:
+    """SHA-256 over the metadata and every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(metadata.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def weight_name(layer: nn.Module) -> str:
+    """Name of the parameter that a layer's weight quantizer quantizes."""
+    return "in_proj_weight" if isinstance(layer, nn.MultiheadAttention) else "weight"
+
+
+def stays_float(key: str, dropped: set[str]) -> bool:
+    """True for the entries of a state dict that a file stores as they are.
+
+    Not so are quantizers, counters of batches and ``dropped``, the weights that are stored as integers.
+    """
+    quantizer = {"input_quantizer", "weight_quantizer", "operands"} & set(key.split("."))
+    return not quantizer and key not in dropped and not key.endswith("num_batches_tracked")
+
+
+def describe_architecture(network: QuantizableNetwork) -> dict[str, Any] | None:
+    """How ``create_model`` builds the float network: from the checkpoint's info, else from timm's config."""
+    info = getattr(network, "info", None) or {}
+    if info.get("model"):
+        return {key: info[key] for key in ("model", "num_classes", "model_options")}
+    name = (getattr(network.model, "pretrained_cfg", None) or {}).get("architecture")
+    classes = getattr(network.model, "num_classes", None)
+    return {"model": name, "num_classes": classes, "model_options": {}} if name and classes else None
+
+
+def _integer_modes(network: QuantizableNetwork) -> list[BitMode]:
+    return [mode for mode in network.modes if mode.weight != FLOAT_BITS]
+
+
+@torch.no_grad()
+def _store_weight(
+    tensors: dict[str, Tensor], name: str, layer: QuantLayer, widths: list[int]
+) -> dict[str, Any]:
+    """Put a layer's integers among the tensors; what to know to read them back."""
+    quantizer, weight = layer.weight_quantizer, layer.float_weight()
+    # one set of the highest integers, or each width's own: whichever takes fewer bits
+    top = getattr(quantizer, "highest", 0)
+    nested = isinstance(quantizer, NestedWeight) and sum(widths) > top
+    stored = {}
+    for bits in [top] if nested else widths:
+        codes, grid = quantizer.codes(weight, bits), quantizer.qparams(weight, bits)
+        key = f"{name}.weight.{bits}"
+        tensors[f"{key}.codes"] = pack(codes.cpu(), grid.quant_min, bits)
+        tensors[f"{key}.scale"] = grid.scale.float()
+        tensors[f"{key}.zero_point"] = grid.zero_point.float().flatten()[:1]
+        stored[str(bits)] = [grid.quant_min, grid.quant_max]
+    return {"shape": list(weight.shape), "stored": stored, "widths": widths, "nested": nested}
+
+
+def _store_input(
+    tensors: dict[str, Tensor], name: str, quantizer: Quantizer, modes: list[BitMode]
+) -> dict[str, list[int]]:
+    """Put an input's grids among the tensors; the code range of each bit-width."""
+    ranges = {}
+    for bits in sorted({mode.activation for mode in modes} - {FLOAT_BITS}):
+        grid = quantizer.qparams(torch.zeros(1), bits)
+        tensors[f"{name}.{bits}"] = torch.stack(
+            [grid.scale.float().reshape(()), grid.zero_point.float().reshape(())]
+        )
+        ranges[str(bits)] = list(reached_range(quantizer, bits))
+    return ranges
+
+
+def _float_state(network: QuantizableNetwork, modes: list[BitMode], dropped: set[str]) -> dict[str, Tensor]:
+    """What stays float: biases, the chosen modes' norms, embeddings, layers left out."""
+    norms = {name: norm for name, norm in network.model.named_modules() if isinstance(norm, PerModeNorm)}
+    names = {mode.name for mode in modes}
+    state = {}
+    for key, value in network.model.state_dict().items():
+        of_norm = next((name for name in norms if key.startswith(f"{name}.norms.")), None)
+        if of_norm is not None and key.removeprefix(f"{of_norm}.norms.").split(".")[0] not in names:
+            continue
+        if stays_float(key, dropped):
+            state[f"float.{key}"] = value.clone()
+    return state

@@ -1,0 +1,87 @@
+"""What ``--bits`` names: modes of a network and assignment files, each with the network that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantizable.bits import BitMode, parse_modes
+from quantizable.data.base import ImageDataModule
+from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.storage.assignment import SavedAssignment, read_assignment
+
+FILES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One mode, or one assignment.
+
+    Attributes:
+        name: ``"4"``, ``"w4a8"``, or the file's name without its ending.
+        network: that runs it, in evaluation mode: for a mode the network itself, for an assignment a copy,
+            because its norms are no mode's.
+        bits: a mode, or the mapping of an assignment, as ``network.set_bits`` takes it.
+    """
+
+    name: str
+    network: QuantizableNetwork
+    bits: Assignment
+
+
+def choose(
+    text: str | None,
+    network: QuantizableNetwork,
+    data: Callable[[], ImageDataModule],
+    default: Iterable[BitMode] | None = None,
+) -> list[Chosen]:
+    """What ``--bits 4,32,found.yaml`` names: assignments first, in the order given, then modes, lowest first.
+
+    Args:
+        text: modes and files of ``quantizable search bits``, separated by commas; None: ``default``.
+        network: in evaluation mode; it is left as it is.
+        data: gives the data that the network was trained on; asked only if a file wants its norms fitted.
+        default: modes; by default all of the network.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a mode that the network lacks, one named twice, or a file that is no assignment of this
+            network; said before any norm is fitted.
+    """
+    words = [] if text is None else [word.strip() for word in text.split(",")]
+    paths = [Path(word) for word in words if word.endswith(FILES)]
+    named = [word for word in words if not word.endswith(FILES)]
+    if text is None:
+        modes = list(network.modes if default is None else default)
+    else:
+        modes = [network.check_mode(mode) for mode in parse_modes(named)] if named else []
+    names = [*(path.stem for path in paths), *(mode.name for mode in modes)]
+    if doubles := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{text} names {', '.join(doubles)} twice; their results could not be told apart")
+    saved = [read_assignment(path, network) for path in paths]
+    fitted = [
+        Chosen(path.stem, _fitted(path, one, network, data), one.bits)
+        for path, one in zip(paths, saved, strict=True)
+    ]
+    return fitted + [Chosen(mode.name, network, mode) for mode in modes]
+
+
+def _fitted(
+    path: Path, saved: SavedAssignment, network: QuantizableNetwork, data: Callable[[], ImageDataModule]
+) -> QuantizableNetwork:
+    own = deepcopy(network)
+    batches: Iterable[Any] = ()
+    std: Sequence[float] = (1.0,)
+    if saved.norm_batches:
+        datamodule = data()
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        batches, std = datamodule.train_dataloader(), datamodule.std
+    try:
+        saved.apply(own, batches, std)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return own

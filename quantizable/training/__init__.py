@@ -1,0 +1,1 @@
+"""Training all modes of a network together."""

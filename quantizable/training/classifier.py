@@ -1,0 +1,147 @@
+"""The classifier that ``train.py`` trains; it fits anybody's ``Trainer`` and data as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from quantizable.models.switchable import build_network
+from quantizable.training.module import MultiModeModule
+from quantizable.training.optim import OptimizerConfig
+from quantizable.training.schemes import Scheme
+
+
+class QuantizableClassifier(MultiModeModule):
+    """A classifier in every mode: cross-entropy, and per mode top-1, top-5 and disagreement with the highest
+    mode.
+
+    >>> module = QuantizableClassifier("resnet18", num_classes=100, bits=[2, 4, 8, 32])    # doctest: +SKIP
+    >>> Trainer(max_epochs=90).fit(module, datamodule)                                      # doctest: +SKIP
+
+    Args:
+        model: a name for :func:`quantizable.models.create.create_model`, or a float network.
+        num_classes: classes.
+        bits: the modes.
+        quantizer: see :func:`quantizable.quantize`.
+        weights: a file of float weights to start from, or None.
+        reset_head: with ``weights``: keep the new classifier.
+        model_options: further arguments of ``create_model`` (``in_chans``, ``pretrained``, ``cifar_stem``,
+            ...).
+        quantize_options: further arguments of ``quantize``.
+        optimizer: settings as a dictionary, see :class:`OptimizerConfig`.
+        scheme: a name or a :class:`Scheme`.
+        label_smoothing: in [0, 1).
+        **training: ``accumulate``, ``clip_norm``, ``noise_sigma``, ``seed``, ``strategy`` and ``teacher`` of
+            :class:`MultiModeModule`.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        num_classes: int,
+        bits: Sequence[Any] = (2, 4, 8, 32),
+        quantizer: str = "lsq",
+        scheme: str | Scheme = "quantizable",
+        weights: str | None = None,
+        reset_head: bool = False,
+        model_options: dict[str, Any] | None = None,
+        quantize_options: dict[str, Any] | None = None,
+        optimizer: dict[str, Any] | OptimizerConfig | None = None,
+        label_smoothing: float = 0.0,
+        **training: Any,
+    ) -> None:
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise ValueError(f"num_classes={num_classes!r}; a classifier needs an integer of at least 2")
+        network = build_network(
+            model, num_classes, bits, quantizer, weights, reset_head, model_options, quantize_options
+        )
+        try:
+            config = (
+                optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**optimizer or {})
+            )
+        except TypeError as error:  # a key that is no setting
+            raise ValueError(f"optimizer: {error}") from error
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {label_smoothing}; it must be in [0, 1)")
+        super().__init__(network, scheme, config, **training)
+        self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        self.architecture = {
+            "model": model if isinstance(model, str) else None,
+            "num_classes": num_classes,
+            "model_options": dict(model_options or {}),
+        }
+        self.metrics = nn.ModuleDict(
+            {f"{stage}_{mode.name}": self._metrics() for stage in ("val", "test") for mode in network.modes}
+        )
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Lightning's, which needs the constructor's arguments; :func:`quantizable.load` needs none."""
+        try:
+            return super().load_from_checkpoint(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                "quantizable.load(path) gives the trained network; to train on, make the module as before "
+                f"and call Trainer.fit(module, ckpt_path=path) ({error})"
+            ) from error
+
+    def _metrics(self) -> MetricCollection:
+        top5 = MulticlassAccuracy(self.num_classes, top_k=min(5, self.num_classes), average="micro")
+        top1 = MulticlassAccuracy(self.num_classes, average="micro")
+        metrics: dict[str, Any] = {
+            "loss": MeanMetric(),
+            "top1": top1,
+            "top5": top5,
+            "disagreement": MeanMetric(),
+        }
+        return MetricCollection(metrics, compute_groups=False)
+
+    def loss(self, output: Tensor, batch: Any) -> Tensor:
+        smoothing = self.label_smoothing if self.training else 0.0
+        return self._cross_entropy(output.float(), batch[1], smoothing)
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+        try:
+            return F.cross_entropy(logits, target, label_smoothing=smoothing)
+        except IndexError as error:
+            raise ValueError(
+                f"labels reach from {target.min()} to {target.max()}, but num_classes={self.num_classes} and "
+                f"the network has {logits.shape[1]} outputs: labels count from 0"
+            ) from error
+
+    def _evaluate(self, batch: Any, stage: str) -> None:
+        target = batch[1]
+        reference: Tensor | None = None
+        for mode, logits in self.outputs_by_mode(batch):
+            logits = logits.float()
+            reference = logits.argmax(1) if reference is None else reference
+            metrics: Any = self.metrics[f"{stage}_{mode.name}"]
+            metrics["loss"].update(self._cross_entropy(logits, target), len(target))
+            metrics["top1"].update(logits, target)
+            metrics["top5"].update(logits, target)
+            metrics["disagreement"].update((logits.argmax(1) != reference).float())
+
+    def _log_metrics(self, stage: str) -> None:
+        top1, losses = [], {}
+        for mode in self.modes:
+            metrics: Any = self.metrics[f"{stage}_{mode.name}"]
+            values = metrics.compute()
+            metrics.reset()
+            top1.append(values["top1"])
+            losses[mode.name] = values["loss"]
+            self.log_dict({f"{stage}/{name}/{mode.name}": value for name, value in values.items()})
+        self._check(losses, f"{stage} ")
+        self.log(f"{stage}/top1/mean", torch.stack(top1).mean(), prog_bar=True)
+        self.log(f"{stage}/top1/lowest", torch.stack(top1).min(), prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")

@@ -1,0 +1,49 @@
+"""What a checkpoint says of its network, so that it can be built again and fed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from quantizable.data import DATAMODULES, ImageDataModule
+from quantizable.data.base import plain
+from quantizable.network import QuantizableNetwork
+from quantizable.storage.checkpoint import FORMAT, read_checkpoint
+
+
+def describe(
+    network: QuantizableNetwork, architecture: dict[str, Any], datamodule: object | None
+) -> dict[str, Any]:
+    """What it takes to build a network again and to feed it, in plain types.
+
+    Args:
+        network: the network that is trained.
+        architecture: how ``create_model`` builds its float network: model, num_classes, model_options.
+        datamodule: the data it is trained on, None where there is no data module.
+    """
+    data = {
+        key: plain(getattr(datamodule, key))
+        for key in ("class_names", "in_chans", "image_size", "mean", "std")
+        if hasattr(datamodule, key)  # one of the user's own need not have it
+    }
+    names: dict[Any, str] = {kind: name for name, kind in DATAMODULES.items()}
+    data["data"] = names.get(type(datamodule))  # None for a data module of the user's own
+    if isinstance(datamodule, ImageDataModule) and data["data"]:
+        data["settings"] = datamodule.settings
+    return {
+        "format": FORMAT,
+        **architecture,
+        "quantize": network.config,
+        "modes": [mode.name for mode in network.modes],
+        "data": data,
+    }
+
+
+def check_same_network(given: dict[str, Any], path: Path) -> None:
+    """``ValueError`` if a run that is to be resumed trains another network than :func:`describe` gave."""
+    saved = read_checkpoint(path)["quantizable"]
+    for key in ("model", "num_classes", "model_options", "modes", "quantize"):
+        if saved[key] != given[key]:
+            raise ValueError(
+                f"{path} cannot be resumed: it was trained with {key}={saved[key]}, asked for is {given[key]}"
+            )

@@ -1,0 +1,387 @@
+"""Training all modes of a network together, in anybody's Lightning ``Trainer``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from quantizable.bits import BitMode
+from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.training.batch_transforms import Strategy
+from quantizable.training.description import describe
+from quantizable.training.objectives import Consistency, TaskOnly, mean_squared_error
+from quantizable.training.optim import (
+    OptimizerConfig,
+    configure,
+    parameter_groups,
+    positive_parameters,
+    step_sizes_in_bounds,
+)
+from quantizable.training.schemes import Scheme, get_scheme
+
+
+class MultiModeModule(pl.LightningModule):
+    """One training step that visits several modes, for any task.
+
+    Modes are visited one after another, each with its own forward and backward pass, so that the memory of a
+    step does not grow with their number; gradients add up and, unless the scheme says otherwise, the
+    optimizer steps once. Processes of a distributed run exchange gradients once per optimizer step.
+
+    A subclass gives :meth:`loss`; its outputs are tensors, or ``teaching`` says what of them a lower mode
+    imitates. Layers of the subclass beside the network, a head for example, are trained too and stay float.
+
+    Args:
+        network: a quantizable network.
+        scheme: a name of ``training.schemes.SCHEMES``, made for logits, or a :class:`Scheme`; by default the
+            quantizable scheme with squared distances between outputs, which mean something for every task.
+        optimizer: settings of optimizer and schedule, see :class:`OptimizerConfig`.
+        accumulate: batches per optimizer step, at least 1.
+        clip_norm: largest norm of the gradient, None for no clipping.
+        noise_sigma: Gaussian noise added to training images, in units of pixels in [0, 1].
+        seed: of the sampled modes.
+        strategy: changes training batches of (images, labels): attacks, mixing; None: leaves them.
+        teacher: a trained float network, whose output is a teacher above the highest mode (Hinton et al.
+            2015, arXiv:1503.02531): the quantizable scheme teaches all modes by it, recursive ones the
+            highest. It is put into evaluation mode and frozen here, and is in no checkpoint. None: the
+            highest mode learns from the labels alone.
+
+    Raises:
+        ValueError: the scheme does not suit the network's modes, or a number is out of range.
+    """
+
+    teacher: nn.Module | None
+
+    def __init__(
+        self,
+        network: QuantizableNetwork,
+        scheme: str | Scheme | None = None,
+        optimizer: OptimizerConfig | None = None,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        noise_sigma: float = 0.0,
+        seed: int = 0,
+        strategy: Strategy | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if not hasattr(network, "set_bits"):
+            raise TypeError(
+                f"network is a float {type(network).__name__}; give quantizable.quantize(network, bits=...)"
+            )
+        self.automatic_optimization = False
+        self.network = network
+        self.scheme = get_scheme(scheme or Scheme(objective=Consistency(distance=mean_squared_error)))
+        self.scheme.check(network.modes)
+        if not isinstance(accumulate, int) or accumulate < 1:
+            raise ValueError(f"accumulate is {accumulate}; it counts batches per optimizer step, at least 1")
+        if accumulate > 1 and self.scheme.step_per_mode:
+            raise ValueError("a scheme with an optimizer step after every mode cannot accumulate batches")
+        if not 0 <= noise_sigma < float("inf"):
+            raise ValueError(
+                f"noise_sigma is {noise_sigma}; it is a standard deviation, finite and at least 0"
+            )
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm is {clip_norm}; it must be greater than 0, or None for no clipping")
+        self.optimizer = optimizer or OptimizerConfig()
+        self.accumulate, self.clip_norm = accumulate, clip_norm
+        self.noise_sigma, self.seed = noise_sigma, seed
+        self.strategy = strategy
+        if teacher is not None and isinstance(self.scheme.objective, TaskOnly):
+            raise ValueError(
+                "the scheme learns from labels alone and would ignore the teacher; choose another"
+            )
+        if teacher is not None and getattr(self.scheme.objective, "alpha", 1) == 0:
+            raise ValueError(
+                "alpha=0 of the scheme's objective leaves the labels to the mode that has no teacher, and "
+                "with a float teacher there is none; give alpha more than 0, or choose another scheme"
+            )
+        # no submodule: neither trained nor saved
+        self.__dict__["teacher"] = None if teacher is None else teacher.eval().requires_grad_(False)
+        # how quantizable.load builds the float network again; it is given one where that is not known
+        self.architecture: dict[str, Any] = {"model": None, "num_classes": None, "model_options": {}}
+
+    # -- the task ----------------------------------------------------------------------------------
+
+    def loss(self, output: Any, batch: Any) -> Tensor:
+        """The task's loss, a scalar, of one mode's output on a batch."""
+        raise TypeError(f"{type(self).__name__} must define loss(output, batch)")
+
+    def inputs(self, batch: Any) -> Tensor:
+        """What of a batch goes into the network; the first entry unless overridden."""
+        return batch[0]
+
+    def teaching(self, output: Any) -> Tensor:
+        """What of a mode's output lower modes learn from; the output itself unless overridden."""
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"the network gives a {type(output).__name__}, not a tensor: {type(self).__name__} must "
+                "define teaching(output), the tensor that lower modes learn from"
+            )
+        return output
+
+    # -- switching, as on the network --------------------------------------------------------------
+
+    def set_bits(self, bits: Assignment, default: Any = None) -> None:
+        """Switch the network; see :meth:`QuantizableNetwork.set_bits`."""
+        self.network.set_bits(bits, default)
+
+    def at_bits(self, bits: Assignment, default: Any = None) -> AbstractContextManager[QuantizableNetwork]:
+        """Switch for the length of a ``with`` block."""
+        return self.network.at_bits(bits, default)
+
+    @property
+    def bits(self) -> Any:
+        """The current assignment."""
+        return self.network.bits
+
+    @property
+    def modes(self) -> list[BitMode]:
+        """The modes that the network holds."""
+        return self.network.modes
+
+    def forward(self, x: Tensor) -> Any:
+        return self.network(x)
+
+    # -- training ----------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[Callback]:
+        """None; but it is the first that a Trainer asks for, before it refuses these in words of its own."""
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            if self.trainer.gradient_clip_val:
+                raise ValueError(
+                    "clip gradients by the module: clip_norm=..., not Trainer(gradient_clip_val=...)"
+                )
+            if self.trainer.accumulate_grad_batches != 1:
+                raise ValueError(
+                    "accumulate by the module: accumulate=..., not Trainer(accumulate_grad_batches=...)"
+                )
+        return []
+
+    def on_fit_start(self) -> None:
+        """Set the activations' step sizes from training batches, unless a checkpoint brought them."""
+        self._step_sizes = positive_parameters(self.network)
+        if self.teacher is not None:
+            self.trainer.precision_plugin.convert_module(self.teacher).to(self.device)
+        waiting = [q for q in self.network.quantizers().values() if q.levels and not q.starts_initialised()]
+        # one that is set says that training has begun: its step sizes are learned and must stay
+        if waiting and not any(bool(q.initialised) for q in waiting):
+            datamodule = getattr(self.trainer, "datamodule", None)
+            if datamodule is not None:
+                loader = datamodule.train_dataloader()
+            else:
+                self.trainer.fit_loop.setup_data()
+                loader = self.trainer.train_dataloader
+            convert = self.trainer.precision_plugin.convert_input  # as every step gets its batch
+            self.network.calibrate(self.inputs(convert(batch)) for batch in loader)  # type: ignore[union-attr]
+            self._share_calibration()
+
+    def _share_calibration(self) -> None:
+        """Every process takes the step sizes of the first, which saw other images."""
+        if self.trainer.world_size > 1:
+            states: list[Any] = [{n: q.state_dict() for n, q in self.network.quantizers().items()}]
+            dist.broadcast_object_list(states, src=0)
+            for name, quantizer in self.network.quantizers().items():
+                quantizer.load_state_dict(states[0][name])
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        step = self.trainer.current_epoch * 1_000_000 + batch_idx
+        if self.strategy is not None:
+            batch = self.strategy(self, batch, step)
+        x = self._with_noise(self.inputs(batch), step)
+        visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, step)
+        done = batch_idx + 1
+        ends = done % self.accumulate == 0 or done == self.trainer.num_training_batches
+        teachers = self._from_the_teacher(x)
+        losses: dict[str, Tensor] = {}  # of the task, as logged
+        totals: dict[str, Tensor] = {}
+        for visit in visits:
+            name = visit.name if isinstance(visit, BitMode) else f"mixed{len(losses)}"
+            self._enter(visit)
+            with self._without_sync():
+                output = self.network(x)
+                losses[name] = self.loss(output, batch)
+                teaching = self.teaching(output)
+                self._check_teacher(teaching, teachers)
+                loss = self.scheme.objective(teaching, losses[name], teachers)
+                self.manual_backward(loss / self.accumulate)
+            teachers.append(teaching.detach())
+            losses[name], totals[name] = losses[name].detach(), loss.detach()
+            if self.scheme.step_per_mode:
+                self._check(totals)
+                self._step(optimizer)
+        self._check(totals)
+        if ends:
+            if not self.scheme.step_per_mode:
+                self._step(optimizer)
+            self._schedule()
+        self._enter(self.modes[-1])
+        for name, value in losses.items():
+            self.log(f"train/loss/{name}", value, on_step=False, on_epoch=True, batch_size=len(x))
+        mean = torch.stack([*losses.values()]).mean()
+        self.log("train/loss", mean, on_step=True, on_epoch=True, batch_size=len(x))
+
+    @torch.no_grad()
+    def _from_the_teacher(self, x: Tensor) -> list[Tensor]:
+        return [] if self.teacher is None else [self.teaching(self.teacher(x)).detach()]
+
+    def _check_teacher(self, output: Tensor, teachers: list[Tensor]) -> None:
+        if self.teacher is not None and teachers[0].shape != output.shape:
+            raise ValueError(
+                f"the teacher's output has shape {tuple(teachers[0].shape)}, the network's "
+                f"{tuple(output.shape)}; they must be alike, as a distance between them is to be minimised"
+            )
+
+    def _enter(self, visit: BitMode | dict[str, BitMode]) -> None:
+        if isinstance(visit, BitMode):
+            self.network.set_bits(visit)
+        else:
+            self.network.set_layer_modes(visit)
+
+    def _with_noise(self, x: Tensor, step: int) -> Tensor:
+        if not self.noise_sigma:
+            return x
+        std = getattr(getattr(self.trainer, "datamodule", None), "std", None)
+        scale = torch.as_tensor(1.0 if std is None else std, device=x.device, dtype=x.dtype).reshape(-1, 1, 1)
+        generator = torch.Generator().manual_seed(
+            (self.seed * 1_000_003 + step) * 64 + self.trainer.global_rank
+        )
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        return x + noise * (self.noise_sigma / scale)
+
+    def _check(self, losses: dict[str, Tensor], stage: str = "") -> None:
+        """Stop before the optimizer takes a step that would spoil the weights, or they are kept."""
+        finite = torch.stack([*losses.values()]).isfinite()
+        if not finite.all():
+            bad = ", ".join(name for name, ok in zip(losses, finite.tolist(), strict=True) if not ok)
+            raise RuntimeError(
+                f"the {stage}loss of mode {bad} is not finite in epoch {self.trainer.current_epoch}, step "
+                f"{self.trainer.global_step}; lower the learning rate or clip gradients"
+                + ("" if stage == "test " else " (the last checkpoint is intact)")
+            )
+
+    def _without_sync(self) -> AbstractContextManager[None]:
+        return self.trainer.strategy.block_backward_sync() if self._sums_gradients() else nullcontext()  # type: ignore[attr-defined]
+
+    def _sums_gradients(self) -> bool:
+        return self.trainer.world_size > 1 and hasattr(self.trainer.strategy, "block_backward_sync")
+
+    def _step(self, optimizer: Any) -> None:
+        if self._sums_gradients():
+            average_gradients(self.parameters())
+        # in float16 gradients carry the loss scale until the optimizer steps
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else float(scaler.get_scale())
+        with step_sizes_in_bounds(self._step_sizes, optimizer, gradient_scale=scale):
+            # behind the bounds: an outlier of a step size would use up the norm of all gradients
+            if self.clip_norm is not None:
+                self.clip_gradients(optimizer, self.clip_norm * scale, gradient_clip_algorithm="norm")
+            if self.scheme.damp_scales:
+                damp_scales(optimizer, scale)
+            optimizer.step()
+        optimizer.zero_grad()
+
+    def _schedule(self) -> None:
+        scheduler = self.lr_schedulers()
+        if scheduler is not None:
+            scheduler.step()  # type: ignore[union-attr, call-arg]
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer and per-step schedule from :class:`OptimizerConfig`."""
+        return configure(self.optimizer, parameter_groups(self, self.optimizer), self._optimizer_steps())
+
+    def _optimizer_steps(self) -> int:
+        """Calls of the schedule in the whole run."""
+        steps = self.trainer.estimated_stepping_batches  # Lightning cannot know what `accumulate` is
+        if steps == float("inf"):
+            raise ValueError("the schedule needs the length of the run: give Trainer max_epochs or max_steps")
+        if steps == self.trainer.max_steps:
+            return int(steps)
+        batches = max(1, int(self.trainer.num_training_batches))
+        return int(steps) // batches * -(-batches // self.accumulate)
+
+    # -- random state: dropout goes on as if a resumed run had never stopped ------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the state of torch's random generators, and what :func:`quantizable.load` reads."""
+        checkpoint["quantizable"] = self.description()
+        checkpoint["random"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint says of the network, see :func:`describe`."""
+        datamodule = getattr(self.trainer, "datamodule", None) if self._trainer else None
+        return describe(self.network, self.architecture, datamodule)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue the random generators where a resumed run left them."""
+        if self._trainer is not None and self.trainer.training and "random" in checkpoint:
+            torch.set_rng_state(checkpoint["random"]["cpu"].cpu())
+            for device, state in enumerate(checkpoint["random"]["cuda"][: torch.cuda.device_count()]):
+                torch.cuda.set_rng_state(state.cpu(), device)
+
+    # -- evaluation: the same for validation and test -----------------------------------------------
+
+    def outputs_by_mode(self, batch: Any) -> Iterator[tuple[BitMode, Any]]:
+        """Each mode's output on a batch, from the highest mode to the lowest."""
+        for mode in reversed(self.modes):
+            with self.network.at_bits(mode):
+                yield mode, self.network(self.inputs(batch))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        # in float32, as `quantizable evaluate` measures and integers are deployed, whatever was trained in
+        with torch.autocast(self.device.type, enabled=False):
+            self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """The output of the current mode; a batch is as in training, or the inputs alone."""
+        return self.network(batch if isinstance(batch, Tensor) else self.inputs(batch))
+
+    def _evaluate(self, batch: Any, stage: str) -> None:
+        size = len(self.inputs(batch))
+        losses: dict[str, Tensor] = {}
+        for mode, output in self.outputs_by_mode(batch):
+            losses[mode.name] = self.loss(output, batch)
+            self.log(
+                f"{stage}/loss/{mode.name}",
+                losses[mode.name],
+                on_step=False,
+                on_epoch=True,
+                batch_size=size,
+                sync_dist=True,
+            )
+        self._check(losses, f"{stage} ")
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Mean of the gradients over all processes, by one all-reduce of one flat tensor per type."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    for dtype in sorted({g.dtype for g in grads}, key=str):  # in one order in every process
+        same = [g for g in grads if g.dtype == dtype]
+        flat = torch.cat([g.flatten() for g in same])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for grad, mean in zip(same, flat.split([g.numel() for g in same]), strict=True):
+            grad.copy_(mean.view_as(grad))
+
+
+def damp_scales(optimizer: Any, gradient_scale: float = 1.0) -> None:
+    """Shrink the gradient of each step size by ``1 - mean min(|gradient|, 1)`` (see :class:`Scheme`).
+
+    ``gradient_scale``: what the gradients are multiplied with at this moment (float16's loss scale).
+    """
+    for group in optimizer.param_groups:
+        if group.get("name") == "quantizers":
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad *= 1 - (parameter.grad.abs() / gradient_scale).clamp(max=1).mean()

@@ -1,0 +1,334 @@
+"""The main job: from a composed configuration to a trained network, its table and its picture."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import wandb
+from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+    Timer,
+    TQDMProgressBar,
+    WeightAveraging,
+)
+from pytorch_lightning.loggers import WandbLogger
+from torch import nn
+
+import quantizable
+from quantizable.data import ImageDataModule
+from quantizable.data.base import plain
+from quantizable.models.create import create_model
+from quantizable.models.weights import load_float_weights
+from quantizable.report.files import finite, write_json
+from quantizable.report.plots import plot_modes
+from quantizable.report.tables import by_mode, print_table
+from quantizable.storage.checkpoint import load, load_network
+from quantizable.training.callbacks import CompileTime, WandbModes
+from quantizable.training.classifier import QuantizableClassifier
+from quantizable.training.configuration import read_settings
+from quantizable.training.description import check_same_network
+from quantizable.training.memory import keep_freed_memory
+from quantizable.training.precision import fastest_execution
+from quantizable.training.recompute import recompute_activations
+from quantizable.training.run_folder import (
+    AtomicCheckpointIO,
+    command,
+    commit,
+    is_first_process,
+    run_folder,
+    write_config,
+)
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DictConfig) -> dict[str, Any]:
+    """Train as ``conf/train.yaml`` says, test the best checkpoint once, leave table and picture.
+
+    Returns:
+        what ``results.json`` holds: per mode the test metrics, the run's folder, seconds, versions.
+
+    Raises:
+        ValueError, OSError: a setting that cannot work, before any training.
+    """
+    cfg = read_settings(config)
+    quiet()
+    with run_folder(cfg) as (folder, resume):
+        return _train(cfg, config, folder, resume)
+
+
+def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
+    pl.seed_everything(cfg["seed"], workers=True, verbose=False)
+    datamodule: ImageDataModule = instantiate(config.data)
+    if is_first_process():  # a missing data set, or one too small, is found before a network is built
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+    module = make_module(cfg, instantiate(config.scheme), datamodule)
+    if resume is not None:
+        check_same_network(module.description(), resume)
+    elif cfg["start"] is not None:
+        load_network(module.network, cfg["start"])
+    trainer = make_trainer(cfg, config, folder, module)
+    if is_first_process():
+        write_config(config, folder)
+        modes, weights = cfg["bits"]["modes"], sum(p.numel() for p in module.parameters())
+        log.info("%s, %.2f M parameters, modes %s: %s", cfg["model"]["name"], weights / 1e6, modes, folder)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
+    try:
+        trainer.fit(module, datamodule, ckpt_path=resume, weights_only=True)
+        return finish(cfg, trainer, module, datamodule, folder)
+    except MisconfigurationException as error:  # as a share of the batches that comes to none
+        raise ValueError(f"trainer: {error}") from error
+    finally:
+        if isinstance(trainer.logger, WandbLogger):
+            wandb.finish()  # or the next run of a sweep would log into this one
+
+
+def quiet() -> None:
+    """Keep Lightning's advice out of the log, which is the same at every start; its errors stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for message in (
+        "Experiment logs directory",
+        "Checkpoint directory",
+        "The number of training batches",
+        "It is recommended to use",
+        ".*does not have many workers",
+        ".*treespec, LeafSpec",
+        "You're using the WeightAveraging callback",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -> QuantizableClassifier:
+    """The network in its Lightning module."""
+    model, bits = cfg["model"], cfg["bits"]
+    return QuantizableClassifier(
+        model["name"],
+        datamodule.num_classes,
+        bits["modes"],
+        cfg["quantizer"]["name"],
+        scheme,
+        weights=model["weights"],
+        reset_head=model["reset_head"],
+        model_options={
+            "in_chans": datamodule.in_chans,
+            "pretrained": model["pretrained"],
+            "cifar_stem": cifar_stem(cfg, datamodule),
+            **(model["options"] or {}),
+        },
+        quantize_options={
+            "first_last": bits["first_last"],
+            "norms": bits["norms"],
+            "exclude": bits["exclude"],
+            "overrides": bits["overrides"],
+            "per_channel": cfg["quantizer"]["per_channel"],
+            "attention": cfg["quantizer"]["attention"],
+        },
+        optimizer=cfg["schedule"]["optimizer"],
+        label_smoothing=cfg["train"]["label_smoothing"],
+        accumulate=cfg["train"]["accumulate"],
+        clip_norm=cfg["train"]["clip_norm"],
+        noise_sigma=cfg["train"]["noise_sigma"],
+        seed=cfg["seed"],
+        strategy=instantiate(cfg["strategy"]),
+        teacher=make_teacher(cfg, datamodule),
+    )
+
+
+def cifar_stem(cfg: dict[str, Any], datamodule: ImageDataModule) -> bool:
+    """Whether the networks are built for small images, the trained one and its teacher."""
+    asked: bool | str = cfg["model"]["cifar_stem"]
+    return datamodule.image_size <= 64 if asked == "auto" else bool(asked)
+
+
+def make_teacher(cfg: dict[str, Any], datamodule: ImageDataModule) -> nn.Module | None:
+    """The network that teaches: a float one with its weights, a run's in its highest mode, or None.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or its weights are of another network or, of a run,
+            for other classes or for images normalised otherwise.
+    """
+    name = cfg["train"]["teacher"]
+    if name is None:
+        return None
+    if name.endswith(".ckpt"):
+        return _from_a_run(name, datamodule)
+    with torch.random.fork_rng():  # the network starts as it would without
+        teacher = create_model(
+            name, datamodule.num_classes, datamodule.in_chans, cifar_stem=cifar_stem(cfg, datamodule)
+        )
+    load_float_weights(teacher, cfg["train"]["teacher_weights"])
+    return teacher
+
+
+def _from_a_run(path: str, datamodule: ImageDataModule) -> nn.Module:
+    with torch.random.fork_rng():
+        teacher = load(path)
+    for key in ("class_names", "in_chans", "mean", "std"):
+        taught, wanted = teacher.info.get(key), plain(getattr(datamodule, key, None))
+        if None not in (taught, wanted) and taught != wanted:
+            raise ValueError(
+                f"{path} cannot teach here: its {key}: {str(taught)[:80]}, that of the data: "
+                f"{str(wanted)[:80]}; give a network trained on such images and classes"
+            )
+    return teacher
+
+
+def make_trainer(
+    cfg: dict[str, Any], config: DictConfig, folder: Path, module: QuantizableClassifier
+) -> pl.Trainer:
+    """Lightning's Trainer: it keeps checkpoints, averages, resumes, distributes and shows progress."""
+    options = dict(cfg["trainer"])
+    execution = fastest_execution(options["accelerator"])
+    channels_last, compiled = options.pop("channels_last"), options.pop("compile")
+    if options["precision"] == "auto":
+        options["precision"] = execution.precision
+    else:
+        execution = execution._replace(reason=f"{options['precision']}, as asked for")
+    say = log.info if is_first_process() else log.debug
+    say("%s; %s", execution.reason, "channels last" if channels_last else "memory layout as it is")
+    if channels_last:
+        execution.prepare(module.network)
+        if module.teacher is not None:
+            execution.prepare(module.teacher)
+    if compiled:
+        say("compiling: the first step takes about a minute, more for deep networks")
+        # a graph for each kind of mode (quantized, float, weights alone), in training and in validation;
+        # beyond the limit torch goes on without compiling
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        module.network.model.compile()
+    if options["deterministic"]:
+        options["deterministic"] = "warn"
+    if cfg["train"]["recompute_activations"]:
+        recompute_activations(module.network)
+    if options["sync_batchnorm"] and (options["accelerator"] == "cpu" or not torch.cuda.is_available()):
+        say("batch norms are not synchronised: torch can do that on GPUs alone")
+        options["sync_batchnorm"] = False
+    logger = instantiate(config.logger, **_logger_folder(config.logger, folder))
+    if isinstance(logger, WandbLogger):
+        logger.log_hyperparams(cfg)
+    validated = cfg["data"].get("val_size", 1) != 0 and options["limit_val_batches"] != 0
+    callbacks: list[Callback] = [
+        *checkpoints(folder, validated),
+        LearningRateMonitor("step"),
+        RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=50),
+        WandbModes(),
+        Timer(),  # of all sessions of a run that was resumed
+    ]
+    if compiled:
+        callbacks.append(CompileTime())
+    if cfg["train"]["ema"] is not None:
+        callbacks.append(EMAWeightAveraging(decay=cfg["train"]["ema"]))
+    try:
+        return pl.Trainer(
+            max_epochs=cfg["schedule"]["epochs"],
+            logger=logger,
+            callbacks=callbacks,
+            default_root_dir=folder,
+            plugins=[AtomicCheckpointIO()],
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the loaders share the images out themselves
+            **options,
+        )
+    except (MisconfigurationException, TypeError) as error:  # TypeError: an argument that it does not have
+        raise ValueError(f"trainer: {error}") from error
+
+
+def checkpoints(folder: Path, validated: bool) -> list[Callback]:
+    """Keep ``best.ckpt`` and, of every epoch, ``last.ckpt``.
+
+    Lightning's ``save_last`` skips the epochs that are not the best so far, from which a run must be
+    able to resume; so that each has a callback of its own. Without validation the last is the best.
+    """
+    kept: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
+    if not validated:
+        return [ModelCheckpoint(filename="best", save_last=True, **kept)]
+    return [
+        ModelCheckpoint(filename="best", monitor="val/top1/mean", mode="max", **kept),
+        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **kept),
+    ]
+
+
+def _logger_folder(logger: DictConfig, folder: Path) -> dict[str, Any]:
+    if logger._target_.endswith("WandbLogger"):
+        offline = (
+            not (os.environ.get("WANDB_API_KEY") or _has_wandb_login()) and "WANDB_MODE" not in os.environ
+        )
+        if offline:
+            log.info("no W&B login: logging offline; later: wandb sync %s/wandb/offline-run-*", folder)
+        return {"save_dir": str(folder), "name": folder.name, "offline": offline}
+    return {"save_dir": str(folder), "name": "", "version": ""}
+
+
+def _has_wandb_login() -> bool:
+    import netrc
+
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def finish(
+    cfg: dict[str, Any],
+    trainer: pl.Trainer,
+    module: QuantizableClassifier,
+    datamodule: ImageDataModule,
+    folder: Path,
+) -> dict[str, Any]:
+    """Test the best checkpoint once; write ``results.json`` and ``modes.png``; print the table."""
+    seconds = next(c for c in trainer.callbacks if isinstance(c, Timer)).time_elapsed()  # type: ignore[attr-defined]
+    # an average of weights has its say in training alone: best.ckpt holds the averaged weights already
+    trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+    best = trainer.strategy.broadcast(folder / "best.ckpt")
+    stage = "test" if cfg["test"] else "val"
+    if isinstance(trainer.logger, WandbLogger):
+        kept: Any = trainer.checkpoint_callback
+        trainer.logger.after_save_checkpoint(kept)  # the artifact is the best one
+    evaluate: Any = trainer.test if cfg["test"] else trainer.validate
+    metrics = evaluate(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
+    modes = by_mode(metrics, stage)
+    results = {
+        "modes": modes,
+        "set": stage,
+        "epochs": cfg["schedule"]["epochs"],
+        "seed": cfg["seed"],
+        "train_seconds": round(seconds, 1),
+        "checkpoint": str(best),
+        "command": command(),
+        "config": cfg,
+        "versions": {
+            "quantizable": quantizable.__version__,
+            "torch": str(torch.__version__),
+            "commit": commit(),
+        },
+    }
+    if trainer.is_global_zero:
+        write_json(folder / "results.json", finite(results))
+        plot_modes(
+            folder / "modes.png",
+            {"": modes},
+            f"{cfg['model']['name']}, {type(datamodule).__name__}, {stage} set",
+        )
+        print_table(
+            modes, f"{folder.name}: {stage} set, best of {cfg['schedule']['epochs']} epochs, {seconds:.0f} s"
+        )
+        print(f"kept in {folder}: best.ckpt, last.ckpt, config.yaml, results.json, modes.png")
+    return results

@@ -1,0 +1,137 @@
+"""The folder of a run: where it lies, what it continues, and how nothing in it is ever lost."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+
+import quantizable
+from quantizable.report.files import make_folder, write_text, written_whole
+from quantizable.storage.checkpoint import read_checkpoint
+
+
+@contextmanager
+def run_folder(cfg: dict[str, Any]) -> Iterator[tuple[Path, Path | None]]:
+    """The run's folder, made here by the first process, and the checkpoint to resume from, if any.
+
+    If the block fails, folders that were made here and are still empty are removed again.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such checkpoint, or it cannot be read.
+        OSError: the folder cannot be written.
+    """
+    data = str(cfg["data"]["_target_"]).rpartition(".")[2].lower()
+    name = cfg["run"] or f"{data}_{cfg['model']['name'].replace(':', '_').replace('/', '_')}"
+    folder = Path(cfg["output"]) / name
+    resume = None
+    if cfg["resume"] is not None:
+        resume = latest(folder) / "last.ckpt" if cfg["resume"] == "last" else Path(cfg["resume"])
+        read_checkpoint(resume)
+        folder = resume.parent
+    made: list[Path] = []
+    if is_first_process():  # Lightning tells the others
+        folder = folder if resume else free(folder)
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        make_folder(folder)
+    try:
+        yield folder, resume
+    except BaseException:
+        with suppress(OSError):  # rmdir refuses a folder that holds something
+            for path in made:
+                path.rmdir()
+        raise
+
+
+def is_first_process() -> bool:
+    """True in the process that writes; known before the processes of a distributed run have met."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def free(folder: Path) -> Path:
+    """The folder, or the first of folder-2, folder-3, ... that holds no run: nothing is overwritten."""
+    number, candidate = 1, folder
+    while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+def latest(folder: Path) -> Path:
+    """Of folder, folder-2, folder-3, ... the one whose ``last.ckpt`` is the newest."""
+    number = re.compile(re.escape(folder.name) + r"(-\d+)?")
+    saved = [p for p in folder.parent.glob("*/last.ckpt") if number.fullmatch(p.parent.name)]
+    return max(saved, key=lambda path: path.stat().st_mtime).parent if saved else folder
+
+
+def write_config(config: DictConfig, folder: Path) -> None:
+    """The resolved configuration and the command, next to what they produced."""
+    header = (
+        f"# {command()}\n# quantizable {quantizable.__version__}, torch {torch.__version__}, {commit()}\n"
+    )
+    write_text(folder / "config.yaml", header + OmegaConf.to_yaml(config, resolve=True))
+
+
+def command() -> str:
+    """The command line of this run."""
+    return " ".join(sys.argv)
+
+
+def commit() -> str:
+    """The commit of this library, if it runs from a git checkout."""
+    git, here = shutil.which("git"), Path(__file__).parent
+    if git is None:
+        return "no commit"
+    done = subprocess.run([git, "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return f"commit {done.stdout.strip()}" if done.returncode == 0 else "no commit"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the old checkpoint and renames: a kill or a full disk leaves the old one whole.
+
+    Lightning's own goes through the system's temporary folder, and where that is another file system
+    the last step is a copy, which can be cut short.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save to ``path``; ``OSError`` if it cannot be written."""
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(path) as temporary:
+                torch.save(checkpoint, temporary)
+        except (OSError, RuntimeError) as error:  # torch's file writer raises RuntimeError
+            reason = str(error).splitlines()[0]
+            raise OSError(f"cannot save {path} ({reason}); what was saved before is intact") from error
+
+
+class RunCSVLogger(CSVLogger):
+    """Lightning's CSV logger begins ``metrics.csv`` anew; this one goes on with that of a resumed run."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The writer of ``metrics.csv``."""
+        file = Path(self.log_dir) / "metrics.csv"
+        if self._experiment is None and file.exists():
+            kept = file.rename(file.with_name("metrics.csv.part"))
+            writer = super().experiment
+            os.replace(kept, file)
+            with file.open(newline="") as lines:
+                writer.metrics_keys = next(csv.reader(lines), [])
+            return writer
+        return super().experiment

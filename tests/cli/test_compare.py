@@ -1,0 +1,109 @@
+"""Runs side by side: groups, means and spreads by hand, and what is written."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from quantizable.cli import main
+from quantizable.report.compare import group, table_rows
+from quantizable.report.plots import plot_curves
+from quantizable.report.runs import Run, read_curves, read_run
+
+
+def write_run(folder: Path, seed: int, epochs: int, top1: dict[str, float]) -> Path:
+    folder.mkdir(parents=True)
+    config = {"seed": seed, "run": folder.name, "data": {"seed": seed}, "schedule": {"epochs": epochs}}
+    modes = {mode: {"top1": value, "loss": 1.0} for mode, value in top1.items()}
+    results = {"modes": modes, "set": "test", "epochs": epochs, "seed": seed, "config": config}
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "metrics.csv").write_text("epoch,val/top1/mean\n0,0.4\n0,\n1,0.5\n")
+    return folder
+
+
+def test_seeds_form_a_group_with_mean_and_sample_deviation(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / "a", 0, 5, {"2": 0.80, "32": 0.90}),
+        write_run(tmp_path / "b", 1, 5, {"2": 0.84, "32": 0.92}),
+        write_run(tmp_path / "c", 0, 9, {"2": 0.85, "32": 0.95}),
+    ]
+    rows = table_rows(group(map(read_run, runs)))
+    first = rows[0]
+    assert (first["group"], first["mode"], first["seeds"]) == ("schedule.epochs=5", "2", [0, 1])
+    assert first["top1_mean"] == pytest.approx(82)
+    assert first["top1_std"] == pytest.approx(8**0.5, abs=1e-3)  # sqrt(((-2)^2 + 2^2) / (2 - 1))
+    assert rows[2]["group"] == "schedule.epochs=9"
+    assert rows[2]["top1_std"] is None
+
+
+def test_a_setting_that_an_older_run_does_not_know_is_one_without_a_value(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, seed, 5, {"2": 0.8}) for seed, name in enumerate("abc")]
+    for folder in folders[1:]:
+        results = json.loads((folder / "results.json").read_text())
+        results["config"]["train"] = {"teacher": None}
+        (folder / "results.json").write_text(json.dumps(results))
+    assert [len(runs) for runs in group(map(read_run, folders)).values()] == [3]
+
+
+def test_command_writes_page_with_pictures_inside(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_run(tmp_path / "runs" / "a", 0, 5, {"2": 0.8})
+    write_run(tmp_path / "runs" / "b", 0, 6, {"2": 0.7})
+    assert main(["compare", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "schedule.epochs=6" in page
+    assert [row["top1_mean"] for row in json.loads((tmp_path / "out" / "compare.json").read_text())] == [
+        80,
+        70,
+    ]
+    assert "80.00" in capsys.readouterr().out
+
+
+def test_a_name_makes_a_group_of_networks_for_a_mode_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_run(tmp_path / "both", 0, 5, {"32": 0.9, "2": 0.7})
+    write_run(tmp_path / "alone_2", 0, 5, {"2": 0.60})
+    write_run(tmp_path / "alone_2_again", 1, 5, {"2": 0.64})
+    write_run(tmp_path / "alone_32", 0, 5, {"32": 0.8})
+    words = [f"alone={tmp_path}/alone_*", str(tmp_path / "both"), "--output", str(tmp_path / "out")]
+    assert main(["compare", *words]) == 0
+    rows = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [(row["group"], row["mode"], row["top1_mean"], row["seeds"]) for row in rows] == [
+        ("alone", "2", 62, [0, 1]), ("alone", "32", 80, [0]),
+        ("all runs", "2", 70, [0]), ("all runs", "32", 90, [0]),
+    ]  # fmt: skip
+    assert main(["compare", f"alone={tmp_path}/nothing_*"]) == 2
+    assert "nothing fits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("contents", ["{", '{"modes": {}}', "[]"])
+def test_bad_results_are_named(tmp_path: Path, contents: str, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "results.json").write_text(contents)
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "results.json was not written by train.py" in capsys.readouterr().err
+
+
+def test_folder_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "no finished run" in capsys.readouterr().err
+
+
+def test_one_run_shows_a_curve_for_each_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metrics.csv").write_text(
+        "epoch,val/top1/2,val/top1/32,val/top1/lowest,val/top1/mean\n0,,,,\n0,0.5,0.7,0.5,0.6\n1,0.6,0.8,0.6,0.7\n"
+    )
+    curves = read_curves(tmp_path)
+    assert curves == {
+        "2": [(0, 0.5), (1, 0.6)], "32": [(0, 0.7), (1, 0.8)], "mean": [(0, 0.6), (1, 0.7)]
+    }  # fmt: skip
+    run = Run("run", {}, {"modes": {"2": {}, "32": {}}}, curves)
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.plot", lambda _axes, x, y, color, label: drawn.append((label, y))
+    )
+    plot_curves(tmp_path / "curves.png", {"all": [run]})
+    assert drawn == [("2", [50, 60]), ("32", [70, 80])]
+    drawn.clear()
+    plot_curves(tmp_path / "curves.png", {"a": [run, run], "b": [run]})
+    assert drawn == [("a", [60, 70]), (None, [60, 70]), ("b", [60, 70])]

@@ -1,0 +1,191 @@
+"""The command, its certificates and its report, run as a user would."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from quantizable.verify import Box, decide
+from quantizable.verify.certificate import Certificate
+from quantizable.verify.command import add_parser
+from quantizable.verify.outcomes import as_image, print_table
+from tests.verify.conftest import random_pair
+
+
+def run(*words):
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    args = parser.parse_args(["verify", *map(str, words)])
+    return args.run(args)
+
+
+def write_benchmark(folder):
+    """A small fixed-point benchmark: a network file and two inputs of 64 pixels."""
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for i, (fan_in, fan_out) in enumerate([(64, 8), (8, 3)]):
+        arrays[f"W{i}"] = generator.normal(size=(fan_out, fan_in)).astype(np.float32) / fan_in**0.5
+        arrays[f"b{i}"] = generator.normal(size=fan_out).astype(np.float32) / 4
+    np.savez(folder / "net.npz", **arrays)
+    np.save(folder / "x.npy", generator.integers(0, 256, (2, 64)))
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write_benchmark(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def refuted(tmp_path_factory):
+    """What a certificate of a refuted query holds; to be changed in a copy."""
+    folder = write_benchmark(tmp_path_factory.mktemp("refuted"))
+    words = [folder / "net.npz", "--inputs", folder / "x.npy", "--radius", 2, "--eps", 1e-4]
+    run(*words, "--bounds-only", "--output", folder)
+    assert run("--check", folder / "certificate-0.json") == 0
+    return (folder / "certificate-0.json").read_text()
+
+
+def test_proved_certified_and_confirmed(files, capsys):
+    common = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 2, "--output", files / "out"]
+    assert run(*common, "--modes", "32", "8", "--eps", 5) == 0
+    assert "2 proved" in capsys.readouterr().out
+    path = files / "out" / "certificate-0.json"
+    certificate = Certificate.load(path)
+    assert certificate.status == "proved"
+    assert certificate.box.integer
+    assert set(certificate.tools) >= {"python", "torch"}
+    assert run("--check", path) == 0
+    assert "confirmed" in capsys.readouterr().out
+    assert {p.name for p in (files / "out").iterdir()} >= {"verdicts.json", "decided.png"}
+
+
+def test_a_forged_bound_and_a_changed_network_are_not_confirmed(files, capsys):
+    run(files / "net.npz", "--inputs", files / "x.npy", "--radius", 2, "--eps", 5, "--output", files)
+    path = files / "certificate-1.json"
+    values = json.loads(path.read_text())
+    values["bound"][1] *= 0.5
+    forged = files / "forged.json"
+    forged.write_text(json.dumps(values))
+    assert run("--check", forged) == 1
+    assert "bound high" in capsys.readouterr().out
+    with np.load(files / "net.npz") as arrays:
+        changed = dict(arrays)
+    changed["b1"] = changed["b1"] + 1
+    np.savez(files / "net.npz", **changed)
+    assert run("--check", path) == 1
+    assert "not the file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"bound": [float("nan"), float("nan")]}, 1, "bound low"),
+        ({"bound": [-float("inf"), float("inf")]}, 1, "bound high"),
+        ({"bound": [0.5]}, 2, "not a pair"),
+        ({"property": "robustness"}, 2, "2 modes do not fit the property robustness"),
+        ({"modes": []}, 2, "0 modes do not fit"),
+        ({"low": [1.0]}, 2, "is no certificate"),
+        ({"eps": "much"}, 2, "its eps is no number"),
+        ({"time_limit": None}, 2, "its time_limit is no number"),
+        ({"counterexample": None}, 2, "do not fit"),
+        ({"input": [300.0] * 64}, 1, "outside the box"),
+        ({"first": [9.0] * 3}, 1, "first outputs are others"),
+    ],
+)
+def test_a_tampered_certificate_is_not_confirmed(refuted, tmp_path, capsys, change, status, message):
+    values = json.loads(refuted)
+    inside = values["counterexample"]
+    for name, value in change.items():
+        (inside if name in inside else values)[name] = value
+    path = tmp_path / "tampered.json"
+    path.write_text(json.dumps(values))
+    assert run("--check", path) == status
+    output = capsys.readouterr()
+    assert message in output.out + output.err
+
+
+def test_a_counterexample_that_refutes_nothing_is_not_confirmed(files, capsys):
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--robust", "--modes", "8", "--radius", 80]
+    run(*words, "--bounds-only", "--output", files)
+    path = files / "certificate-0.json"
+    assert run("--check", path) == 0
+    values = json.loads(path.read_text())
+    values["counterexample"]["input"] = np.load(files / "x.npy")[0].tolist()  # keeps its own class
+    path.write_text(json.dumps(values))
+    assert run("--check", path) == 1
+    assert "refutes nothing" in capsys.readouterr().out
+
+
+def test_refuted_with_picture(files):
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 2, "--modes", "32", "4"]
+    assert run(*words, "--eps", 1e-4, "--output", files / "out") == 1
+    rows = json.loads((files / "out" / "verdicts.json").read_text())
+    assert rows[0]["status"] == "refuted"
+    assert len(rows[0]["counterexample"]["input"]) == 64
+    assert (files / "out" / "refuted.png").stat().st_size > 1000
+
+
+def test_robustness(files, capsys):
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--robust", "--modes", "8"]
+    status = run(*words, "--radius", 0, "--output", files / "out")
+    assert status == 0  # a single input keeps its own class
+    assert run("--check", files / "out" / "certificate-0.json") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--radius", 1], "eps None is not allowed"),
+        (["--radius", 1, "--eps", 0], "eps 0.0 is not allowed"),
+        (["--radius", 1, "--eps", 1, "--modes", "32"], "give two modes"),
+        (["--radius", 1, "--eps", 1, "--modes", "32", "99"], "allowed are 2 to 16"),
+        (["--radius", -1, "--eps", 1], "radius -1.0 is not allowed"),
+        (["--eps", 1], "radius is missing"),
+        (["--radius", 1, "--eps", "inf"], "eps inf is not allowed"),
+        (["--radius", 1, "--eps", 1, "--time-limit", 0], "time limit 0.0 is not allowed"),
+        (["--radius", 1, "--eps", 1, "--minimum", 9, "--maximum", 8], "no input is legal"),
+        (["--radius", 1, "--eps", 1, "--minimum", 300, "--maximum", 301], "not all in the legal range"),
+    ],
+)
+def test_bad_input(files, words, message, capsys):
+    assert run(files / "net.npz", "--inputs", files / "x.npy", *words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_inputs_of_another_shape_and_a_broken_network_file(files, capsys):
+    np.save(files / "short.npy", np.zeros((1, 63)))
+    assert run(files / "net.npz", "--inputs", files / "short.npy", "--radius", 1, "--eps", 1) == 2
+    assert "shape (63,), the network takes (64,)" in capsys.readouterr().err
+    (files / "text.npz").write_text("no arrays")
+    assert run(files / "text.npz", "--inputs", files / "x.npy", "--radius", 1, "--eps", 1) == 2
+    assert "text.npz is no .npz of numbers" in capsys.readouterr().err
+
+
+def test_missing_files(tmp_path, capsys):
+    assert run(tmp_path / "no.npz", "--inputs", tmp_path / "x.npy", "--radius", 1, "--eps", 1) == 2
+    assert "no input file" in capsys.readouterr().err
+    assert run("--check", tmp_path / "no.json") == 2
+    (tmp_path / "bad.json").write_text("{}")
+    assert run("--check", tmp_path / "bad.json") == 2
+    assert "is no certificate" in capsys.readouterr().err
+
+
+def test_table_counts():
+    first, second = random_pair(0)
+    verdict = decide(first, second, Box.around(torch.full((1, 4), 9.0), 1), 0, 50.0)
+    console = Console(record=True, width=100)
+    print_table([("one", verdict)], console)
+    assert "1 proved, 0 refuted, 0 unknown" in console.export_text()
+
+
+def test_as_image():
+    assert as_image(torch.zeros(784)).shape == (28, 28)
+    assert as_image(torch.zeros(1, 8, 8)).shape == (8, 8)
+    assert as_image(torch.zeros(3, 8, 9)).shape == (8, 9, 3)
+    assert as_image(torch.zeros(5)) is None

@@ -1,0 +1,68 @@
+"""Two processes: gradients are exchanged once per optimizer step, whatever the number of modes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader, TensorDataset
+
+from quantizable.training.classifier import QuantizableClassifier
+
+
+class CountAllReduces(pl.Callback):
+    """Counts in each batch what gloo is asked to reduce, also by DDP's own C++ code."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.counts: list[int] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.profiler = profile(activities=[ProfilerActivity.CPU])
+        self.profiler.__enter__()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.profiler.__exit__(None, None, None)
+        self.counts.append(sum(event.name == "gloo:all_reduce" for event in self.profiler.events()))
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        del self.profiler
+        parameters = [p.double().sum().item() for p in module.parameters()]
+        result = {"counts": self.counts, "parameters": parameters}
+        (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(result))
+
+
+def train(folder: Path, bits: list[int], accumulate: int) -> list[dict[str, Any]]:
+    """Four batches in each of two processes; what each of them counted and ended with."""
+    folder.mkdir()
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4)
+    )
+    module = QuantizableClassifier(model, 4, bits=bits, optimizer={"lr": 0.05}, accumulate=accumulate)
+    data = TensorDataset(torch.randn(32, 3, 8, 8), torch.arange(32) % 4)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp_spawn", max_epochs=1, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[CountAllReduces(folder)],
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(data, batch_size=4))
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bits", "accumulate", "exchanges"), [([2, 4, 8, 32], 2, [0, 1, 0, 1]), ([8], 1, [1, 1, 1, 1])]
+)
+def test_one_gradient_exchange_per_optimizer_step(
+    tmp_path: Path, bits: list[int], accumulate: int, exchanges: list[int]
+) -> None:
+    first, second = train(tmp_path / "run", bits, accumulate)
+    assert first["counts"] == second["counts"] == exchanges
+    # each process saw other images: only an exchange of the gradients keeps them the same
+    assert first["parameters"] == pytest.approx(second["parameters"], rel=1e-9)

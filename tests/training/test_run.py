@@ -1,0 +1,327 @@
+"""The main job on fake data: what a run writes, resumes, averages, logs and refuses."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from scipy.io import savemat
+from torch._dynamo.utils import counters
+
+import quantizable
+from quantizable.data import ImageDataModule
+from quantizable.measure.evaluate import evaluate
+from quantizable.report.files import finite
+from quantizable.training.run import make_module, train
+from quantizable.training.run_folder import AtomicCheckpointIO, free, latest
+from tests.tiny import CONF, config, same
+
+ROOT = CONF.parent
+
+
+def contents(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def choices() -> list[tuple[str, str]]:
+    """Every file of every group."""
+    return [(f.parent.name, f.stem) for f in sorted(CONF.glob("*/*.yaml"))]
+
+
+@pytest.mark.parametrize(("group", "name"), choices())
+def test_every_yaml_composes_and_what_it_describes_can_be_made(group: str, name: str, tmp_path: Path) -> None:
+    more = {
+        ("model", "timm"): ["model.name=resnet18"],
+        ("data", "folder"): [f"data.root={tmp_path}"],
+        ("data", "samson"): [f"data.file={tmp_path}/scene.mat"],
+    }
+    savemat(tmp_path / "scene.mat", {"Y": np.arange(5 * 800.0).reshape(5, 800), "S_GT": np.ones((20, 40, 3))})
+    cfg = config(tmp_path, f"{group}={name}", *more.get((group, name), []), small=False)
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    if group == "data":
+        assert isinstance(instantiate(cfg.data), ImageDataModule)
+    if group in ("scheme", "bits", "quantizer", "schedule"):
+        cheap = ["model=timm", "model.name=tiny_cnn", "model.cifar_stem=false", "data=fake"]
+        bits = ["bits.modes=[4]"] if name == "individual" else []
+        cfg = config(tmp_path, f"{group}={name}", *cheap, *bits, small=False)
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+        module = make_module(plain, instantiate(cfg.scheme), instantiate(cfg.data))
+        assert module.modes
+    if group == "logger" and name == "csv":
+        assert instantiate(cfg.logger).save_dir == str(tmp_path)
+
+
+def test_every_field_of_the_configuration_has_a_comment() -> None:
+    for file in sorted(CONF.rglob("*.yaml")):
+        lines = file.read_text().splitlines()
+        assert lines[0].startswith("#"), file
+        if file.parent.name in ("bits", "data", "quantizer", "trainer") and "defaults:" not in "".join(lines):
+            fields = [line for line in lines if line[:1].isalpha()]
+            assert all("#" in line for line in fields), file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of three epochs with dropout."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    train(config(output, *LONG))
+    return output / "fake_tiny_cnn"
+
+
+LONG = ("schedule.epochs=3", "model.options={drop_rate:0.3}", "scheme=sandwich", "schedule.optimizer.lr=0.1")
+
+
+def test_what_a_run_leaves(undisturbed: Path) -> None:
+    written = {path.name for path in undisturbed.iterdir()}
+    assert written == {
+        "best.ckpt", "last.ckpt", "config.yaml", "results.json", "modes.png", "metrics.csv",
+    }  # fmt: skip
+    assert (undisturbed / "modes.png").read_bytes().startswith(b"\x89PNG")
+    results = json.loads((undisturbed / "results.json").read_text())
+    assert [*results["modes"]] == ["2", "8", "32"]
+    assert all(
+        {"loss", "top1", "top5", "disagreement"} == values.keys() for values in results["modes"].values()
+    )
+    assert results["set"] == "test"
+    saved = yaml.safe_load((undisturbed / "config.yaml").read_text())
+    assert saved["schedule"]["epochs"] == 3
+    assert saved["data"]["augment" if "augment" in saved["data"] else "seed"] is not None
+    assert "${" not in (undisturbed / "config.yaml").read_text()
+    rows = list(csv.DictReader((undisturbed / "metrics.csv").open()))
+    for key in ("top1", "top5", "loss", "disagreement"):
+        for mode in ("2", "8", "32"):
+            assert len([row for row in rows if row[f"val/{key}/{mode}"]]) == 3
+
+
+def test_the_results_are_those_of_the_best_checkpoint(undisturbed: Path) -> None:
+    """The best of the validation split, by an evaluation that shares no code with Lightning's loop."""
+    rows = [r for r in csv.DictReader((undisturbed / "metrics.csv").open()) if r["val/top1/mean"]]
+    means = [float(row["val/top1/mean"]) for row in rows]
+    best = contents(undisturbed / "best.ckpt")
+    assert means[best["epoch"]] == pytest.approx(max(means))
+    network = quantizable.load(undisturbed / "best.ckpt")
+    data = instantiate(config(undisturbed).data)
+    measured = evaluate(network, data.test_dataloader(), network.modes)
+    results = json.loads((undisturbed / "results.json").read_text())["modes"]
+    for mode, values in measured.items():
+        assert results[mode] == pytest.approx(values, rel=1e-4, abs=1e-6)
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for name in ("run", "run-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "last.ckpt").touch()
+    os.utime(run / "last.ckpt", (1, 1))
+    assert free(run) == tmp_path / "run-3"
+    assert latest(run) == tmp_path / "run-2"
+    assert free(tmp_path / "other") == latest(tmp_path / "other") == tmp_path / "other"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)  # as in the tests: sums depend on how many threads share them
+from tests.tiny import config
+from quantizable.training.run import train
+from quantizable import QuantizableClassifier
+def stop(module, batch, batch_idx):
+    if module.trainer.current_epoch == 1 and batch_idx == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+QuantizableClassifier.on_train_batch_start = stop
+train(config(Path(sys.argv[1]), *sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_numbers(undisturbed: Path, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, *LONG], cwd=ROOT, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    folder = tmp_path / undisturbed.name
+    assert not (folder / "results.json").exists()
+    assert contents(folder / "last.ckpt")["epoch"] == 0
+    train(config(tmp_path, *LONG, "resume=last"))
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    results, expected = (json.loads((f / "results.json").read_text()) for f in (folder, undisturbed))
+    assert results["modes"] == expected["modes"]
+    before = contents(folder / "best.ckpt")["callbacks"]["Timer"]["time_elapsed"]["train"]
+    assert results["train_seconds"] >= round(before, 1) > 0, "of both sessions"
+    resumed, whole = (contents(f / "last.ckpt") for f in (folder, undisturbed))
+    assert resumed["epoch"] == whole["epoch"] == 2
+    assert same(resumed["state_dict"], whole["state_dict"])
+    curves = []
+    for path in (folder, undisturbed):
+        rows = csv.DictReader((path / "metrics.csv").open())
+        curves.append([row["val/top1/mean"] for row in rows if row["val/top1/mean"]])
+    assert curves[0] == curves[1]
+
+
+def test_an_average_of_weights_is_what_is_validated_tested_and_loaded(tmp_path: Path) -> None:
+    results = train(config(tmp_path, "train.ema=0.9", "schedule.optimizer.lr=0.2"))
+    saved = contents(tmp_path / "fake_tiny_cnn" / "best.ckpt")
+    assert not same(saved["state_dict"], saved["current_model_state"])
+    network = quantizable.load(tmp_path / "fake_tiny_cnn" / "best.ckpt")
+    measured = evaluate(network, instantiate(config(tmp_path).data).test_dataloader(), network.modes)
+    for mode, values in measured.items():
+        assert results["modes"][mode] == pytest.approx(values, rel=1e-4, abs=1e-6)
+        assert network.model.body[1].norms[mode].running_mean.isfinite().all()
+
+
+def test_options_and_overrides_from_the_command_line(tmp_path: Path) -> None:
+    words = ("model.options={drop_rate:0.3}", "bits.overrides={body.*:{bits:4}}")
+    cfg: Any = OmegaConf.to_container(config(tmp_path, *words), resolve=True)
+    module = make_module(cfg, "quantizable", instantiate(config(tmp_path).data))
+    assert module.network.model.drop.p == 0.3
+    assert module.network.layers()["body.0"].fixed_bits == 4
+
+
+def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    results = train(config(tmp_path, "+data.val_size=0", "schedule.epochs=1"))
+    assert contents(tmp_path / "fake_tiny_cnn" / "best.ckpt")["epoch"] == 0
+    assert results["modes"]["2"]["top1"] >= 0
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, writer = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    writer.save_checkpoint({"epoch": 1}, path)
+
+    def full(contents: Any, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"No space left on device.*what was saved before is intact"):
+        writer.save_checkpoint({"epoch": 2}, path)
+    assert contents(path) == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("bits.modes=[]", "the list of bit modes is empty"),
+        ("bits.modes=[4,4]", "listed more than once"),
+        ("bits.modes=[0,32]", "out of range"),
+        ("bits.modes=[1.5]", "not an integer"),
+        ("bits.modes=[20]", "out of range"),
+        ("bits.modes=[33]", "out of range"),
+        ("bits.modes=[-4]", "out of range"),
+        ("bits.modes=[w4]", "not understood"),
+        ("bits.modes=[banana]", "not understood"),
+        ("bits.modes=[1,32]", "not defined at 1 bit"),
+        ("bits.exclude=[nothing.*]", "matches nothing; the layers are stem.0"),
+        ("schedule.epochs=-1", "at least 1"),
+        ("schedule.epochs=2.5", "at least 1"),
+        ("schedule.optimizer.lr=-1", "greater than 0"),
+        ("schedule.optimizer.name=banana", "an optimizer of timm"),
+        ("train.accumulate=0", "at least 1"),
+        ("train.ema=1.5", "between 0 and 1"),
+        ("train.label_smoothing=1", r"in \[0, 1\)"),
+        ("train.teacher=resnet56", "a teacher needs both"),
+        ("model.name=banana", "unknown model 'banana'"),
+        ("model.weights=banana.pth", "banana.pth"),
+        ("scheme=individual", "trains one mode"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_training(
+    override: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", None)
+    with pytest.raises((ValueError, OSError), match=message):
+        train(config(tmp_path, override))
+
+
+def test_another_network_is_not_resumed_and_a_broken_checkpoint_stays(undisturbed: Path) -> None:
+    output = undisturbed.parent
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    with pytest.raises(
+        ValueError, match=r"cannot be resumed: it was trained with .*modes=\['2', '8', '32'\]"
+    ):
+        train(config(output, *LONG, "resume=last", "bits.modes=[2,4]"))
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        train(config(output, "run=other", "resume=last"))
+    broken = output / "broken.ckpt"
+    broken.write_bytes((undisturbed / "last.ckpt").read_bytes()[:999])
+    with pytest.raises(ValueError, match="truncated"):
+        train(config(output, f"resume={broken}"))
+    broken.unlink()
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}.items() <= before.items()
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write to .*choose another output folder"):
+        train(config(tmp_path / "file"))
+    if os.geteuid() == 0:
+        return  # root may write everywhere
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(OSError, match="cannot write"):
+        train(config(tmp_path / "locked"))
+
+
+def test_a_missing_data_set_says_what_to_do(tmp_path: Path) -> None:
+    words = ("data=cifar10", f"data.root={tmp_path / 'none'}", "data.download=false")
+    with pytest.raises(OSError, match=r"CIFAR.*(?s:.*)none"):
+        train(config(tmp_path / "checkpoints", *words, small=False))
+    assert not (tmp_path / "checkpoints").exists()  # the name stays free, and nothing is left
+    (tmp_path / "cifar10_resnet20").mkdir()
+    with pytest.raises(OSError, match="CIFAR"):
+        train(config(tmp_path, *words, small=False))
+    assert (tmp_path / "cifar10_resnet20").exists()  # it was not ours
+
+
+def test_the_log_tells_what_runs_and_what_compiling_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled: list[torch.nn.Module] = []  # compilation itself: test_traps.py
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compiled.append(network))
+    caplog.set_level("INFO")
+    words = ("trainer.precision=32-true", "trainer.channels_last=false", "trainer.compile=true")
+    train(config(tmp_path, *words, "schedule.epochs=1", "test=false"))
+    assert len(compiled) == 1
+    assert "32-true, as asked for; memory layout as it is" in caplog.text
+    assert len(re.findall(r"compiled: the first step took [\d.]+ s, the second [\d.]+ s", caplog.text)) == 1
+
+
+@pytest.mark.slow
+def test_every_kind_of_mode_is_compiled(tmp_path: Path) -> None:
+    torch.compiler.reset()
+    counters.clear()
+    kinds = "bits.modes=[2,w4a32,w32a4,w4a8,32]"
+    train(config(tmp_path, kinds, "bits.first_last=mode", "trainer.compile=true", "data.size=32"))
+    torch.compiler.reset()
+    frames = counters["frames"]
+    assert frames["ok"] == frames["total"] > 8, "the graphs that torch keeps by default"
+
+
+def test_names_that_look_like_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run in ("1", "nan"):
+        train(config(Path("5"), f"run={run}", "schedule.epochs=1"))
+        json.loads((tmp_path / "5" / run / "results.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_run_that_diverges_in_its_last_step_says_so(tmp_path: Path) -> None:
+    words = ("schedule.optimizer.lr=1e12", "schedule.epochs=1", "data.batch_size=48")  # one step in all
+    with pytest.raises(RuntimeError, match=r"the val loss of mode .* is not finite in epoch 0, step 1"):
+        train(config(tmp_path, *words))
+    with pytest.raises(RuntimeError, match=r"the test loss of mode .* is not finite .* step 1"):
+        train(config(tmp_path, *words, "+data.val_size=0", "data.batch_size=64"))
+    assert not [*tmp_path.rglob("results.json")]
+
+
+def test_numbers_that_json_does_not_have() -> None:
+    contents = {"loss": float("nan"), "rows": [1.0, float("inf")], "text": "nan"}
+    assert finite(contents) == {"loss": None, "rows": [1.0, None], "text": "nan"}
