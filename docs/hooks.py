@@ -16,6 +16,7 @@ PACKAGE = ROOT / "quantizable"
 ROLE = re.compile(
     r":(?:func|class|meth|mod|attr):(?=<code>)"
 )  # Sphinx roles, as editors show them in docstrings
+SKIP = re.compile(r' *<span class="c1"># doctest: \+SKIP</span>')
 LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -54,8 +55,8 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Leave Sphinx roles out of docstrings."""
-    return ROLE.sub("", html)
+    """Leave out of docstrings what is for Sphinx and for doctest."""
+    return SKIP.sub("", ROLE.sub("", html))
 
 
 def folders() -> list[Path]:

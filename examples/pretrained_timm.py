@@ -3,8 +3,8 @@
     python examples/pretrained_timm.py --model resnet18 --pretrained --images photos/
 
 Without ``--pretrained`` nothing is downloaded: the network has random weights. Without ``--images`` it sees
-crops of scikit-learn's two sample photographs. Nothing is trained here; low modes need training (``train.py``,
-``examples/custom_module.py``) to be of use.
+crops of scikit-learn's two sample photographs. Nothing is trained here; low modes need training
+(``train.py``, ``examples/custom_module.py``) to be of use.
 """
 
 from __future__ import annotations

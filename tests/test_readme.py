@@ -54,7 +54,7 @@ def test_the_python_blocks_run_one_after_another(
 
 def commands() -> list[str]:
     pages = "".join(text(page) for page in ("README.md", "docs/training.md", *TUTORIALS))
-    lines = re.findall(r"python train\.py((?: [^\s#`]+)*)", pages.replace("\\\n", " "))
+    lines = re.findall(r"python train\.py((?: [^\s#`]+)*)", re.sub(r" *\\\n *", " ", pages))
     return sorted({line.strip() for line in lines})
 
 
@@ -68,6 +68,7 @@ def test_the_commands_compose(words: str, tmp_path: Path) -> None:
         if one.is_sweep_override()
         else one.input_line
         for one in parsed
+        if not one.get_key_element().startswith("hydra")  # of a launcher that is not installed here
     ]
     assert config(tmp_path, *first, small=False).model.name
 
