@@ -138,11 +138,11 @@ def plot(results: dict[str, dict], path: Path) -> None:
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     for i, (name, result) in enumerate(results.items()):
         axes = figure.add_subplot(1, len(results), i + 1)
-        for colour, mode in zip(("tab:red", "tab:orange", "tab:blue"), MODES, strict=True):
+        for color, mode in zip(("tab:red", "tab:orange", "tab:blue"), MODES, strict=True):
             rows = [r for r in result["bounds"] if r["mode"] == mode]
             radii = [r["radius"] for r in rows]
-            axes.plot(radii, [r["proved"] for r in rows], "o-", color=colour, label=f"{mode} bits, proved")
-            axes.plot(radii, [r["sampled"] for r in rows], ":", color=colour, label="largest of 200 samples")
+            axes.plot(radii, [r["proved"] for r in rows], "o-", color=color, label=f"{mode} bits, proved")
+            axes.plot(radii, [r["sampled"] for r in rows], ":", color=color, label="largest of 200 samples")
         axes.set(xscale="log", yscale="log", xlabel="radius (share of the ink range)", title=name)
         if i == 0:
             axes.set_ylabel("error against 32 bits (logit)")
