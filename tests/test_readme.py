@@ -2,13 +2,14 @@
 
 import hashlib
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from quantizable import QUANTIZERS
+from quantizable import QUANTIZERS, cli
 from tests.tiny import CONF, config
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +72,25 @@ def test_the_commands_compose(words: str, tmp_path: Path) -> None:
         if not one.get_key_element().startswith("hydra")  # of a launcher that is not installed here
     ]
     assert config(tmp_path, *first, small=False).model.name
+
+
+def quantizable_commands() -> list[tuple[str, str]]:
+    """Every command line ``quantizable ...`` of a block, with its page."""
+    found = []
+    for page in PAGES:
+        for language, code in FENCED.findall(text(page)):
+            if language != "python":
+                lines = re.sub(r" *\\\n *", " ", code).splitlines()
+                found += [(page, line.strip()) for line in lines if line.strip().startswith("quantizable ")]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), quantizable_commands())
+def test_the_command_lines_parse(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    if words[0] != "train":  # Hydra's to parse
+        _, left = cli.parser().parse_known_args(words)
+        assert all(word.startswith("data") for word in left), left
 
 
 def test_the_tables_name_every_scheme_and_quantizer() -> None:
