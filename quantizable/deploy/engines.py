@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,15 @@ from typing import Any
 import numpy as np
 
 from quantizable.deploy.integer_nodes import INPUT
+from quantizable.deploy.openvino_exact import codes_can_saturate, without_saturation
+from quantizable.deploy.processor import exact_kernels, processor_name
 from quantizable.deploy.requirements import openvino_core, require
 
+log = logging.getLogger(__name__)
+SATURATING = (
+    "%s has no exact integer kernels: %d layers, whose integers could saturate there, run in float (%s); "
+    "exact=False leaves them to the integer kernels, which is faster and wrong where they saturate"
+)
 Runner = Callable[[np.ndarray], np.ndarray]
 
 
@@ -45,14 +53,22 @@ def compile_onnxruntime(
 
 
 def compile_openvino(
-    model: bytes | Path, threads: int | None, shape: tuple[int, ...] | None, precision: str = "f32"
+    model: bytes | Path,
+    threads: int | None,
+    shape: tuple[int, ...] | None,
+    exact: bool = True,
+    precision: str = "f32",
 ) -> Runner:
     """OpenVINO's CPU device.
+
+    Where the processor's integer kernels saturate (see :mod:`quantizable.deploy.processor`), layers that can
+    saturate by their own numbers are multiplied in float; one log line names them.
 
     Args:
         model: an ONNX or ``.xml`` file, or the bytes of an ONNX file.
         threads: of one inference; None: as many as cores.
         shape: fixed ``[N, C, H, W]``, which it runs faster than a free batch size.
+        exact: False leaves all layers to the integer kernels, also where these saturate.
         precision: of what is not integer: ``"f32"``, or ``"bf16"`` at the cost of exactness.
     """
     core = openvino_core("engine 'openvino'")
@@ -60,6 +76,12 @@ def compile_openvino(
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     network = core.read_model(model)
+    if exact and not exact_kernels():
+        if codes_can_saturate(network):
+            options["LP_TRANSFORMS_MODE"] = "NO"
+            log.info("%s has no exact integer kernels: all layers run in float", processor_name())
+        elif layers := without_saturation(network):
+            log.info(SATURATING, processor_name(), len(layers), ", ".join(layers))
     if shape is not None:
         network.reshape(list(shape))
     compiled = core.compile_model(network, "CPU", options)

@@ -93,10 +93,10 @@ def onnx_model(
     example = torch.zeros(2, *(input_size or input_size_of(network)))
     lowered = lower(network, bits, example, share_remainders=style == "qdq")
     _check_widths(lowered)
-    for weight in lowered.weights.values():
+    for name, weight in lowered.weights.items():
         weight.style = style
-        if style == "qdq" and weight_storage == "int8":
-            weight.use_headroom()
+        if style == "qdq" and weight_storage == "int8" and name in lowered.inputs:
+            weight.use_headroom(lowered.inputs[name].highest_code)
     for given in lowered.inputs.values():
         given.style = style
     model = _to_onnx(lowered, example)

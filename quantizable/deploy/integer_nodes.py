@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
+from quantizable.deploy.saturation import headroom
 from quantizable.storage.integers import IntegerInput, IntegerWeight
 
 OPSET = 21
@@ -69,6 +71,7 @@ class InputNode(nn.Module):
         offset = SIGNED_OFFSET if grid.signed else 0
         self.register_buffer("real_zero", torch.tensor(float(grid.zero_point + grid.remainder)))
         self.register_buffer("width", torch.tensor(float(grid.bits)))
+        self.highest_code = grid.high + offset  # of the unsigned byte that engines see
         self.fits_uint8 = grid.high + offset <= 255 and grid.low + offset >= 0
         self.clips = (grid.low + offset, grid.high + offset) != (0, 255)
         if self.fits_uint8:
@@ -140,14 +143,22 @@ class WeightNode(nn.Module):
         shape = [-1 if d == self.axis else 1 for d in range(self.integers.dim())]
         self.scale = (self.scale.double() * factor.double().reshape(shape)).float()
 
-    def use_headroom(self) -> None:
-        """Move the integers up to the top of int8, the scale down by the same power of two.
+    def use_headroom(self, highest_code: int) -> None:
+        """Move the integers up within int8, the scale down by the same power of two.
 
         Nothing changes but the unit of the accumulator, to which ONNX Runtime's fused kernels round the bias.
+        They move only as far as no kernel without VNNI saturates.
+
+        Args:
+            highest_code: largest unsigned code of the input, 0 to 255.
         """
-        self.shift = max(8 - self.width, 0)
+        self.shift = headroom(self.channels_first(), highest_code) if self.fits_int8 else 0
         self.integers = self.integers << self.shift
         self.scale = self.scale / (1 << self.shift)
+
+    def channels_first(self) -> np.ndarray:
+        """The integers as ``[output channels, ...]``; all other axes are summed over."""
+        return self.integers.transpose(0, self.axis).cpu().numpy()
 
     def value(self) -> Tensor:
         """The weight as float32."""

@@ -10,8 +10,10 @@ from torch.nn.modules.conv import _ConvNd
 from quantizable.deploy.integer_nodes import InputNode, WeightNode
 from quantizable.deploy.lowering import Lowered
 from quantizable.deploy.real_zero_point import RemainderShare, adds_remainder
+from quantizable.deploy.saturation import can_saturate
 from quantizable.nn import QuantAttention, QuantLayer
 
+WITHOUT_VNNI = ", float without VNNI"  # where its integers could saturate, see deploy/saturation.py
 # these pass codes on, or are folded into the requantization of the layer before
 TRANSPARENT = {
     "Identity", "Dropout", "DropPath", "Flatten", "ReLU", "ReLU6", "Hardtanh", "MaxPool2d", "AvgPool2d",
@@ -46,7 +48,8 @@ def _runs(lowered: Lowered, name: str, layer: QuantLayer) -> str:
         return f"float: its {weight.bits}-bit weights have no zero level and need {weight.width} as integers"
     if given.grid.remainder and not adds_remainder(layer):
         return "float: the zero point of its input is not an integer"
-    return f"integer w{weight.bits}a{given.grid.bits}"
+    runs = f"integer w{weight.bits}a{given.grid.bits}"
+    return runs + WITHOUT_VNNI if can_saturate(weight.channels_first(), given.highest_code) else runs
 
 
 def _is_leaf(module: nn.Module) -> bool:

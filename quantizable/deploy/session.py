@@ -38,7 +38,8 @@ class Session:
         threads: of one inference, at least 1; by default as many as cores.
         batch: images per inference, at least 1; by default whatever a call brings. Fixed, OpenVINO is faster;
             a call may still bring any number.
-        exact: ONNX Runtime only: False fuses its integer kernels, which round the bias and move some codes.
+        exact: False trades exactness for speed. ONNX Runtime then fuses its integer kernels, which round the
+            bias and move some codes; without VNNI the integer kernels of both engines saturate.
         warmup: inferences on zeros after a mode is compiled, at least 0.
 
     Raises:
@@ -168,7 +169,7 @@ class Session:
         try:
             if self.engine == "onnxruntime":
                 return compile_onnxruntime(graph, self.threads, shape, self.exact)
-            return compile_openvino(graph, self.threads, shape)
+            return compile_openvino(graph, self.threads, shape, self.exact)
         except Exception as error:  # each engine has errors of its own kinds
             why = " ".join(str(error).split())[:300]
             raise ValueError(f"{self.engine} cannot run {self.path}: {why}") from error

@@ -1,0 +1,150 @@
+"""OpenVINO graphs made safe for processors whose integer kernels saturate.
+
+A product of integers that can saturate by its own numbers gets its weights as float constants, so that the
+engine multiplies its dequantized codes in float. All other products stay integer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from quantizable.deploy.requirements import require
+from quantizable.deploy.saturation import can_saturate
+
+PRODUCTS = (
+    *("Convolution", "ConvolutionBackpropData", "MatMul"),
+    *("GroupConvolution", "GroupConvolutionBackpropData"),
+)
+ARITHMETIC = {"Multiply": np.multiply, "Subtract": np.subtract}
+PASSED = (
+    "Multiply",
+    "Subtract",
+    "Convert",
+    "Reshape",
+    "Transpose",
+)  # between codes or integers and the product
+
+
+def without_saturation(graph: Any) -> list[str]:
+    """Give float weights to each product of a graph that can saturate, in place.
+
+    Args:
+        graph: an ``openvino.Model`` with codes in unsigned bytes and weights in signed ones.
+
+    Returns:
+        Names of the layers that run in float now.
+    """
+    ops = require("openvino", "engine 'openvino'").opset13
+    changed = []
+    for node in _products(graph):
+        integers, highest = _integers(node.input_value(1)), highest_code(node.input_value(0))
+        if integers is None or highest is None or not can_saturate(_rows(node, integers), highest):
+            continue
+        changed.append(_layer(node))
+        weights = ops.constant(_value(node.input_value(1).get_node()).astype(np.float32))
+        node.input(1).replace_source_output(weights.output(0))
+    return changed
+
+
+def codes_can_saturate(graph: Any) -> bool:
+    """True if two inputs of codes meet in a product (of attention) whose pairs can leave int16."""
+    pairs = [
+        (highest_code(node.input_value(0)), highest_code(node.input_value(1)))
+        for node in _products(graph)
+        if _integers(node.input_value(1)) is None
+    ]
+    return any(a is not None and b is not None and can_saturate(np.full((1, 2), b), a) for a, b in pairs)
+
+
+def highest_code(output: Any) -> int | None:
+    """The largest unsigned code that an output stands for; None if it does not come from codes."""
+    node = output.get_node()
+    while node.get_type_name() in PASSED:
+        node = node.input_value(0).get_node()
+        if node.get_type_name() in ("Minimum", "Maximum"):  # Clip of the codes
+            break
+        if _type(node) == "u8":
+            return 255
+    if node.get_type_name() == "Maximum":
+        return 255
+    if node.get_type_name() != "Minimum":
+        return None
+    bounds = [source for source in map(_constant_of, node.input_values()) if source is not None]
+    return int(bounds[0].max()) if bounds else 255
+
+
+def _type(node: Any) -> str:
+    return node.get_output_element_type(0).get_type_name()
+
+
+def _products(graph: Any) -> list[Any]:
+    return [node for node in graph.get_ordered_ops() if node.get_type_name() in PRODUCTS]
+
+
+def _layer(node: Any) -> str:
+    """The layer's name, which its stored integers carry."""
+    weights = node.input_value(1).get_node()
+    while weights.get_type_name() in PASSED:
+        weights = weights.input_value(0).get_node()
+    return weights.get_friendly_name().removesuffix(".weight_quantizer.integers")
+
+
+def _constant_of(output: Any) -> np.ndarray | None:
+    node = output.get_node()
+    return np.array(node.data) if node.get_type_name() == "Constant" else None
+
+
+def _integers(output: Any) -> np.ndarray | None:
+    """The stored integers of weights, as the product sees their axes; None if there are none."""
+    chain, node = [], output.get_node()
+    while node.get_type_name() in PASSED:
+        chain.append(node)
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "Constant" or _type(node) not in (
+        "i8",
+        "i4",
+    ):
+        return None
+    integers = np.array(node.data).astype(np.int64)
+    for step in reversed(chain):
+        if step.get_type_name() in ("Reshape", "Transpose"):
+            integers = _rearranged(step, integers)
+    return integers
+
+
+def _value(node: Any) -> np.ndarray:
+    """What a tree of constants computes, in float32 as the engine would."""
+    kind = node.get_type_name()
+    if kind == "Constant":
+        return np.array(node.data)
+    first = _value(node.input_value(0).get_node())
+    if kind == "Convert":
+        return first.astype(np.float32)
+    if kind in ARITHMETIC:
+        return ARITHMETIC[kind](first, _value(node.input_value(1).get_node()))
+    return _rearranged(node, first)
+
+
+def _rearranged(node: Any, values: np.ndarray) -> np.ndarray:
+    """Reshape or Transpose, as the node says."""
+    order = _value(node.input_value(1).get_node()).astype(int).tolist()
+    return values.transpose(order) if node.get_type_name() == "Transpose" else values.reshape(node.shape)
+
+
+def _rows(node: Any, integers: np.ndarray) -> np.ndarray:
+    """The integers as ``[output channels, what is summed]``."""
+    kind = node.get_type_name()
+    if kind == "Convolution":
+        return integers.reshape(len(integers), -1)
+    if kind == "ConvolutionBackpropData":
+        return integers.swapaxes(0, 1).reshape(integers.shape[1], -1)
+    if kind == "MatMul":
+        transposed = node.get_attributes()["transpose_b"]
+        summed_last = integers if transposed or integers.ndim < 2 else integers.swapaxes(-1, -2)
+        return summed_last.reshape(-1, summed_last.shape[-1])
+    if kind == "GroupConvolution":  # [groups, out, in, ...]
+        return integers.reshape(integers.shape[0] * integers.shape[1], -1)
+    swapped = integers.swapaxes(1, 2)  # [groups, in, out, ...] of the transposed one
+    return swapped.reshape(swapped.shape[0] * swapped.shape[1], -1)
