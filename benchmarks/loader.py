@@ -2,7 +2,7 @@
 
     python benchmarks/loader.py --root data [--batches 100] [--rounds 3] [--json loader.json]
 
-Both give CIFAR-10 training batches, cropped with 4 pixels of padding, flipped and normalised.
+Both give CIFAR-10 training batches, cropped with 4 pixels of padding, flipped and normalized.
 The contenders take turns and the fastest of the rounds counts, so that a busy machine hits all
 alike. The last line sets the time per batch against a training step of a float ResNet-20, the
 cheapest step there is to feed: one of several bit modes takes several times as long.

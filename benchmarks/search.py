@@ -5,7 +5,7 @@
 
 The best of each method is measured on test images that no candidate was scored on. Candidates are scored on
 validation images or, with `--score-on test`, on other test images: where the float network that training
-started from has seen the validation images, they favour what stays close to that network.
+started from has seen the validation images, they favor what stays close to that network.
 
 All measurements are kept in the output folder's `journal`: a run that was cut off goes on where it was, and
 its tables hold what is done so far.

@@ -5,7 +5,7 @@
 Trains an MLP and a small residual convolutional network on scikit-learn's 8x8 digits in all four
 modes at once (seed fixed), then bounds how far the predicted class's output can differ from the
 float mode's, for test images and boxes of several radii. Writes the table to
-``benchmarks/results/verify_digits.json`` and the plot to ``docs/verify_digits.png``.
+``benchmarks/results/verify_digits.json`` and the plot to ``docs/results/verify_digits.png``.
 """
 
 from __future__ import annotations
@@ -138,11 +138,11 @@ def plot(results: dict[str, dict], path: Path) -> None:
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     for i, (name, result) in enumerate(results.items()):
         axes = figure.add_subplot(1, len(results), i + 1)
-        for colour, mode in zip(("tab:red", "tab:orange", "tab:blue"), MODES, strict=True):
+        for color, mode in zip(("tab:red", "tab:orange", "tab:blue"), MODES, strict=True):
             rows = [r for r in result["bounds"] if r["mode"] == mode]
             radii = [r["radius"] for r in rows]
-            axes.plot(radii, [r["proved"] for r in rows], "o-", color=colour, label=f"{mode} bits, proved")
-            axes.plot(radii, [r["sampled"] for r in rows], ":", color=colour, label="largest of 200 samples")
+            axes.plot(radii, [r["proved"] for r in rows], "o-", color=color, label=f"{mode} bits, proved")
+            axes.plot(radii, [r["sampled"] for r in rows], ":", color=color, label="largest of 200 samples")
         axes.set(xscale="log", yscale="log", xlabel="radius (share of the ink range)", title=name)
         if i == 0:
             axes.set_ylabel("error against 32 bits (logit)")
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="float, and again in all modes")
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/verify_digits.json"))
-    parser.add_argument("--plot", type=Path, default=Path("docs/verify_digits.png"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/results/verify_digits.png"))
     args = parser.parse_args()
     torch.manual_seed(0)
     digits = load_digits()

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/verify_queries.csv"))
-    parser.add_argument("--plot", type=Path, default=Path("docs/verify_decided.png"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/results/verify_decided.png"))
     args = parser.parse_args()
 
     images = mnist_test_images(args.data)

@@ -2,7 +2,7 @@
 
 They go between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 
-python benchmarks/write_tables.py docs/performance.md
+python benchmarks/write_tables.py docs/results/performance.md
 """
 
 from __future__ import annotations

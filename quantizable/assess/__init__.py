@@ -1,8 +1,8 @@
 """How, where and how often the modes of a network disagree, and a search for inputs that make them.
 
-``models`` turns modes into callables, ``shifts`` measures agreement on clean and shifted images,
-``indicators`` and ``guard`` recognise doubtful inputs, ``repair`` fine-tunes on them, ``search`` looks for
-them, ``report`` shows it all.
+``callables`` turns modes into callables, ``shifts`` measures agreement on clean and shifted images,
+``indicators`` and ``cascade`` recognize doubtful inputs, ``repair`` fine-tunes on them, ``searchers`` looks
+for them, ``report`` shows it all.
 Nothing is imported here, so that the command line starts without the libraries of the extra ``assess``.
 
 >>> from quantizable import load                                               # doctest: +SKIP

@@ -36,8 +36,8 @@ def matrix(found: Agreement, title: str) -> Figure:
         brightest = max(max(row) for row in values)
         for i in ticks:
             for j in ticks:
-                colour = "black" if values[i][j] > brightest / 2 else "white"
-                axes.text(j, i, f"{values[i][j]:.3g}", ha="center", va="center", color=colour)
+                color = "black" if values[i][j] > brightest / 2 else "white"
+                axes.text(j, i, f"{values[i][j]:.3g}", ha="center", va="center", color=color)
     figure.suptitle(title)
     return figure
 

@@ -1,4 +1,4 @@
-"""The images of an assessment: pixels in [0, 1], before any normalisation."""
+"""The images of an assessment: pixels in [0, 1], before any normalization."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quantizable.data.order import generator
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images in units of pixels, so that whatever changes them comes before the one normalisation.
+    """Labeled images in units of pixels, so that whatever changes them comes before the one normalization.
 
     Args:
         pixels: float32 ``[N, C, H, W]`` in [0, 1].
@@ -40,7 +40,7 @@ class Images:
             raise ValueError(f"{len(bad)} images hold NaN or infinite values; the first is number {bad[0]}")
         low, high = self.pixels.min().item(), self.pixels.max().item()
         if low < 0 or high > 1:
-            raise ValueError(f"pixels are in [{low:.3g}, {high:.3g}]; give images in [0, 1], not normalised")
+            raise ValueError(f"pixels are in [{low:.3g}, {high:.3g}]; give images in [0, 1], not normalized")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -73,7 +73,7 @@ def images_of(
     """The test, validation or (unaugmented) training images of a data module, or some of them.
 
     Args:
-        datamodule: its loaders yield normalised images; the normalisation is taken back.
+        datamodule: its loaders yield normalized images; the normalization is taken back.
         which: "test", "val" or "train" (whole batches of them; only of data that fit in memory).
         count, seed: as of :meth:`Images.sample`; no more than these are held in memory.
 
@@ -98,5 +98,5 @@ def images_of(
         start += len(label)
         pixels.append(batch[here] * std + mean)
         labels.append(label[here])
-    # the round trip through the normalisation may leave [0, 1] by a rounding error
+    # the round trip through the normalization may leave [0, 1] by a rounding error
     return Images(torch.cat(pixels).clamp_(0, 1), torch.cat(labels), tuple(datamodule.class_names))

@@ -1,4 +1,4 @@
-"""Can an input on which the modes disagree be recognised from the low mode's output alone? (Hu et al., CAIN
+"""Can an input on which the modes disagree be recognized from the low mode's output alone? (Hu et al., CAIN
 2023.)"""
 
 from __future__ import annotations

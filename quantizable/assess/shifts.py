@@ -68,14 +68,14 @@ def shifts(
 ) -> Iterator[Shifted]:
     """The clean images first, then each corruption at each severity, then the natural shifts.
 
-    Corruptions act on pixels, and the models' own normalisation follows: clean and shifted images take one
+    Corruptions act on pixels, and the models' own normalization follows: clean and shifted images take one
     path.
 
     Args:
         models: the reference last.
         images: clean.
         names: corruptions; None: all that suit the number of channels, () for none.
-        natural: further labelled images by name, for example of a second folder.
+        natural: further labeled images by name, for example of a second folder.
 
     Raises:
         ValueError: an unknown corruption, before anything is measured; or as :func:`corrupt` and

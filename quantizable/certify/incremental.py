@@ -77,7 +77,7 @@ class Incremental:
 
         Args:
             classify: the second mode, images ``[B, C, H, W]`` to logits ``[B, K]``.
-            x: the image ``[C, H, W]``, normalised.
+            x: the image ``[C, H, W]``, normalized.
             image: its number, as in the first mode's run.
             first: the first mode's certificate.
             votes: the first mode's classes of the estimation samples, ``[n]``.

@@ -47,7 +47,7 @@ class Certificate:
         predicted: the class that g keeps within ``radius``, or ``ABSTAIN``.
         radius: L2 radius in pixels of [0, 1]; 0 if abstained.
         p_lower: lower bound of the probability of ``top``.
-        top: the class that the selection samples favoured.
+        top: the class that the selection samples favored.
         selected: the share of selection samples that gave ``top``.
         samples: noisy images that the network classified.
     """
@@ -118,7 +118,7 @@ class Smoothing:
 
         Args:
             classify: images ``[B, C, H, W]`` to logits ``[B, K]``.
-            x: one image ``[C, H, W]``, normalised.
+            x: one image ``[C, H, W]``, normalized.
             image: its number, which decides the noise.
             stream: ``SELECTION`` or ``ESTIMATION``.
             count: how many copies.

@@ -52,7 +52,7 @@ def cutout(images: Tensor, draws: Tensor, size: int, fill: Tensor) -> Tensor:
     """Paint a `size` x `size` square around a random pixel with `fill` (C,).
 
     Parts of the square beyond the border are lost (DeVries and Taylor 2017). `draws` is (B, 2),
-    uniform in [0, 1): the vertical and horizontal position of the centre.
+    uniform in [0, 1): the vertical and horizontal position of the center.
     """
 
     def covered(length: int, draw: Tensor) -> Tensor:  # (B, length)

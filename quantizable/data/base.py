@@ -27,7 +27,7 @@ def plain(value: Any) -> Any:
 
 
 class ImageDataModule(LightningDataModule):
-    """Labelled images as train, validation and test loaders.
+    """Labeled images as train, validation and test loaders.
 
     The validation set, on which the best checkpoint is chosen, is held out of the training
     images by a split of its own fixed seed. The test set appears in `test_dataloader` alone.

@@ -9,7 +9,7 @@ from quantizable.data.order import generator
 
 
 class Fake(MemoryDataModule):
-    """Uniform noise with random labels, the same for the same seed; nothing can be learnt of it.
+    """Uniform noise with random labels, the same for the same seed; nothing can be learned of it.
 
     Args:
         size: number of training images; as many again are made for the test set.

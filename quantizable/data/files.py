@@ -86,9 +86,9 @@ class FileLoader(EpochLoader):
 
     Args:
         samples: (file, label) of every image.
-        transform: PIL image to normalised float32 (C, H, W).
+        transform: PIL image to normalized float32 (C, H, W).
         num_workers: processes that decode; 0 decodes in this one.
-        mode: PIL's name of the colour mode, "RGB" or "L".
+        mode: PIL's name of the color mode, "RGB" or "L".
 
     The other arguments are those of `EpochLoader`.
     """
@@ -110,7 +110,7 @@ class FileLoader(EpochLoader):
         self.data = ImageFiles(samples, transform, seed, mode)
 
     def load(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
-        """Yield normalised (images, labels) for each batch of indices."""
+        """Yield normalized (images, labels) for each batch of indices."""
         keys = [[(epoch, index) for index in batch.tolist()] for batch in batches]
         loader = DataLoader(
             self.data,

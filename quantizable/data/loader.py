@@ -19,7 +19,7 @@ Batch = tuple[Tensor, Tensor]
 class EpochLoader(ABC):
     """An iterable of (images, labels) whose content is fixed by (seed, epoch, position).
 
-    Images are float32 (B, C, H, W), normalised; labels int64 (B,). Lightning announces epochs
+    Images are float32 (B, C, H, W), normalized; labels int64 (B,). Lightning announces epochs
     through `loader.sampler.set_epoch` and saves and restores the position inside an epoch through
     `state_dict` and `load_state_dict`; in a loop of one's own, each full pass starts the next
     epoch by itself.

@@ -25,7 +25,7 @@ wardrobe whale willow_tree wolf woman worm
 
 
 class PublishedDataModule(MemoryDataModule):
-    """A set of 32x32 colour images that is downloaded once into `root`.
+    """A set of 32x32 color images that is downloaded once into `root`.
 
     Args:
         root: folder that holds, or is to receive, the files.
@@ -94,7 +94,7 @@ class PublishedDataModule(MemoryDataModule):
 class CIFAR10(PublishedDataModule):
     """CIFAR-10 (Krizhevsky 2009): 50 000 training and 10 000 test images, 10 classes.
 
-    Normalised by ImageNet's mean and standard deviation, as the float checkpoints of the CIFAR
+    Normalized by ImageNet's mean and standard deviation, as the float checkpoints of the CIFAR
     ResNets in common use expect. Arguments are those of `PublishedDataModule`.
     """
 
@@ -127,7 +127,7 @@ class CIFAR10(PublishedDataModule):
 class CIFAR100(CIFAR10):
     """CIFAR-100 (Krizhevsky 2009): 50 000 training and 10 000 test images, 100 classes.
 
-    Normalised by the training set's own mean and standard deviation. Arguments are those of
+    Normalized by the training set's own mean and standard deviation. Arguments are those of
     `PublishedDataModule`.
     """
 

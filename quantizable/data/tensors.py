@@ -43,7 +43,7 @@ class TensorLoader(EpochLoader):
         self.std = torch.tensor(std).view(-1, 1, 1)
 
     def load(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
-        """Yield normalised (images, labels) for each batch of indices."""
+        """Yield normalized (images, labels) for each batch of indices."""
         draws = epoch_draws(self.size, self.seed, epoch) if self.augmentation else None
         fill = (self.mean * 255).round().to(torch.uint8).flatten()
         for index in batches:

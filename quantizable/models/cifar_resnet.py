@@ -109,7 +109,7 @@ class CifarResNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-# Normalised like the checkpoints in common use, whose statistics are ImageNet's.
+# Normalized like the checkpoints in common use, whose statistics are ImageNet's.
 _CFG = {
     "url": "",
     "num_classes": 10,

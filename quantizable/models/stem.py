@@ -59,7 +59,7 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _conv3x3(conv: nn.Conv2d) -> nn.Conv2d:
-    # of the same class: timm's weight-standardised convolutions have to stay such
+    # of the same class: timm's weight-standardized convolutions have to stay such
     bias = conv.bias is not None
     new = type(conv)(conv.in_channels, conv.out_channels, 3, stride=1, padding=1, bias=bias)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")

@@ -30,7 +30,7 @@ class Agent:
 
     Args:
         states: size of a state.
-        seed: of initialisation, noise and replay.
+        seed: of initialization, noise and replay.
         memory: transitions kept.
     """
 

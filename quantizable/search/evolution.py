@@ -48,7 +48,7 @@ def evolution(problem: Problem) -> None:
             return np.array([within_budget(x) for x in X], float)
 
     class Bits(ElementwiseProblem):
-        """Minimise (-score, cost)."""
+        """Minimize (-score, cost)."""
 
         def __init__(self) -> None:
             # half a step of room on both sides: a decision with one width must not have an empty range

@@ -66,7 +66,7 @@ def width_index(action: float, widths: int) -> int:
 
 
 def reinforcement(problem: Problem) -> None:
-    """One episode per evaluation; a candidate met before is not evaluated again, but learnt from."""
+    """One episode per evaluation; a candidate met before is not evaluated again, but learned from."""
     space = problem.space
     states = layer_states(problem.scorer.network, space, problem.scorer.images[:1])
     agent = Agent(states.shape[1], problem.seed)

@@ -83,7 +83,7 @@ def add_modes(network: QuantizableNetwork, modes: Iterable[BitMode]) -> list[Bit
 
 
 def _distance(one: BitMode, other: BitMode) -> tuple[int, int]:
-    # norms follow the weights' width first: it changes the scale of what they normalise
+    # norms follow the weights' width first: it changes the scale of what they normalize
     return abs(one.weight - other.weight), abs(one.activation - other.activation)
 
 

@@ -69,7 +69,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Query:
-    """The arguments of one :func:`decide`, with a name to recognise it by."""
+    """The arguments of one :func:`decide`, with a name to recognize it by."""
 
     name: str
     first: Graph

@@ -24,9 +24,9 @@ def print_table(results: Sequence[Named], console: Console | None = None) -> Non
     table = Table(title="Verification")
     for column in ("query", "status", "method", "proved bounds", "seconds"):
         table.add_column(column, justify="right" if column == "seconds" else "left")
-    colours = {"proved": "green", "refuted": "red", "unknown": "yellow"}
+    colors = {"proved": "green", "refuted": "red", "unknown": "yellow"}
     for name, verdict in results:
-        status = f"[{colours[verdict.status]}]{verdict.status}[/]"
+        status = f"[{colors[verdict.status]}]{verdict.status}[/]"
         bounds = f"[{verdict.low:.6g}, {verdict.high:.6g}]".replace("[", r"\[")
         table.add_row(name, status, verdict.method, bounds, f"{verdict.seconds:.2f}")
     counts = Counter(verdict.status for _, verdict in results)
@@ -82,10 +82,10 @@ def save_report(results: Sequence[Named], folder: str | Path) -> list[Path]:
 def plot_decided(verdicts: Sequence[Verdict], path: Path) -> None:
     """Cumulative number of proved and refuted queries against the time each one took."""
     figure, axes = _figure(6, 3.6)
-    for status, colour in (("proved", "tab:green"), ("refuted", "tab:red")):
+    for status, color in (("proved", "tab:green"), ("refuted", "tab:red")):
         times = sorted(v.seconds for v in verdicts if v.status == status)
         if times:
-            axes.step(times, range(1, len(times) + 1), where="post", color=colour, label=status)
+            axes.step(times, range(1, len(times) + 1), where="post", color=color, label=status)
     unknown = sum(v.status == "unknown" for v in verdicts)
     axes.set(xscale="log", xlabel="time of the query (s)", ylabel="queries decided")
     axes.set_title(f"{len(verdicts) - unknown} of {len(verdicts)} queries decided")

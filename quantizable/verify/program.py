@@ -60,7 +60,7 @@ class Program:
         self.rows.append((matrix, low - constant))
 
     def highs_model(self, objective: Tensor, target: float) -> highspy.HighsLp:
-        """The HiGHS model: maximise the objective, which must be at least ``target``."""
+        """The HiGHS model: maximize the objective, which must be at least ``target``."""
         columns = self.columns
         blocks = [
             torch.cat([matrix, matrix.new_zeros(columns - matrix.shape[0], matrix.shape[1])]).T

@@ -21,8 +21,9 @@ class Replay:
     """Both networks' outputs at one input.
 
     Attributes:
-        x: ``input_shape``; first, second: outputs ``(outputs,)``; value: the signed quantity
-        asked about, ``weights . (second - first)``.
+        x: the input, ``input_shape``.
+        first, second: the outputs, ``(outputs,)``.
+        value: the signed quantity asked about, ``weights . (second - first)``.
     """
 
     x: Tensor

@@ -119,7 +119,7 @@ class Conv2d:
 
 @dataclass(frozen=True)
 class Scale:
-    """Elementwise ``factor * x + bias`` (a normalisation, or the units of the input).
+    """Elementwise ``factor * x + bias`` (a normalization, or the units of the input).
 
     Both broadcast against ``in_shape``.
     """

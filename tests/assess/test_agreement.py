@@ -73,7 +73,7 @@ def test_bad_outputs_are_refused() -> None:
     [
         (torch.zeros(0, 1, 2, 2), "no images"),
         (torch.full((2, 1, 2, 2), float("nan")), "2 images hold NaN"),
-        (torch.full((2, 1, 2, 2), -1.0), "not normalised"),
+        (torch.full((2, 1, 2, 2), -1.0), "not normalized"),
     ],
 )
 def test_bad_images_are_refused(pixels: torch.Tensor, message: str) -> None:

@@ -47,7 +47,7 @@ def test_line_striping_shifts_and_scales_one_line() -> None:
     changed = spectral.line_striping(patch(), [2.0, 3.0], generator())
     line = (changed != patch()).any(2)[0, 0].nonzero().item()
     original = patch()[0, 0, :, line]
-    # standardised, 3/100 wide, around the old mean and 2/100 up
+    # standardized, 3/100 wide, around the old mean and 2/100 up
     expected = (original - original.mean()) / original.std() * 0.03 + original.mean() + 0.02
     torch.testing.assert_close(changed[0, 0, :, line], expected)
 
@@ -62,7 +62,7 @@ def test_band_loss_takes_the_mean_of_the_neighbours() -> None:
     bands = torch.tensor([0.0, 0.1, 0.4, 0.6, 0.7]).view(1, 5, 1, 1)
     changed = spectral.band_loss(bands, [0.2], generator()).flatten()
     lost = int((changed != bands.flatten()).nonzero())
-    expected = {0: 0.05, 1: 0.2, 2: 0.35, 3: 0.55, 4: 0.65}  # at the ends the band itself is one neighbour
+    expected = {0: 0.05, 1: 0.2, 2: 0.35, 3: 0.55, 4: 0.65}  # at the ends the band itself is one neighbor
     assert changed[lost].item() == pytest.approx(expected[lost])
 
 

@@ -125,7 +125,7 @@ def test_the_ledger_counts_queries_and_closes_accounts(planted: Pair) -> None:
     p, _ = hunt.ask(inputs, owner)
     assert hunt.queries.tolist() == [3, 1]
     assert hunt.first.tolist() == [0, 1]  # beyond the budget nothing is recorded ...
-    assert p.isnan().all(1).tolist() == [False, False, False, False, True]  # ... nor learnt
+    assert p.isnan().all(1).tolist() == [False, False, False, False, True]  # ... nor learned
     assert hunt.active().tolist() == []
 
 

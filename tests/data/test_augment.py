@@ -1,4 +1,4 @@
-"""Each vectorised step against a literal loop over images and pixels."""
+"""Each vectorized step against a literal loop over images and pixels."""
 
 import math
 

@@ -49,7 +49,7 @@ def elastic_transform(x: Tensor, severity: int, generator: Generator) -> Tensor:
         (0.1, 0.03, 0.03),
     )[severity - 1]
     n, _, height, width = x.shape
-    # three corners of a centred square, a third of the image from the middle, move at random
+    # three corners of a centered square, a third of the image from the middle, move at random
     corners = torch.tensor([[2 / 3, 2 / 3, 1.0], [2 / 3, -2 / 3, 1.0], [-2 / 3, -2 / 3, 1.0]])
     moved = corners[:, :2] + 2 * affine * (2 * torch.rand(n, 3, 2, generator=generator) - 1)
     theta = torch.linalg.solve(corners.expand(n, 3, 3), moved).mT  # maps the corners to where they moved

@@ -1,6 +1,6 @@
 """Noise: Hendrycks and Dietterich, ICLR 2019, with the parameters of CIFAR-10-C.
 
-Every corruption here and in the neighbouring files maps pixels ``[N, C, H, W]`` in [0, 1], a severity from 1
+Every corruption here and in the neighboring files maps pixels ``[N, C, H, W]`` in [0, 1], a severity from 1
 to 5 and a generator to pixels of the same shape.
 """
 

@@ -93,15 +93,15 @@ def spatter(x: Tensor, severity: int, generator: Generator) -> Tensor:
     if severity <= 3:
         shine = smooth(drops, 0.5) * liquid
         shine = strength * shine / shine.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
-        return x + shine * _colour(x, (175, 238, 238))
+        return x + shine * _color(x, (175, 238, 238))
     cover = smooth(drops, strength)
     cover = cover.masked_fill(cover < 0.8, 0.0)
-    return x * (1 - cover) + cover * _colour(x, (63, 42, 20))
+    return x * (1 - cover) + cover * _color(x, (63, 42, 20))
 
 
-def _colour(x: Tensor, rgb: tuple[int, int, int]) -> Tensor:
-    colour = x.new_tensor(rgb).view(3, 1, 1) / 255
-    return colour if x.shape[1] == 3 else colour.mean().view(1, 1, 1)
+def _color(x: Tensor, rgb: tuple[int, int, int]) -> Tensor:
+    color = x.new_tensor(rgb).view(3, 1, 1) / 255
+    return color if x.shape[1] == 3 else color.mean().view(1, 1, 1)
 
 
 def brightness(x: Tensor, severity: int, generator: Generator) -> Tensor:

@@ -22,12 +22,12 @@ def _affine(x: Tensor, angle: float, zoom: float) -> Tensor:
 
 
 def rotation(x: Tensor, p: list[float], generator: Generator) -> Tensor:
-    """Rotate by p[0] degrees about the centre; the corners become black."""
+    """Rotate by p[0] degrees about the center; the corners become black."""
     return _affine(x, p[0], 1.0)
 
 
 def zoom(x: Tensor, p: list[float], generator: Generator) -> Tensor:
-    """Scale by p[0] about the centre; what lies outside is black."""
+    """Scale by p[0] about the center; what lies outside is black."""
     return _affine(x, 0.0, p[0])
 
 
@@ -79,7 +79,7 @@ def region_dropout(x: Tensor, p: list[float], generator: Generator) -> Tensor:
 
 
 def band_loss(x: Tensor, p: list[float], generator: Generator) -> Tensor:
-    """A share p[0] of the bands is lost and filled with the mean of its two neighbours."""
+    """A share p[0] of the bands is lost and filled with the mean of its two neighbors."""
     lost = _some(x.shape[1], p[0], generator)
     before, after = (lost - 1).clamp(min=0), (lost + 1).clamp(max=x.shape[1] - 1)
     out = x.clone()

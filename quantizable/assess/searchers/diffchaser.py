@@ -16,7 +16,7 @@ FITNESS = ("basic", "uncertainty", "target")
 class DiffChaser:
     """Push one model after the other towards a decision boundary (sec. 3.2, 3.3).
 
-    The fitness, to be minimised, is a difference of one model's probabilities: between the first and the
+    The fitness, to be minimized, is a difference of one model's probabilities: between the first and the
     second (``basic``), between the first and the ``k``-th (``uncertainty``), or between the first and a class
     fixed per seed (``target``). Half of each generation is selected by the reference's, half by the quantized
     model's.

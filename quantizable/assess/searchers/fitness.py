@@ -1,4 +1,4 @@
-"""What DiverGet's search pursues: outputs of the pair that differ, or behaviour that was not seen before."""
+"""What DiverGet's search pursues: outputs of the pair that differ, or behavior that was not seen before."""
 
 from __future__ import annotations
 

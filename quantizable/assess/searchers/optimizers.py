@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Pymoo:
-    """An algorithm of pymoo, minimising."""
+    """An algorithm of pymoo, minimizing."""
 
     def __init__(self, algorithm: object, size: int, seed: int) -> None:
         from pymoo.core.problem import Problem
