@@ -223,6 +223,7 @@ class SharedHeads(nn.Module):
 REUSING = [
     (OneNormBehindTwo, 0), (OneLayerTwoNorms, 0), (OnceWithoutNorm, 0), (NormBehindAddition, 0), (Siamese, 1),
     (TwoNames, 1), (TwoNamesTwoNorms, 0), (Tied, 2), (TiedNorms, 2), (NormReadDirectly, 0),
-    (BiasReadDirectly, 0), (FunctionalNorm, 0), (InPlace, 1), (TwoResolutions, 1), (Hooked, 0), (OwnForward, 0), (Tokens, 1),
+    (BiasReadDirectly, 0), (FunctionalNorm, 0), (InPlace, 1), (TwoResolutions, 1), (Hooked, 0),
+    (OwnForward, 0), (Tokens, 1),
     (SharedHeads, 0),
 ]  # fmt: skip
