@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from quantizable.bits import BitMode
 from quantizable.network import Assignment, QuantizableNetwork
-from quantizable.training.batch_transforms import Strategy
+from quantizable.seeds import key_seed
+from quantizable.training.batch_transforms import Strategy, with_noise
 from quantizable.training.description import describe
 from quantizable.training.objectives import Consistency, TaskOnly, mean_squared_error
 from quantizable.training.optim import (
@@ -50,7 +51,7 @@ class MultiModeModule(pl.LightningModule):
         accumulate: batches per optimizer step, at least 1.
         clip_norm: largest norm of the gradient, None for no clipping.
         noise_sigma: Gaussian noise added to training images, in units of pixels in [0, 1].
-        seed: of the sampled modes.
+        seed: of sampled modes, noise, attacks and mixing; runs of two seeds share no draw.
         strategy: changes training batches of (images, labels): attacks, mixing; None: leaves them.
         teacher: a trained float network, whose output is a teacher above the highest mode (Hinton et al.
             2015, arXiv:1503.02531): the quantizable scheme teaches all modes by it, recursive ones the
@@ -158,7 +159,7 @@ class MultiModeModule(pl.LightningModule):
     # -- training ----------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
-        """What steps the schedulers. A Trainer asks for it first, before it refuses these in words of its own."""
+        """What steps the schedulers; a Trainer asks for it before it refuses these in words of its own."""
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             if self.trainer.gradient_clip_val:
                 raise ValueError(
@@ -207,10 +208,14 @@ class MultiModeModule(pl.LightningModule):
                 quantizer.load_state_dict(states[0][name])
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        step = self.trainer.current_epoch * 1_000_000 + batch_idx
+        step = self.trainer.current_epoch << 32 | batch_idx  # another for each batch of the run
+        if (
+            batch_idx == 0 and self.global_rank > 0
+        ):  # dropout would draw in every process what it draws in one
+            torch.manual_seed(key_seed("dropout", self.seed, self.trainer.current_epoch, self.global_rank))
         if self.strategy is not None:
             batch = self.strategy(self, batch, step)
-        x = self._with_noise(self.inputs(batch), step)
+        x = with_noise(self, self.inputs(batch), self.noise_sigma, step)
         visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, step)
         ends = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
         teachers = self._from_the_teacher(x)
@@ -256,17 +261,6 @@ class MultiModeModule(pl.LightningModule):
             self.network.set_bits(visit)
         else:
             self.network.set_layer_modes(visit)
-
-    def _with_noise(self, x: Tensor, step: int) -> Tensor:
-        if not self.noise_sigma:
-            return x
-        std = getattr(getattr(self.trainer, "datamodule", None), "std", None)
-        scale = torch.as_tensor(1.0 if std is None else std, device=x.device, dtype=x.dtype).reshape(-1, 1, 1)
-        generator = torch.Generator().manual_seed(
-            (self.seed * 1_000_003 + step) * 64 + self.trainer.global_rank
-        )
-        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        return x + noise * (self.noise_sigma / scale)
 
     def _check(self, losses: dict[str, Tensor], stage: str = "") -> None:
         """Stop before the optimizer takes a step that would spoil the weights, or they are kept."""

@@ -8,7 +8,7 @@ from zlib import crc32
 from torch import Generator, Tensor
 
 from quantizable.assess.corruptions import blur, digital, grey, noise, weather
-from quantizable.data.order import generator as seeded_generator
+from quantizable.seeds import generator as seeded_generator
 
 Corruption = Callable[[Tensor, int, Generator], Tensor]
 
