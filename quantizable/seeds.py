@@ -18,8 +18,9 @@ def key_seed(*key: int | str) -> int:
 
     Args:
         key: the name of a purpose (``"noise"``), then integers: the seed, and where the draw is (epoch,
-            batch, rank, ...). Different keys give different streams. A key of non-negative integers alone, as the
-            order of the data has, is told from others of its own length only: (1,) and (1, 0) are the same.
+            batch, rank, ...). Different keys give different streams. A key of non-negative integers alone,
+            as the order of the data has, is told only from others of its own length: (1,) and (1, 0) are
+            the same.
     """
     if any(isinstance(part, str) for part in key):
         digest = sha256("/".join(str(part) for part in key).encode()).digest()
