@@ -15,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 MENDABLE = (ValueError, OSError, RuntimeError, ImportError, HydraException, OmegaConfBaseException)
 FAILED: list[str] = []  # the errors of a sweep's runs
-FULL = os.environ.get("HYDRA_FULL_ERROR") == "1"  # shows where an error came from
+# shows where an error came from; not in the other processes of a run, which inherit what is set below
+FULL = os.environ.get("HYDRA_FULL_ERROR") == "1" and "LOCAL_RANK" not in os.environ
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

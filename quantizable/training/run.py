@@ -41,6 +41,7 @@ from quantizable.training.callbacks import CompileTime, WandbModes
 from quantizable.training.classifier import QuantizableClassifier
 from quantizable.training.configuration import read_settings
 from quantizable.training.description import check_same_network
+from quantizable.training.end_together import EndTogether, is_lost
 from quantizable.training.memory import keep_freed_memory
 from quantizable.training.metrics_file import forget_rows_after
 from quantizable.training.precision import fastest_execution
@@ -97,6 +98,13 @@ def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path |
         return finish(cfg, trainer, module, datamodule, folder)
     except MisconfigurationException as error:  # as a share of the batches that comes to none
         raise ValueError(f"trainer: {error}") from error
+    except RuntimeError as error:
+        if is_lost(error):
+            raise ConnectionError(
+                "another process of this run has ended, its own message says why if it could give one; what "
+                "was saved before is intact: resume=last goes on"
+            ) from error
+        raise
     finally:
         if isinstance(trainer.logger, WandbLogger):
             wandb.finish()  # or the next run of a sweep would log into this one
@@ -232,6 +240,7 @@ def make_trainer(
         LearningRateMonitor("step"),
         RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=50),
         WandbModes(),
+        EndTogether(),
         Timer(),  # of all sessions of a run that was resumed
     ]
     if compiled:
