@@ -17,6 +17,7 @@ from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm, keep_activations
+from quantizable.nn.recomputation import ModeHistory
 from quantizable.nn.state_dict import without_prefix
 from quantizable.quantizers import Quantizer
 
@@ -47,10 +48,29 @@ class QuantizableNetwork(nn.Module):
         kinds = (QuantLayer, QuantAttention, PerModeNorm)
         # found once: walking a deep network at each switch would cost more than the switch
         self._switchable: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
+        self._history = ModeHistory()
+        self._share_history()
         self.set_bits(modes[-1])
 
+    def _share_history(self) -> None:
+        self._history.modules = self._switchable
+        for module in self._switchable.values():
+            module.history = self._history
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share_history()
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.model(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return self.model(*args, **kwargs)
+        if torch.is_grad_enabled():
+            self._history.note_thread()
+        self._history.running.append(None)
+        try:
+            return self.model(*args, **kwargs)
+        finally:
+            self._history.running.pop()
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """As ``convert_sync_batchnorm`` puts back what it converted; the activations in norms survive it."""
@@ -115,13 +135,12 @@ class QuantizableNetwork(nn.Module):
             self._switch(self.check_mode(bits))
 
     def _switch(self, assignment: BitMode | dict[str, BitMode]) -> None:
-        if isinstance(assignment, BitMode):
-            for module in self._switchable.values():
-                module.set_bits(assignment)
-        else:
-            for name, module in self._switchable.items():
-                module.set_bits(assignment[name])
-        self._assignment: BitMode | dict[str, BitMode] = assignment
+        self._history.record(assignment)
+
+    @property
+    def _assignment(self) -> BitMode | dict[str, BitMode]:
+        current: BitMode | dict[str, BitMode] = self._history.current
+        return current
 
     def _assign(self, patterns: Mapping[str, ModeLike], default: ModeLike | None) -> dict[str, BitMode]:
         """The mode of every layer and norm."""
