@@ -16,15 +16,17 @@ from quantizable.nn.attention import QuantAttention
 from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.model_attributes import ModelAttributes
 from quantizable.nn.norms import PerModeNorm, keep_activations
 from quantizable.nn.recomputation import ModeHistory
 from quantizable.nn.state_dict import without_prefix
+from quantizable.nn.structure import Structure, convert_new
 from quantizable.quantizers import Quantizer
 
 Assignment = ModeLike | Mapping[str, ModeLike]
 
 
-class QuantizableNetwork(nn.Module):
+class QuantizableNetwork(ModelAttributes):
     """A network that runs at any of its bit modes; made by :func:`quantizable.quantize`.
 
     Attributes:
@@ -45,12 +47,15 @@ class QuantizableNetwork(nn.Module):
         self.modes = modes
         self.config = config
         self.added: set[BitMode] = set()  # modes of ``add_mode``
-        kinds = (QuantLayer, QuantAttention, PerModeNorm)
         # found once: walking a deep network at each switch would cost more than the switch
-        self._switchable: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
+        self._structure = Structure(model)
         self._history = ModeHistory()
         self._share_history()
         self.set_bits(modes[-1])
+
+    @property
+    def _switchable(self) -> dict[str, Any]:
+        return self._structure.switchable
 
     def _share_history(self) -> None:
         self._history.modules = self._switchable
@@ -61,9 +66,37 @@ class QuantizableNetwork(nn.Module):
         super().__setstate__(state)
         self._share_history()
 
+    def refresh(self) -> None:
+        """Convert layers that were put in the model after it was made, by the network's own config.
+
+        A forward pass, ``set_bits``, ``state_dict``, ``named_modules`` and what rests on it
+        (``parameters``) do so first; a compiled forward pass does not.
+
+        Raises:
+            ValueError: a new layer cannot be converted: its weights are lazy or computed by a hook, or it
+                comes from a network of other modes.
+        """
+        before = self._structure
+        if before.fits(self.model):
+            return
+        self._structure = convert_new(self.model, before, self.modes, self.config)
+        self._history.renew(self._switchable, before.switchable, self.modes)
+        self._share_history()
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """As every module has, with new layers of the model converted."""
+        self.refresh()
+        yield from super().named_modules(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As every module has, with new layers of the model converted."""
+        self.refresh()
+        return super().state_dict(*args, **kwargs)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return self.model(*args, **kwargs)
+        self.refresh()
         if torch.is_grad_enabled():
             self._history.note_thread()
         self._history.running.append(None)
@@ -77,26 +110,21 @@ class QuantizableNetwork(nn.Module):
         super().add_module(name, module)
         keep_activations(self)
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "model" or name.startswith("__"):
-                raise
-            return getattr(super().__getattr__("model"), name)
-
     # -- what is inside ----------------------------------------------------------------------------
 
     def layers(self) -> dict[str, QuantLayer | QuantAttention]:
         """The switchable layers by name, in the order in which the network registers them."""
+        self.refresh()
         return {n: m for n, m in self.model.named_modules() if isinstance(m, QuantLayer | QuantAttention)}
 
     def norms(self) -> dict[str, PerModeNorm]:
         """The norms kept per mode, by name."""
+        self.refresh()
         return {n: m for n, m in self.model.named_modules() if isinstance(m, PerModeNorm)}
 
     def quantizers(self) -> dict[str, Quantizer]:
         """All quantizers by name."""
+        self.refresh()
         return {n: m for n, m in self.model.named_modules() if isinstance(m, Quantizer)}
 
     # -- switching ---------------------------------------------------------------------------------
@@ -127,6 +155,7 @@ class QuantizableNetwork(nn.Module):
                 mode, a fixed layer asked by its name for another width, or a default without a mapping.
                 The network stays as it was.
         """
+        self.refresh()
         if isinstance(bits, Mapping):
             self._switch(self._assign(bits, default))
         elif default is not None:
@@ -166,6 +195,7 @@ class QuantizableNetwork(nn.Module):
 
         Fixed layers keep their width; a norm follows the layer registered before it.
         """
+        self.refresh()
         assignment: dict[str, BitMode] = {}
         before = self.modes[-1]
         for name in self._switchable:
@@ -205,6 +235,7 @@ class QuantizableNetwork(nn.Module):
     @contextmanager
     def at_bits(self, bits: Assignment, default: ModeLike | None = None) -> Iterator[QuantizableNetwork]:
         """Switch for the length of a ``with`` block, then back."""
+        self.refresh()
         before = self._assignment
         self.set_bits(bits, default)
         try:

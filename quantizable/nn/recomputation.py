@@ -1,9 +1,9 @@
 """The mode that a backward pass meets where activation checkpointing computes a layer again.
 
-Every checkpoint (``torch.utils.checkpoint`` reentrant or not, timm's, torchvision's, a user's own) runs the
-forward of its layers once more inside a backward pass, whatever mode the network is in by then. Autograd
-numbers its nodes in the order of their making, so that a list of the numbers at which the network was switched
-tells the mode in which the node was made that asks for the recomputation.
+Every checkpoint (``torch.utils.checkpoint`` reentrant or not, timm's, torchvision's, a user's own) runs
+the forward of its layers once more inside a backward pass, whatever mode the network is in by then.
+Autograd numbers its nodes in the order of their making. So a list of the numbers at which the network was
+switched tells the mode in which the node was made that asks for the recomputation.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ KEPT = 1024  # switches remembered, of those that nodes were made between
 class ModeHistory:
     """The modes of a network in the order of the graph's nodes; shared by its switchable layers.
 
-    While a backward pass computes a layer again, the network is in the mode of that layer's forward pass; when
-    the pass has ended it is again in the one that it was in.
+    While a backward pass computes a layer again, the network is in the mode of that layer's forward pass;
+    when the pass has ended it is again in the one that it was in.
 
     Attributes:
         modules: what is switched, by name.
@@ -86,7 +86,8 @@ class ModeHistory:
                 module.set_bits(assignment)
         else:
             for name, module in self.modules.items():
-                module.set_bits(assignment[name])
+                if name in assignment:  # else it is in the place of another since
+                    module.set_bits(assignment[name])
         self.at = assignment
 
     def _log(self) -> None:
@@ -97,6 +98,18 @@ class ModeHistory:
         if len(self.past) == KEPT:
             self.forgotten = self.past[0][0]
         self.past.append((number, self.current))
+
+    def renew(self, modules: dict[str, Any], before: dict[str, Any], modes: list[BitMode]) -> None:
+        """Take other modules: known ones stay in their mode, new ones take that of their place."""
+        if not isinstance(self.current, BitMode):
+            held = {id(module): self.current[name] for name, module in before.items()}
+            assignment, latest = {}, modes[-1]
+            for name, module in modules.items():
+                assignment[name] = held.get(id(module)) or self.current.get(name, latest)
+                latest = assignment[name] if assignment[name] in modes else latest
+            self.current = assignment
+        self.modules = modules
+        self._point(self.current)
 
     def note_thread(self) -> None:
         """Remember the thread that runs or switches the network: each numbers its nodes on its own."""
@@ -110,8 +123,8 @@ class ModeHistory:
         """
         if len(self.threads) > 1:
             raise RuntimeError(
-                "the network was switched or run in several threads, so that a checkpoint cannot know the mode "
-                "of its forward pass; give each thread a copy.deepcopy of the network"
+                "the network was switched or run in several threads, so that a checkpoint cannot know the "
+                "mode of its forward pass; give each thread a copy.deepcopy of the network"
             )
         if node < self.forgotten:
             raise RuntimeError(
@@ -126,7 +139,7 @@ class ModeHistory:
         return found
 
     def enter(self) -> bool:
-        """True, and the network in the mode of the forward pass, if a backward pass computes a layer again."""
+        """True, and the network in the mode of the forward pass, if a backward pass computes again."""
         task = torch._C._current_graph_task_id()
         if task == -1:
             self.leave()
