@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -80,8 +80,22 @@ class QuantizableNetwork(ModelAttributes):
         if before.fits(self.model):
             return
         self._structure = convert_new(self.model, before, self.modes, self.config)
+        self._describe_again(before, self._structure)
         self._history.renew(self._switchable, before.switchable, self.modes)
         self._share_history()
+
+    def _describe_again(self, before: Structure, now: Structure) -> None:
+        """Say the classes of a new head where those of the old one were said, and no name that is not its own."""
+        info = dict(self.__dict__.get("info") or {})
+        if now.classes is not None and now.classes != before.classes:
+            if getattr(self.model, "num_classes", None) == before.classes:
+                self.model.num_classes = now.classes  # type: ignore[assignment]
+            if "num_classes" in info:
+                info |= {"num_classes": now.classes, "class_names": None}
+        if "model" in info and now.architecture != before.architecture:
+            info["model"] = None  # it cannot be built by its name any more
+        if info:
+            self.info = info
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
         """As every module has, with new layers of the model converted."""
@@ -104,6 +118,22 @@ class QuantizableNetwork(ModelAttributes):
             return self.model(*args, **kwargs)
         finally:
             self._history.running.pop()
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> QuantizableNetwork:
+        """As every module has; step sizes start anew for weights that ``fn`` changed, as ``fn`` knows none."""
+        layers = [layer for layer in self.layers().values() if isinstance(layer, QuantLayer)]
+        before = [layer.float_weight().detach().clone() for layer in layers]
+        super().apply(fn)
+        for layer, weight in zip(layers, before, strict=True):
+            if not torch.equal(layer.float_weight(), weight):
+                layer.weight_quantizer.refit(layer.float_weight())
+        return self
+
+    def _replicate_for_data_parallel(self) -> Any:
+        raise RuntimeError(
+            "nn.DataParallel copies a network without the levels that its layers point at; "
+            "use torch.nn.parallel.DistributedDataParallel (Trainer(strategy='ddp'))"
+        )
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """As ``convert_sync_batchnorm`` puts back what it converted; the activations in norms survive it."""

@@ -117,10 +117,11 @@ def check_weights(model: nn.Module, within: str = "") -> None:
 
 
 def warn_of_skipped(model: nn.Module, known: Collection[nn.Module] = ()) -> None:
-    """Name the convolutions, linear and attention layers, but the known, that will stay float in all modes."""
+    """Name the convolutions, linear and attention layers, save known ones, that stay float in every mode."""
     skipped = [
         name for name, m in model.named_modules()
-        if isinstance(m, PRODUCTS) and not isinstance(m, QuantLayer) and quant_class(m) is None and m not in known
+        if isinstance(m, PRODUCTS) and not isinstance(m, QuantLayer)
+        and quant_class(m) is None and m not in known
     ]  # fmt: skip
     if skipped:
         warnings.warn(
@@ -163,6 +164,17 @@ def convert(
         _quantize_attention(model, modes, config.quantizer)
     if config.norms != "shared":
         _split_norms(model, modes, shared_affine=config.norms == "shared_affine")
+
+
+def classifier_of(model: nn.Module) -> tuple[str | None, int | None]:
+    """Name of the model's classifier and its outputs; None for what there is not."""
+    names = [n for n, m in model.named_modules() if isinstance(m, QuantLayer) or quant_class(m) is not None]
+    if not names:
+        return None, None
+    name = max(first_and_last(model, names)[1], key=names.index)
+    last = model.get_submodule(name)
+    width = getattr(last, "out_features", getattr(last, "out_channels", None))
+    return name, width if isinstance(width, int) else None
 
 
 def layer_options(config: QuantizeConfig, name: str, is_end: bool) -> dict[str, Any] | None:

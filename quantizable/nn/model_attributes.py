@@ -15,7 +15,8 @@ class ModelAttributes(nn.Module):
     """Reads, sets and deletes the model's attributes as if they were its own.
 
     An attribute of the network itself stays its own. One that the model has (a layer, parameter, buffer,
-    plain value) is the model's. A new plain value stays with the network; a new layer or parameter is refused, as the model would not use it and a checkpoint would hold it.
+    plain value) is the model's. A new plain value stays with the network; a new layer or parameter is refused,
+    as the model would not use it and a checkpoint would hold it.
     """
 
     model: nn.Module

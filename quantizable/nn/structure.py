@@ -11,10 +11,10 @@ from torch import nn
 from quantizable.bits import BitMode
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.bypass import call_layers
-from quantizable.nn.conversion import QuantizeConfig, check_weights, convert, warn_of_skipped
+from quantizable.nn.conversion import QuantizeConfig, check_weights, classifier_of, convert, warn_of_skipped
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm
-from quantizable.quantizers import Quantizer
+from quantizable.quantizers import Level, Quantizer
 
 SWITCHABLE = (QuantLayer, QuantAttention, PerModeNorm)
 
@@ -35,6 +35,17 @@ class Structure:
 
     def __init__(self, model: nn.Module) -> None:
         self.children = [(module, dict(module._modules)) for module in parts(model, set())]
+        head, self.classes = classifier_of(model)
+        # what a network of the same name has, whatever the number of its classes
+        self.architecture = [
+            (
+                name,
+                type(module),
+                [p is not None and name != head and p.shape for p in module._parameters.values()],
+            )
+            for name, module in model.named_modules()
+            if not isinstance(module, Quantizer | Level)
+        ]
         self.switchable: dict[str, Any] = {
             name: module for name, module in model.named_modules() if isinstance(module, SWITCHABLE)
         }
