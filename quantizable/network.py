@@ -85,7 +85,7 @@ class QuantizableNetwork(ModelAttributes):
         self._share_history()
 
     def _describe_again(self, before: Structure, now: Structure) -> None:
-        """Say the classes of a new head where those of the old one were said, and no name that is not its own."""
+        """Say how many classes a new head has, where that was said; name no model that it is not."""
         info = dict(self.__dict__.get("info") or {})
         if now.classes is not None and now.classes != before.classes:
             if getattr(self.model, "num_classes", None) == before.classes:
@@ -120,7 +120,7 @@ class QuantizableNetwork(ModelAttributes):
             self._history.running.pop()
 
     def apply(self, fn: Callable[[nn.Module], None]) -> QuantizableNetwork:
-        """As every module has; step sizes start anew for weights that ``fn`` changed, as ``fn`` knows none."""
+        """As every module has; weights that ``fn`` changed get first step sizes of their own."""
         layers = [layer for layer in self.layers().values() if isinstance(layer, QuantLayer)]
         before = [layer.float_weight().detach().clone() for layer in layers]
         super().apply(fn)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from quantizable.nn.conversion import check_weights
+from quantizable.bits import BitMode
+from quantizable.nn.structure import check_new
 
 OWN = ("model", "modes", "config", "added", "info")  # of the network, also where the model has such a name
 
@@ -15,11 +17,12 @@ class ModelAttributes(nn.Module):
     """Reads, sets and deletes the model's attributes as if they were its own.
 
     An attribute of the network itself stays its own. One that the model has (a layer, parameter, buffer,
-    plain value) is the model's. A new plain value stays with the network; a new layer or parameter is refused,
-    as the model would not use it and a checkpoint would hold it.
+    plain value) is the model's. A new plain value stays with the network; a new layer or parameter is
+    refused, as the model would not use it and a checkpoint would hold it.
     """
 
     model: nn.Module
+    modes: list[BitMode]
 
     def belongs_to_model(self, name: str, value: Any = None) -> bool:
         """Whether an attribute of that name is the model's; ``ValueError`` for a new layer or parameter."""
@@ -50,6 +53,8 @@ class ModelAttributes(nn.Module):
         except AttributeError:
             if name == "model" or name.startswith("__"):
                 raise
+            if "_structure" in self.__dict__ and not torch.compiler.is_compiling():
+                self.refresh()
             return getattr(super().__getattr__("model"), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -57,7 +62,7 @@ class ModelAttributes(nn.Module):
             super().__setattr__(name, value)
             return
         if isinstance(value, nn.Module):
-            check_weights(value, name)
+            check_new(value, self.modes, within=name)
         setattr(self.model, name, value)
         if isinstance(value, nn.Module):
             self.refresh()

@@ -47,7 +47,7 @@ class ModeHistory:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.modules = {}
         self.current = self.at = state["current"]  # `at`: where the layers point
-        self.past: deque[tuple[int, Any]] = deque(maxlen=KEPT)  # (first number that is not its own, mode)
+        self.past: deque[tuple[int, Any]] = deque()  # (first number that is not its own, mode)
         self.forgotten = 0  # nodes below are of switches that the list no longer has
         self.threads: set[int] = set()
         self.running: list[None] = []
@@ -95,9 +95,9 @@ class ModeHistory:
         self.note_thread()
         if self.past and self.past[-1][0] >= number:  # no node was made in the mode before
             return
-        if len(self.past) == KEPT:
-            self.forgotten = self.past[0][0]
         self.past.append((number, self.current))
+        if len(self.past) > KEPT:
+            self.forgotten = self.past.popleft()[0]
 
     def renew(self, modules: dict[str, Any], before: dict[str, Any], modes: list[BitMode]) -> None:
         """Take other modules: known ones stay in their mode, new ones take that of their place."""

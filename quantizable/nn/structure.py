@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import nn
@@ -64,9 +64,12 @@ class Structure:
         }
 
 
-def check_new(model: nn.Module, modes: list[BitMode], known: set[nn.Module]) -> None:
-    """``ValueError`` if a new part cannot be converted, or is converted to other modes."""
-    for name, module in model.named_modules():
+def check_new(
+    part: nn.Module, modes: list[BitMode], known: Collection[nn.Module] = (), within: str = ""
+) -> None:
+    """``ValueError`` if what is new in a part of a model cannot be converted, or has other modes."""
+    check_weights(part, within)
+    for name, module in part.named_modules(prefix=within):
         if module in known or not isinstance(module, SWITCHABLE):
             continue
         for mode in modes:
@@ -89,10 +92,9 @@ def convert_new(
     A layer in the place of another of the same kind and width reads the same input: it takes over its grid.
 
     Raises:
-        ValueError: see :func:`check_new` and ``conversion.check_weights``.
+        ValueError: see :func:`check_new`.
     """
     known = before.modules
-    check_weights(model)
     check_new(model, modes, known)
     warn_of_skipped(model, known)
     call_layers(model, known)

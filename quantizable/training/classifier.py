@@ -66,14 +66,14 @@ class QuantizableClassifier(MultiModeModule):
             known = about.get("model"), about.get("model_options")
             if weights or reset_head or model_options or quantize_options:
                 raise ValueError(
-                    "the network is quantizable already and has its weights; weights, reset_head, model_options "
-                    "and quantize_options are for a float one"
+                    "the network is quantizable already and has its weights; weights, reset_head, "
+                    "model_options and quantize_options are for a float one"
                 )
             _, outputs = classifier_of(network.model)
             if outputs is not None and outputs != num_classes:
                 raise ValueError(
-                    f"the network has {outputs} outputs, but num_classes={num_classes}; give it a new head, as "
-                    f"network.fc = torch.nn.Linear(..., {num_classes}) or network.reset_classifier({num_classes})"
+                    f"the network has {outputs} outputs, but num_classes={num_classes}; give it a new head: "
+                    f"network.fc = nn.Linear(..., {num_classes}), network.reset_classifier({num_classes})"
                 )
         else:
             network = build_network(
