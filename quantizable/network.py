@@ -61,6 +61,8 @@ class QuantizableNetwork(ModelAttributes):
         self._history.modules = self._switchable
         for module in self._switchable.values():
             module.history = self._history
+        for norm in self._structure.shared_norms:
+            self._history.watch(norm)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -13,7 +13,7 @@ from collections import deque
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import Variable
 
 from quantizable.bits import BitMode
@@ -50,6 +50,7 @@ class ModeHistory:
         self.past: deque[tuple[int, Any]] = deque()  # (first number that is not its own, mode)
         self.forgotten = 0  # nodes below are of switches that the list no longer has
         self.threads: set[int] = set()
+        self.buffers: dict[nn.Module, dict[str, Tensor]] = {}
         self.running: list[None] = []
         self.task: int | None = None  # the backward pass that computes layers again
         self.chosen: tuple[int, int, Any, Any] | None = None  # see record
@@ -155,6 +156,23 @@ class ModeHistory:
             self._point(wanted)
         return True
 
+    def watch(self, norm: nn.Module) -> None:
+        """Let a norm of all modes see each batch once: what recomputing changes in its buffers is undone."""
+        if not any(is_watch(hook) for hook in norm._forward_pre_hooks.values()):
+            norm.register_forward_pre_hook(self.keep_buffers)
+            norm.register_forward_hook(self.put_buffers_back)
+
+    def keep_buffers(self, norm: nn.Module, args: Any) -> None:
+        """Before a forward pass of ``norm``."""
+        if not torch.compiler.is_compiling() and self.enter():
+            self.buffers[norm] = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+
+    def put_buffers_back(self, norm: nn.Module, args: Any, output: Any) -> None:
+        """After it."""
+        if not torch.compiler.is_compiling():
+            for name, buffer in self.buffers.pop(norm, {}).items():
+                norm.get_buffer(name).copy_(buffer)
+
     def _leave_after(self, task: int) -> None:
         if self.task is None:
             self.task = task
@@ -165,6 +183,18 @@ class ModeHistory:
         if self.task is not None:
             self.task = self.chosen = None
             self._point(self.current)
+
+
+def is_watch(hook: Any) -> bool:
+    """True for the hooks of :meth:`ModeHistory.watch`."""
+    return isinstance(getattr(hook, "__self__", None), ModeHistory)
+
+
+def unwatch(module: nn.Module) -> None:
+    """Take such hooks off a module."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key in [key for key, hook in hooks.items() if is_watch(hook)]:
+            del hooks[key]
 
 
 def _current_node() -> int:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from quantizable.bits import BitMode
 from quantizable.nn.attention import QuantAttention
@@ -46,6 +47,7 @@ class Structure:
             for name, module in model.named_modules()
             if not isinstance(module, Quantizer | Level)
         ]
+        self.shared_norms = [m for m, _ in self.children if isinstance(m, _BatchNorm)]
         self.switchable: dict[str, Any] = {
             name: module for name, module in model.named_modules() if isinstance(module, SWITCHABLE)
         }
