@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,14 +16,17 @@ from quantizable.nn.attention import QuantAttention
 from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.model_attributes import ModelAttributes
 from quantizable.nn.norms import PerModeNorm, keep_activations
+from quantizable.nn.recomputation import ModeHistory
 from quantizable.nn.state_dict import without_prefix
+from quantizable.nn.structure import Structure, convert_new
 from quantizable.quantizers import Quantizer
 
 Assignment = ModeLike | Mapping[str, ModeLike]
 
 
-class QuantizableNetwork(nn.Module):
+class QuantizableNetwork(ModelAttributes):
     """A network that runs at any of its bit modes; made by :func:`quantizable.quantize`.
 
     Attributes:
@@ -44,39 +47,116 @@ class QuantizableNetwork(nn.Module):
         self.modes = modes
         self.config = config
         self.added: set[BitMode] = set()  # modes of ``add_mode``
-        kinds = (QuantLayer, QuantAttention, PerModeNorm)
         # found once: walking a deep network at each switch would cost more than the switch
-        self._switchable: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
+        self._structure = Structure(model)
+        self._history = ModeHistory()
+        self._share_history()
         self.set_bits(modes[-1])
 
+    @property
+    def _switchable(self) -> dict[str, Any]:
+        return self._structure.switchable
+
+    def _share_history(self) -> None:
+        self._history.modules = self._switchable
+        for module in self._switchable.values():
+            module.history = self._history
+        for norm in self._structure.shared_norms:
+            self._history.watch(norm)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share_history()
+
+    def refresh(self) -> None:
+        """Convert layers that were put in the model after it was made, by the network's own config.
+
+        A forward pass, ``set_bits``, ``state_dict``, ``named_modules`` and what rests on it
+        (``parameters``) do so first; a compiled forward pass does not.
+
+        Raises:
+            ValueError: a new layer cannot be converted: its weights are lazy or computed by a hook, or it
+                comes from a network of other modes.
+        """
+        before = self._structure
+        if before.fits(self.model):
+            return
+        self._structure = convert_new(self.model, before, self.modes, self.config)
+        self._describe_again(before, self._structure)
+        self._history.renew(self._switchable, before.switchable, self.modes)
+        self._share_history()
+
+    def _describe_again(self, before: Structure, now: Structure) -> None:
+        """Say how many classes a new head has, where that was said; name no model that it is not."""
+        info = dict(self.__dict__.get("info") or {})
+        if now.classes is not None and now.classes != before.classes:
+            if getattr(self.model, "num_classes", None) == before.classes:
+                self.model.num_classes = now.classes  # type: ignore[assignment]
+            if "num_classes" in info:
+                info |= {"num_classes": now.classes, "class_names": None}
+        if "model" in info and now.architecture != before.architecture:
+            info["model"] = None  # it cannot be built by its name any more
+        if info:
+            self.info = info
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """As every module has, with new layers of the model converted."""
+        self.refresh()
+        yield from super().named_modules(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As every module has, with new layers of the model converted."""
+        self.refresh()
+        return super().state_dict(*args, **kwargs)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.model(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return self.model(*args, **kwargs)
+        self.refresh()
+        if torch.is_grad_enabled():
+            self._history.note_thread()
+        self._history.running.append(None)
+        try:
+            return self.model(*args, **kwargs)
+        finally:
+            self._history.running.pop()
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> QuantizableNetwork:
+        """As every module has; weights that ``fn`` changed get first step sizes of their own."""
+        layers = [layer for layer in self.layers().values() if isinstance(layer, QuantLayer)]
+        before = [layer.float_weight().detach().clone() for layer in layers]
+        super().apply(fn)
+        for layer, weight in zip(layers, before, strict=True):
+            if not torch.equal(layer.float_weight(), weight):
+                layer.weight_quantizer.refit(layer.float_weight())
+        return self
+
+    def _replicate_for_data_parallel(self) -> Any:
+        raise RuntimeError(
+            "nn.DataParallel copies a network without the levels that its layers point at; "
+            "use torch.nn.parallel.DistributedDataParallel (Trainer(strategy='ddp'))"
+        )
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """As ``convert_sync_batchnorm`` puts back what it converted; the activations in norms survive it."""
         super().add_module(name, module)
         keep_activations(self)
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "model" or name.startswith("__"):
-                raise
-            return getattr(super().__getattr__("model"), name)
-
     # -- what is inside ----------------------------------------------------------------------------
 
     def layers(self) -> dict[str, QuantLayer | QuantAttention]:
         """The switchable layers by name, in the order in which the network registers them."""
+        self.refresh()
         return {n: m for n, m in self.model.named_modules() if isinstance(m, QuantLayer | QuantAttention)}
 
     def norms(self) -> dict[str, PerModeNorm]:
         """The norms kept per mode, by name."""
+        self.refresh()
         return {n: m for n, m in self.model.named_modules() if isinstance(m, PerModeNorm)}
 
     def quantizers(self) -> dict[str, Quantizer]:
         """All quantizers by name."""
+        self.refresh()
         return {n: m for n, m in self.model.named_modules() if isinstance(m, Quantizer)}
 
     # -- switching ---------------------------------------------------------------------------------
@@ -107,6 +187,7 @@ class QuantizableNetwork(nn.Module):
                 mode, a fixed layer asked by its name for another width, or a default without a mapping.
                 The network stays as it was.
         """
+        self.refresh()
         if isinstance(bits, Mapping):
             self._switch(self._assign(bits, default))
         elif default is not None:
@@ -115,13 +196,12 @@ class QuantizableNetwork(nn.Module):
             self._switch(self.check_mode(bits))
 
     def _switch(self, assignment: BitMode | dict[str, BitMode]) -> None:
-        if isinstance(assignment, BitMode):
-            for module in self._switchable.values():
-                module.set_bits(assignment)
-        else:
-            for name, module in self._switchable.items():
-                module.set_bits(assignment[name])
-        self._assignment: BitMode | dict[str, BitMode] = assignment
+        self._history.record(assignment)
+
+    @property
+    def _assignment(self) -> BitMode | dict[str, BitMode]:
+        current: BitMode | dict[str, BitMode] = self._history.current
+        return current
 
     def _assign(self, patterns: Mapping[str, ModeLike], default: ModeLike | None) -> dict[str, BitMode]:
         """The mode of every layer and norm."""
@@ -147,6 +227,7 @@ class QuantizableNetwork(nn.Module):
 
         Fixed layers keep their width; a norm follows the layer registered before it.
         """
+        self.refresh()
         assignment: dict[str, BitMode] = {}
         before = self.modes[-1]
         for name in self._switchable:
@@ -186,6 +267,7 @@ class QuantizableNetwork(nn.Module):
     @contextmanager
     def at_bits(self, bits: Assignment, default: ModeLike | None = None) -> Iterator[QuantizableNetwork]:
         """Switch for the length of a ``with`` block, then back."""
+        self.refresh()
         before = self._assignment
         self.set_bits(bits, default)
         try:

@@ -11,6 +11,7 @@ from quantizable.nn import bypass
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.layers import QuantLayer, to_float
 from quantizable.nn.norms import PerModeNorm
+from quantizable.nn.recomputation import unwatch
 
 
 def float_copy(model: nn.Module, mode: BitMode) -> nn.Module:
@@ -27,6 +28,7 @@ def float_copy(model: nn.Module, mode: BitMode) -> nn.Module:
         elif isinstance(module, QuantAttention):
             QuantAttention.restore(module)
         bypass.restore(module)
+        unwatch(module)
         for name, child in list(module._modules.items()):  # a second name of one norm too
             if isinstance(child, PerModeNorm):
                 setattr(module, name, child.norms[mode.name])
