@@ -29,6 +29,12 @@ Assignment = ModeLike | Mapping[str, ModeLike]
 class QuantizableNetwork(ModelAttributes):
     """A network that runs at any of its bit modes; made by :func:`quantizable.quantize`.
 
+    What is set on it and belongs to the model reaches the model; layers put in later are converted like the
+    others (:class:`ModelAttributes`, :meth:`refresh`). A backward pass goes through the mode of its forward
+    pass, wherever it is called, with activation checkpointing too. A switch while a forward pass is running,
+    by a hook or another thread, is a ``RuntimeError``. Threads may share a network in one mode, without
+    gradients; those that switch or train need a ``copy.deepcopy`` each.
+
     Attributes:
         model: the converted network; attributes not found here are looked up there.
         modes: the modes it holds, from the lowest to the highest.

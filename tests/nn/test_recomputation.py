@@ -200,16 +200,16 @@ def test_a_compiled_graph_goes_backward_in_the_mode_that_it_was_made_in() -> Non
 
 def test_torch_func_goes_backward_within_its_mode() -> None:
     net = made(norms="shared").eval()
-    parameters = {n: p.detach() for n, p in net.named_parameters()}
+    parameters, x = {n: p.detach() for n, p in net.named_parameters()}, inputs().detach()
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
-        return torch.func.functional_call(net, parameters, (inputs().detach(),)).square().mean()
+        return torch.func.functional_call(net, parameters, (x,)).square().mean()
 
     for bits in (2, 32):
         with net.at_bits(bits):
             found = torch.func.grad(loss)(parameters)
             net.zero_grad()
-            net(inputs().detach()).square().mean().backward()
+            net(x).square().mean().backward()
         for name, parameter in net.named_parameters():
             if parameter.grad is not None:
                 torch.testing.assert_close(found[name], parameter.grad)
@@ -224,7 +224,7 @@ def test_no_switch_while_a_forward_pass_runs() -> None:
     net.set_bits(2)  # and after it all is well
     net(inputs())
     entered, done = threading.Event(), threading.Event()
-    net.model.blocks[0].register_forward_pre_hook(lambda *_: (entered.set(), done.wait(10)))
+    net.model.blocks[0].register_forward_pre_hook(lambda *_: entered.set() or done.wait(10) and None)
     runs = threading.Thread(target=net, args=(inputs().detach(),))
     runs.start()
     entered.wait(10)
