@@ -12,30 +12,81 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from quantizable.bits import FLOAT_BITS
+from quantizable.bits import FLOAT_BITS, BitMode
+from quantizable.nn.attention import QuantAttention
+from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm
 from quantizable.quantizers import Quantizer
 
+Widths = dict[str, set[int]]  # bit-widths by name of the quantizer
+
+
+def quantizers_of(model: nn.Module) -> dict[str, Quantizer]:
+    """All quantizers by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}
+
+
+def lacking(model: nn.Module) -> Widths:
+    """The bit-widths of each quantizer whose parameters wait for data; none where no data came by when asked."""
+    return {n: {*q.lacking()} for n, q in quantizers_of(model).items() if not q.unreached}
+
+
+def partly_lacking(model: nn.Module, modes: Iterable[BitMode]) -> list[BitMode]:
+    """The modes that wait for data at quantizers where others do not: they came after the training."""
+    held, blank = quantizers_of(model), lacking(model)
+    partly = {name: widths for name, widths in blank.items() if 0 < len(widths) < len(held[name].levels)}
+    used = {mode: widths_used(model, [mode]) for mode in modes}
+    return [mode for mode, widths in used.items() if any(partly[n] & widths.get(n, set()) for n in partly)]
+
+
+def own_widths(model: nn.Module, modes: Iterable[BitMode], others: Iterable[BitMode]) -> Widths:
+    """What calibration of ``modes`` may set: no width that one of ``others`` uses, unless it was never set."""
+    asked, shared, blank = widths_used(model, modes), widths_used(model, others), lacking(model)
+    return {
+        name: widths - shared.get(name, set()) | widths & blank.get(name, set())
+        for name, widths in asked.items()
+    }
+
+
+def widths_used(model: nn.Module, modes: Iterable[BitMode]) -> Widths:
+    """The bit-widths at which each quantizer runs in these modes."""
+    found: Widths = {}
+    for name, layer in model.named_modules():
+        for mode in modes if isinstance(layer, QuantLayer | QuantAttention) else ():
+            own = layer.resolve(mode)
+            for part, quantizer in quantizers_of(layer).items():
+                if "." not in part or part.startswith("operands."):
+                    bits = own.weight if part == "weight_quantizer" else own.activation
+                    found.setdefault(f"{name}.{part}".lstrip("."), set()).update({bits} - {FLOAT_BITS})
+    return found
+
 
 @torch.no_grad()
-def fit_quantizers(model: nn.Module, inputs: Iterable[Tensor]) -> None:
+def fit_quantizers(model: nn.Module, inputs: Iterable[Tensor], widths: Widths | None = None) -> None:
     """Set the parameters of the quantizers that need data, from a forward pass of each input.
 
     Activations pass unquantized meanwhile. Batch norms that never saw data (a network from scratch)
     normalise by the batch, as they will in training: their running statistics say nothing yet.
+
+    Args:
+        model: the network.
+        inputs: what to run.
+        widths: the bit-widths to set by name of the quantizer, others stay as they are; None: all.
     """
-    waiting = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, Quantizer) and len(module.levels) and not module.starts_initialised()
-    }
+    waiting = {n: q for n, q in quantizers_of(model).items() if len(q.levels) and not q.starts_initialised()}
+    if widths is not None:
+        waiting = {name: quantizer for name, quantizer in waiting.items() if widths.get(name)}
     for quantizer in waiting.values():
         quantizer.start_calibration()
     try:
         with evaluating(model), batch_statistics([n for n in active_batch_norms(model) if is_fresh(n)]):
             for x in inputs:
                 model(x)
-        silent = [name for name, quantizer in waiting.items() if not _finish(owner(name), quantizer)]
+        silent = [
+            name
+            for name, quantizer in waiting.items()
+            if not _finish(owner(name), quantizer, None if widths is None else widths[name])
+        ]
     finally:  # after an error, too, no quantizer goes on passing everything unchanged
         for quantizer in waiting.values():
             quantizer.stop_calibration()
@@ -54,9 +105,9 @@ def owner(quantizer: str) -> str:
     return quantizer.rpartition(".")[0].removeprefix("model.")
 
 
-def _finish(layer: str, quantizer: Quantizer) -> bool:
+def _finish(layer: str, quantizer: Quantizer, widths: set[int] | None) -> bool:
     try:
-        return quantizer.finish_calibration()
+        return quantizer.finish_calibration(widths)
     except ValueError as error:
         raise ValueError(f"layer {layer!r}: {error}") from None
 
@@ -163,7 +214,7 @@ def input_of(batch: Any) -> Any:
 def check_calibrated(model: nn.Module) -> None:
     """``ValueError`` if an active quantizer of the model never saw data."""
     quantizers = ((name, m) for name, m in model.named_modules() if isinstance(m, Quantizer))
-    blank = [name for name, q in quantizers if q.bits != FLOAT_BITS and not q.initialised]
+    blank = [name for name, q in quantizers if q.active is not None and not q.is_set(q.bits)]
     if blank:
         raise ValueError(
             f"{len(blank)} quantizers have no step size yet ({blank[0]}, ...); train the network or call "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -12,10 +13,12 @@ from torch import nn
 
 from quantizable import calibrate as fitting
 from quantizable.bits import BitMode, ModeLike
+from quantizable.calibrate import Widths
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.missing_modes import start_missing_modes
 from quantizable.nn.norms import PerModeNorm, keep_activations
 from quantizable.nn.state_dict import without_prefix
 from quantizable.quantizers import Quantizer
@@ -48,6 +51,10 @@ class QuantizableNetwork(nn.Module):
         # found once: walking a deep network at each switch would cost more than the switch
         self._switchable: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
         self.set_bits(modes[-1])
+        self._warned: list[bool] = []
+        for quantizer in self.quantizers().values():
+            quantizer.warned = self._warned
+        self.register_load_state_dict_post_hook(_after_load)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs)
@@ -194,31 +201,40 @@ class QuantizableNetwork(nn.Module):
             self._switch(before)
 
     def add_mode(self, mode: ModeLike, like: ModeLike) -> None:
-        """Hold one more mode, made of bit-widths that the quantizers have: ``add_mode("w4a8", like=4)``.
+        """Hold one more mode: ``add_mode("w4a8", like=4)``, ``add_mode(3, like=4)``.
 
-        Its norms start as copies of those of ``like``; ``reestimate_norms`` fits them.
+        Its norms start as copies of those of ``like``; ``reestimate_norms`` fits them. Step sizes of a
+        bit-width that the quantizers lack start from the weights; for activations call
+        ``calibrate(loader, modes=[mode])``. Add modes before an optimizer is made: they have parameters.
 
         Raises:
-            ValueError: the mode is there already, ``like`` is not, or a layer lacks one of the bit-widths.
+            ValueError: the mode is there already, ``like`` is not, or a quantizer is not defined at one of
+                the bit-widths. The network stays as it was.
         """
         new, source = BitMode.parse(mode), self.check_mode(like)
         if new in self.modes:
             raise ValueError(f"the network has mode {new.name} already")
-        for name, layer in self.layers().items():
+        layers = self.layers()
+        for name, layer in layers.items():
             try:
-                layer.check(new)
+                layer.check_widths(new)
             except ValueError as error:
                 raise ValueError(f"mode {new.name} cannot be added; layer {name!r}: {error}") from None
+        for layer in layers.values():
+            layer.add_widths(new)
         for norm in self.norms().values():
             norm.add_mode(new, source)
         self.modes = sorted([*self.modes, new])
         self.added.add(new)
+        self._warned.clear()
         self.config = {**self.config, "bits": [held.name for held in self.modes]}  # a checkpoint holds it too
 
     # -- fitting to data ---------------------------------------------------------------------------
 
-    def calibrate(self, loader: Iterable[Any], batches: int = 8) -> None:
-        """Set the activations' step sizes of all modes from a few batches.
+    def calibrate(
+        self, loader: Iterable[Any], batches: int = 8, modes: Iterable[ModeLike] | None = None
+    ) -> None:
+        """Set the activations' step sizes of all modes, or of some, from a few batches.
 
         The network runs in its highest mode, with activations in float. Warns of layers that no data
         passed through.
@@ -226,12 +242,26 @@ class QuantizableNetwork(nn.Module):
         Args:
             loader: yields image batches, or tuples, lists or mappings whose first entry is one.
             batches: how many batches to look at, at least 1.
+            modes: which modes; None: all. What a mode that is not named uses, too, stays as it is, if it was
+                set before: of a network trained at 4 and 8 bits ``modes=[3]`` leaves all step sizes alone.
 
         Raises:
-            ValueError: the loader is empty, or a batch has NaN or infinite values.
+            ValueError: the loader is empty, a batch has NaN or infinite values, or the network lacks a mode.
         """
+        widths = None
+        if modes is not None:
+            named = {self.check_mode(mode) for mode in modes}
+            widths = fitting.own_widths(self.model, named, {*self.modes} - named)
+        self._calibrate(loader, batches, widths)
+
+    def calibrate_lacking(self, loader: Iterable[Any], batches: int = 8) -> None:
+        """Set the step sizes that were never set, and leave the others as they are; else as ``calibrate``."""
+        self._calibrate(loader, batches, fitting.lacking(self.model))
+
+    def _calibrate(self, loader: Iterable[Any], batches: int, widths: Widths | None) -> None:
         with self.at_bits(self.modes[-1]):
-            fitting.fit_quantizers(self, fitting.first_inputs(loader, batches, self._device()))
+            inputs = fitting.first_inputs(loader, batches, self._device())
+            fitting.fit_quantizers(self.model, inputs, widths)
 
     def reestimate_norms(
         self, loader: Iterable[Any], modes: Iterable[ModeLike] | None = None, batches: int = 32
@@ -282,6 +312,11 @@ class QuantizableNetwork(nn.Module):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         return self._load_float(state_dict, strict, assign)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        below = f"{prefix}model."
+        self.__dict__["_held"] = [key.removeprefix(below) for key in state_dict if key.startswith(below)]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _load_float(self, state_dict: Mapping[str, Any], strict: bool, assign: bool) -> Any:
         # the float twin knows the float keys, and refuses what does not fit before anything is changed
         result = self.to_float().load_state_dict(state_dict, strict=strict)
@@ -311,3 +346,16 @@ class QuantizableNetwork(nn.Module):
 def plain(mode: BitMode) -> int | str:
     """A mode as YAML and JSON write it: ``4`` or ``"w4a8"``."""
     return mode.weight if mode.weight == mode.activation else mode.name
+
+
+def _after_load(network: nn.Module, incompatible_keys: Any) -> None:
+    """Name the modes that the checkpoint lacks, and start of them what needs no data."""
+    assert isinstance(network, QuantizableNetwork)
+    start_missing_modes(network.model, network.__dict__.pop("_held"))
+    if missing := ", ".join(mode.name for mode in fitting.partly_lacking(network.model, network.modes)):
+        network._warned.clear()
+        warnings.warn(
+            f"the checkpoint lacks mode {missing}: its step sizes wait for data and its norms start as those of "
+            f"the nearest mode; call calibrate(loader, modes=[{missing}]) and reestimate_norms, or train",
+            stacklevel=2,
+        )

@@ -9,6 +9,7 @@ reads the level's tensors and no Python integers, needs no new graph.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,6 +53,8 @@ class Quantizer(nn.Module):
         self.add_module("levels", nn.ModuleDict({str(b): self._new_level(b) for b in widths}))
         self.register_buffer("initialised", torch.tensor(self.starts_initialised()))
         self._observed: list[Tensor] | None = None
+        self.warned: list[bool] = []  # of use without calibration; the quantizers of a network share one
+        self.unreached = False  # True: calibration ran, and no data came by
         self._unsure = 0  # training batches that may still turn a sign taken from the first one
         object.__setattr__(self, "active", None)
 
@@ -157,6 +160,7 @@ class Quantizer(nn.Module):
             widths: the bit-widths to set; None: all.
         """
         observed, self._observed = self._observed, None
+        self.unreached = not observed
         if not observed:
             return False
         x = torch.cat(observed)
@@ -189,9 +193,15 @@ class Quantizer(nn.Module):
                 self.level(bits).adopt(fitted.level(bits))
         self.initialised.fill_(True)
 
+    def is_set(self, bits: int) -> bool:
+        """True if the parameters at ``bits`` need no data, or were set from some."""
+        level = self.level(bits)
+        level.reread()  # an average over checkpoints is filled in place
+        return level.ready
+
     def lacking(self) -> list[int]:
         """The bit-widths whose parameters still wait for data."""
-        return [int(bits) for bits, level in self.levels.items() if not level.ready]
+        return [int(bits) for bits in self.levels if not self.is_set(int(bits))]
 
     def add_width(self, bits: int, weight: Tensor | None = None) -> None:
         """Hold one more bit-width; a weight's starts from ``weight``, an activation's waits for data.
@@ -231,6 +241,7 @@ class Quantizer(nn.Module):
                 dist.broadcast(telling, src=0)  # all processes decide as the first does
             if not telling:
                 return x
+            self._warn()
             if not self.training:
                 fitted = self._fitted_copy(values, [self.active.bits])
                 assert fitted.active is not None
@@ -244,6 +255,15 @@ class Quantizer(nn.Module):
             else:
                 self._unsure = 8  # as many batches as `calibrate` reads
         return self.fake_quantize(x, self.active, **options)
+
+    def _warn(self) -> None:
+        if not self.warned:
+            self.warned.append(True)
+            warnings.warn(
+                f"used at {self.bits} bits before calibration: in evaluation mode step sizes come from each "
+                "batch and are not kept, in training mode from the first batch; call calibrate(loader) first",
+                stacklevel=2,
+            )
 
     def _fitted_copy(self, x: Tensor, widths: Iterable[int]) -> Quantizer:
         """A copy of these widths alone, which takes no longer than it must, set from ``x``."""

@@ -101,8 +101,8 @@ class LSQWeight(_LSQ):
 class LSQActivation(_LSQ):
     """LSQ on activations: unsigned if the data seen at initialisation has no negative value.
 
-    The step sizes come from ``calibrate`` or from the first training batch. The gradient of ``s`` is scaled by
-    ``1 / sqrt(n * quant_max)``, n = features of one sample (sec. 2.2).
+    The step sizes come from ``calibrate`` or from the first training batch. The gradient of ``s`` is
+    scaled by ``1 / sqrt(n * quant_max)``, n = features of one sample (sec. 2.2).
 
     Args:
         bits: bit-widths, 2 to 16.
