@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -264,11 +265,14 @@ class QuantizableNetwork(nn.Module):
             fitting.fit_quantizers(self.model, inputs, widths)
 
     def reestimate_norms(
-        self, loader: Iterable[Any], modes: Iterable[ModeLike] | None = None, batches: int = 32
+        self, loader: Iterable[Any], modes: Iterable[ModeLike] | None = None, batches: int = 8
     ) -> None:
-        """Recompute the batch-norm statistics of each mode on training batches (cumulative mean).
+        """Fit the batch-norm statistics of each mode to training batches, where quantization moved them.
 
-        Unlike ``torch.optim.swa_utils.update_bn`` it touches the statistics of the asked modes only.
+        A mode is compared with the highest mode on the same images, and blended with what it has stored by
+        how far it moved and how sure that is; formula and source in ``nn/norm_statistics.py``. The highest mode keeps its
+        own statistics unless it is named, or its norms were never trained. Unlike
+        ``torch.optim.swa_utils.update_bn`` it touches the statistics of the asked modes only.
 
         Args:
             loader: as for :meth:`calibrate`.
@@ -278,17 +282,20 @@ class QuantizableNetwork(nn.Module):
         Raises:
             ValueError: as for :meth:`calibrate`, or a mode that the network lacks.
         """
-        before = self._assignment
-        assignments: list[BitMode | dict[str, BitMode]]
+        before, top = self._assignment, self.modes[-1]
+        asked: list[BitMode | dict[str, BitMode]]
         if modes is not None:
-            assignments = [self.check_mode(mode) for mode in modes]
+            asked = [self.check_mode(mode) for mode in modes]
         else:
-            assignments = [*self.modes] if isinstance(before, BitMode) else [before]
-        inputs = list(fitting.first_inputs(loader, batches, self._device()))
+            asked = [*self.modes] if isinstance(before, BitMode) else [before]
+        inputs = [*fitting.first_inputs(loader, batches, self._device())]
+        # the float mode was not moved by quantization
+        fit_top = top in asked and (
+            modes is not None or not top.is_float or fitting.has_fresh_norms(self.model)
+        )
         try:
-            for assignment in assignments:
-                self._switch(assignment)
-                fitting.fit_norms(self, inputs)
+            switches = [partial(self._switch, assignment) for assignment in asked if assignment != top]
+            fitting.fit_norms(self, inputs, switches, partial(self._switch, top), fit_top)
         finally:
             self._switch(before)
 
