@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from quantizable.bits import FLOAT_BITS, BitMode, ModeLike, check_bits, parse_modes
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.attention import QuantAttention
+from quantizable.nn.float_copy import same_copy
 from quantizable.nn.layers import QuantLayer, quant_class, quantize_layer
 from quantizable.nn.norms import SHARING, PerModeNorm, is_norm
 from quantizable.quantizers import QUANTIZERS, LSQActivation
@@ -165,7 +165,7 @@ def quantize(
     Convolutions (also grouped, depthwise, transposed, timm's same-padded and weight-standardised ones) and
     linear layers get quantizers for input and weight; norms one copy per mode. The network starts
     in its highest mode. Call ``calibrate(loader)`` before the first quantized use; else the step sizes
-    of the activations come from the first batch.
+    of the activations come from the first training batch, and in evaluation mode from each batch for itself.
 
     Args:
         model: a float network; it is left as it is.
@@ -212,7 +212,7 @@ def quantize(
             raise ValueError(f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}")
     warn_of_skipped(model)
     first, last = first_and_last(model, list(layers))
-    model = copy.deepcopy(model)
+    model = same_copy(model)
     for name, layer in quantizable_layers(model).items():
         options = layer_options(config, name, name in first | last)
         if options is not None:

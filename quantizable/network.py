@@ -270,8 +270,8 @@ class QuantizableNetwork(nn.Module):
         """Fit the batch-norm statistics of each mode to training batches, where quantization moved them.
 
         A mode is compared with the highest mode on the same images, and blended with what it has stored by
-        how far it moved and how sure that is; formula and source in ``nn/norm_statistics.py``. The highest mode keeps its
-        own statistics unless it is named, or its norms were never trained. Unlike
+        how far it moved and how sure that is; formula and source in ``nn/norm_statistics.py``. The float
+        mode keeps its own statistics unless it is named or its norms were never trained. Unlike
         ``torch.optim.swa_utils.update_bn`` it touches the statistics of the asked modes only.
 
         Args:
@@ -362,7 +362,7 @@ def _after_load(network: nn.Module, incompatible_keys: Any) -> None:
     if missing := ", ".join(mode.name for mode in fitting.partly_lacking(network.model, network.modes)):
         network._warned.clear()
         warnings.warn(
-            f"the checkpoint lacks mode {missing}: its step sizes wait for data and its norms start as those of "
-            f"the nearest mode; call calibrate(loader, modes=[{missing}]) and reestimate_norms, or train",
+            f"the checkpoint lacks mode {missing}: its step sizes wait for data and its norms start as those "
+            f"of the nearest mode; call calibrate(loader, modes=[{missing}]) and reestimate_norms, or train",
             stacklevel=2,
         )

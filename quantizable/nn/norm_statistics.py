@@ -3,7 +3,7 @@
 The stored statistics of a trained network come from a million images; those of a few hundred are no match for
 them, unless quantization has moved what a norm sees. So a mode is measured against a reference, the highest
 mode, on the same images: what the choice of images does to both cancels (control variates; Owen, "Monte Carlo
-theory, methods and examples", 2013, ch. 8.9). With a the mean and V the variance of a channel over the images::
+theory, methods and examples", 2013, ch. 8.9). With a the mean, V the variance of a channel over the images::
 
     mean = mean_ref + (a - a_ref)          log var = log var_ref + log V - log V_ref
 
@@ -137,7 +137,7 @@ SMALLEST = 1e-12  # of a variance: a channel may be constant
 
 
 def _variance(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, variance, and each group's influence on the logarithm of the latter (delta method), ``[G, C]``."""
+    """Mean, variance, and each group's influence on the latter's logarithm (delta method), ``[G, C]``."""
     mean = first.mean(0)
     var = (second.mean(0) - mean.square()).clamp_min(SMALLEST)
     return mean, var, (second - 2 * mean * first) / var

@@ -174,7 +174,7 @@ class Quantizer(nn.Module):
         self._observed = None
 
     def refit(self, weight: Tensor, widths: Iterable[int] | None = None) -> None:
-        """Start the parameters of a weight quantizer anew, of all widths or some, from other float weights."""
+        """Start the parameters of a weight quantizer anew, at all widths or some, from float weights."""
         if self.levels and self.starts_initialised():
             self.fit(weight, widths)
 
