@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -20,6 +19,7 @@ from quantizable.nn.conversion import (
     quantizable_layers,
     warn_of_skipped,
 )
+from quantizable.nn.float_copy import same_copy
 from quantizable.nn.layers import QuantLayer
 
 
@@ -57,7 +57,7 @@ def quantize(
     Convolutions (also grouped, depthwise, transposed, timm's same-padded and weight-standardised ones) and
     linear layers get quantizers for input and weight; norms one copy per mode. The network starts
     in its highest mode. Call ``calibrate(loader)`` before the first quantized use; else the step sizes
-    of the activations come from the first batch.
+    of the activations come from the first training batch, and in evaluation mode from each batch for itself.
 
     Args:
         model: a float network; it is left as it is.
@@ -107,7 +107,7 @@ def quantize(
         raise ValueError(
             "attention=True quantizes timm's Attention blocks (ViT, DeiT), but the model has none"
         )
-    model = copy.deepcopy(model)
+    model = same_copy(model)
     convert(model, modes, config)
     if not any(isinstance(m, QuantLayer) for m in model.modules()):
         raise ValueError("include, exclude and overrides leave no layer to quantize")

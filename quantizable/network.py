@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +14,12 @@ from torch import nn
 
 from quantizable import calibrate as fitting
 from quantizable.bits import BitMode, ModeLike
+from quantizable.calibrate import Widths
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.missing_modes import start_missing_modes
 from quantizable.nn.model_attributes import ModelAttributes
 from quantizable.nn.norms import PerModeNorm, keep_activations
 from quantizable.nn.recomputation import ModeHistory
@@ -58,6 +62,10 @@ class QuantizableNetwork(ModelAttributes):
         self._history = ModeHistory()
         self._share_history()
         self.set_bits(modes[-1])
+        self._warned: list[bool] = []
+        for quantizer in self.quantizers().values():
+            quantizer.warned = self._warned
+        self.register_load_state_dict_post_hook(_after_load)
 
     @property
     def _switchable(self) -> dict[str, Any]:
@@ -282,31 +290,40 @@ class QuantizableNetwork(ModelAttributes):
             self._switch(before)
 
     def add_mode(self, mode: ModeLike, like: ModeLike) -> None:
-        """Hold one more mode, made of bit-widths that the quantizers have: ``add_mode("w4a8", like=4)``.
+        """Hold one more mode: ``add_mode("w4a8", like=4)``, ``add_mode(3, like=4)``.
 
-        Its norms start as copies of those of ``like``; ``reestimate_norms`` fits them.
+        Its norms start as copies of those of ``like``; ``reestimate_norms`` fits them. Step sizes of a
+        bit-width that the quantizers lack start from the weights; for activations call
+        ``calibrate(loader, modes=[mode])``. Add modes before an optimizer is made: they have parameters.
 
         Raises:
-            ValueError: the mode is there already, ``like`` is not, or a layer lacks one of the bit-widths.
+            ValueError: the mode is there already, ``like`` is not, or a quantizer is not defined at one of
+                the bit-widths. The network stays as it was.
         """
         new, source = BitMode.parse(mode), self.check_mode(like)
         if new in self.modes:
             raise ValueError(f"the network has mode {new.name} already")
-        for name, layer in self.layers().items():
+        layers = self.layers()
+        for name, layer in layers.items():
             try:
-                layer.check(new)
+                layer.check_widths(new)
             except ValueError as error:
                 raise ValueError(f"mode {new.name} cannot be added; layer {name!r}: {error}") from None
+        for layer in layers.values():
+            layer.add_widths(new)
         for norm in self.norms().values():
             norm.add_mode(new, source)
         self.modes = sorted([*self.modes, new])
         self.added.add(new)
+        self._warned.clear()
         self.config = {**self.config, "bits": [held.name for held in self.modes]}  # a checkpoint holds it too
 
     # -- fitting to data ---------------------------------------------------------------------------
 
-    def calibrate(self, loader: Iterable[Any], batches: int = 8) -> None:
-        """Set the activations' step sizes of all modes from a few batches.
+    def calibrate(
+        self, loader: Iterable[Any], batches: int = 8, modes: Iterable[ModeLike] | None = None
+    ) -> None:
+        """Set the activations' step sizes of all modes, or of some, from a few batches.
 
         The network runs in its highest mode, with activations in float. Warns of layers that no data
         passed through.
@@ -314,19 +331,36 @@ class QuantizableNetwork(ModelAttributes):
         Args:
             loader: yields image batches, or tuples, lists or mappings whose first entry is one.
             batches: how many batches to look at, at least 1.
+            modes: which modes; None: all. What a mode that is not named uses, too, stays as it is, if it was
+                set before: of a network trained at 4 and 8 bits ``modes=[3]`` leaves all step sizes alone.
 
         Raises:
-            ValueError: the loader is empty, or a batch has NaN or infinite values.
+            ValueError: the loader is empty, a batch has NaN or infinite values, or the network lacks a mode.
         """
+        widths = None
+        if modes is not None:
+            named = {self.check_mode(mode) for mode in modes}
+            widths = fitting.own_widths(self.model, named, {*self.modes} - named)
+        self._calibrate(loader, batches, widths)
+
+    def calibrate_lacking(self, loader: Iterable[Any], batches: int = 8) -> None:
+        """Set the step sizes that were never set, and leave the others as they are; else as ``calibrate``."""
+        self._calibrate(loader, batches, fitting.lacking(self.model))
+
+    def _calibrate(self, loader: Iterable[Any], batches: int, widths: Widths | None) -> None:
         with self.at_bits(self.modes[-1]):
-            fitting.fit_quantizers(self, fitting.first_inputs(loader, batches, self._device()))
+            inputs = fitting.first_inputs(loader, batches, self._device())
+            fitting.fit_quantizers(self.model, inputs, widths)
 
     def reestimate_norms(
-        self, loader: Iterable[Any], modes: Iterable[ModeLike] | None = None, batches: int = 32
+        self, loader: Iterable[Any], modes: Iterable[ModeLike] | None = None, batches: int = 8
     ) -> None:
-        """Recompute the batch-norm statistics of each mode on training batches (cumulative mean).
+        """Fit the batch-norm statistics of each mode to training batches, where quantization moved them.
 
-        Unlike ``torch.optim.swa_utils.update_bn`` it touches the statistics of the asked modes only.
+        A mode is compared with the highest mode on the same images, and blended with what it has stored by
+        how far it moved and how sure that is; formula and source in ``nn/norm_statistics.py``. The float
+        mode keeps its own statistics unless it is named or its norms were never trained. Unlike
+        ``torch.optim.swa_utils.update_bn`` it touches the statistics of the asked modes only.
 
         Args:
             loader: as for :meth:`calibrate`.
@@ -336,17 +370,20 @@ class QuantizableNetwork(ModelAttributes):
         Raises:
             ValueError: as for :meth:`calibrate`, or a mode that the network lacks.
         """
-        before = self._assignment
-        assignments: list[BitMode | dict[str, BitMode]]
+        before, top = self._assignment, self.modes[-1]
+        asked: list[BitMode | dict[str, BitMode]]
         if modes is not None:
-            assignments = [self.check_mode(mode) for mode in modes]
+            asked = [self.check_mode(mode) for mode in modes]
         else:
-            assignments = [*self.modes] if isinstance(before, BitMode) else [before]
-        inputs = list(fitting.first_inputs(loader, batches, self._device()))
+            asked = [*self.modes] if isinstance(before, BitMode) else [before]
+        inputs = [*fitting.first_inputs(loader, batches, self._device())]
+        # the float mode was not moved by quantization
+        fit_top = top in asked and (
+            modes is not None or not top.is_float or fitting.has_fresh_norms(self.model)
+        )
         try:
-            for assignment in assignments:
-                self._switch(assignment)
-                fitting.fit_norms(self, inputs)
+            switches = [partial(self._switch, assignment) for assignment in asked if assignment != top]
+            fitting.fit_norms(self, inputs, switches, partial(self._switch, top), fit_top)
         finally:
             self._switch(before)
 
@@ -369,6 +406,11 @@ class QuantizableNetwork(ModelAttributes):
         if not state_dict or any(key in state_dict for key in own):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         return self._load_float(state_dict, strict, assign)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        below = f"{prefix}model."
+        self.__dict__["_held"] = [key.removeprefix(below) for key in state_dict if key.startswith(below)]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _load_float(self, state_dict: Mapping[str, Any], strict: bool, assign: bool) -> Any:
         # the float twin knows the float keys, and refuses what does not fit before anything is changed
@@ -399,3 +441,16 @@ class QuantizableNetwork(ModelAttributes):
 def plain(mode: BitMode) -> int | str:
     """A mode as YAML and JSON write it: ``4`` or ``"w4a8"``."""
     return mode.weight if mode.weight == mode.activation else mode.name
+
+
+def _after_load(network: nn.Module, incompatible_keys: Any) -> None:
+    """Name the modes that the checkpoint lacks, and start of them what needs no data."""
+    assert isinstance(network, QuantizableNetwork)
+    start_missing_modes(network.model, network.__dict__.pop("_held"))
+    if missing := ", ".join(mode.name for mode in fitting.partly_lacking(network.model, network.modes)):
+        network._warned.clear()
+        warnings.warn(
+            f"the checkpoint lacks mode {missing}: its step sizes wait for data and its norms start as those "
+            f"of the nearest mode; call calibrate(loader, modes=[{missing}]) and reestimate_norms, or train",
+            stacklevel=2,
+        )

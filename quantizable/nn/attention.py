@@ -107,6 +107,20 @@ class QuantAttention(Recomputable, Attention):
         for operand in self.operands.values():
             operand.check(mode.activation)
 
+    def check_widths(self, mode: BitMode) -> None:
+        """``ValueError`` if :meth:`add_widths` cannot add the activation's bit-width."""
+        for operand in self.operands.values():
+            if isinstance(operand, Quantizer):
+                operand.check_width(mode.activation)
+            else:  # what was stored as integers has no more than these
+                operand.check(mode.activation)
+
+    def add_widths(self, mode: BitMode) -> None:
+        """Hold the activation's bit-width."""
+        for operand in self.operands.values():
+            if isinstance(operand, Quantizer):
+                operand.add_width(mode.activation)
+
     def set_bits(self, mode: BitMode) -> None:
         """Both operands are activations, so the activation's bit-width counts."""
         for operand in self.operands.values():

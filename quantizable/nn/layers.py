@@ -58,6 +58,25 @@ class QuantLayer(Recomputable):
         self.weight_quantizer.check(mode.weight)
         self.input_quantizer.check(mode.activation)
 
+    def check_widths(self, mode: BitMode) -> None:
+        """``ValueError`` if :meth:`add_widths` cannot add what ``mode`` asks for."""
+        mode = self.resolve(mode)
+        for quantizer, bits in (
+            (self.weight_quantizer, mode.weight),
+            (self.input_quantizer, mode.activation),
+        ):
+            if isinstance(quantizer, Quantizer):
+                quantizer.check_width(bits)
+            else:  # what was stored as integers has no more than these
+                quantizer.check(bits)
+
+    def add_widths(self, mode: BitMode) -> None:
+        """Hold the bit-widths that ``mode`` asks for."""
+        mode = self.resolve(mode)
+        if isinstance(self.weight_quantizer, Quantizer):
+            self.weight_quantizer.add_width(mode.weight, self.float_weight())
+            self.input_quantizer.add_width(mode.activation)
+
     def set_bits(self, mode: BitMode) -> None:
         """Switch the layer; ``ValueError`` if one of its quantizers lacks the bit-width."""
         mode = self.resolve(mode)

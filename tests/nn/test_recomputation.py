@@ -224,7 +224,7 @@ def test_no_switch_while_a_forward_pass_runs() -> None:
     net.set_bits(2)  # and after it all is well
     net(inputs())
     entered, done = threading.Event(), threading.Event()
-    net.model.blocks[0].register_forward_pre_hook(lambda *_: entered.set() or done.wait(10) and None)
+    net.model.blocks[0].register_forward_pre_hook(lambda *_: entered.set() or (done.wait(10) and None))
     runs = threading.Thread(target=net, args=(inputs().detach(),))
     runs.start()
     entered.wait(10)
