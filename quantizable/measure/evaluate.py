@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if args.norm_batches:
         network.reestimate_norms(
             datamodule.train_dataloader(),
-            [run.bits for run in runs if isinstance(run.bits, BitMode)],
+            [run.bits for run in runs if isinstance(run.bits, BitMode) and not run.bits.is_float],
             args.norm_batches,
         )
     loader = datamodule.test_dataloader() if test else validation_loader(network, datamodule)

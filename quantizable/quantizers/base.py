@@ -304,9 +304,11 @@ class Quantizer(nn.Module):
 
 def sample(x: Tensor, keep: int = 16384) -> Tensor:
     """Up to ``keep + 2`` values of ``x``, evenly spaced, its extremes among them (float32 [n])."""
-    flat = x.detach().float().flatten()
-    kept = min(keep, flat.numel())
+    x = x.detach()
+    kept = min(keep, x.numel())
     # in integers: a float32 ramp runs over the end of a tensor with more than 2^24 elements
-    picked = torch.arange(kept, device=x.device) * (flat.numel() - 1) // max(kept - 1, 1)
+    picked = torch.arange(kept, device=x.device) * (x.numel() - 1) // max(kept - 1, 1)
+    # by all axes: to flatten a tensor that is not contiguous would copy it
+    values = x[torch.unravel_index(picked, x.shape)] if x.dim() else x.expand(kept)
     # the extremes decide the sign and the range
-    return torch.cat([flat[picked], torch.stack([flat.min(), flat.max()])])
+    return torch.cat([values, torch.stack(x.aminmax())]).float()
