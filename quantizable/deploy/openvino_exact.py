@@ -104,9 +104,9 @@ def _integers(output: Any) -> np.ndarray | None:
     while node.get_type_name() in PASSED:
         chain.append(node)
         node = node.input_value(0).get_node()
-    if node.get_type_name() != "Constant" or _type(node) not in ("i8", "i4"):
+    if not chain or node.get_type_name() != "Constant" or _type(node) not in ("i8", "i4"):
         return None
-    integers = np.array(node.data).astype(np.int64)
+    integers = _value(chain.pop().output(0)).astype(np.int64)  # behind Convert, which unpacks four bits
     for step in reversed(chain):
         if step.get_type_name() == "Transpose":
             integers = integers.transpose(_value(step.input_value(1)).tolist())
