@@ -106,6 +106,7 @@ def openvino_graph(model: bytes | Path, exact: bool = True) -> tuple[Any, dict[s
     if not exact or exact_kernels():
         return network, {}
     if codes_can_saturate(network):  # codes times codes, which have no constant to put in float
+        without_saturation(network, all_layers=True)
         log.info(ALL_IN_FLOAT, processor_name())
         return network, {"LP_TRANSFORMS_MODE": "NO"}
     if layers := without_saturation(network):

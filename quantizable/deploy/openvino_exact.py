@@ -21,11 +21,12 @@ REARRANGED = ("Reshape", "Transpose", "Squeeze", "Unsqueeze")  # weights on thei
 PASSED = ("Multiply", "Subtract", "Convert", *REARRANGED)
 
 
-def without_saturation(graph: Any) -> list[str]:
+def without_saturation(graph: Any, all_layers: bool = False) -> list[str]:
     """Give float weights to each product of a graph that can saturate, in place.
 
     Args:
         graph: an ``openvino.Model`` with codes in unsigned bytes and weights in signed ones.
+        all_layers: give them to every product of integers.
 
     Returns:
         Names of the layers that run in float now.
@@ -34,7 +35,9 @@ def without_saturation(graph: Any) -> list[str]:
     changed = []
     for node in _products(graph):
         integers, highest = _integers(node.input_value(1)), highest_code(node.input_value(0))
-        if integers is None or highest is None or not can_saturate(_rows(node, integers), highest):
+        if integers is None or highest is None:
+            continue
+        if not all_layers and not can_saturate(_rows(node, integers), highest):
             continue
         changed.append(_layer(node))
         weights = ops.constant(_value(node.input_value(1)))
