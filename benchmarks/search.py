@@ -46,6 +46,7 @@ from quantizable.search import (
 )
 from quantizable.search.front import print_outcomes, write_front
 from quantizable.search.sensitivity import write_sensitivity
+from quantizable.seeds import key_seed
 from quantizable.storage.assignment import add_modes, noisy_inputs
 from quantizable.storage.digests import digest_network, digest_tensors
 
@@ -126,7 +127,9 @@ def scorers(
     # agreement only breaks ties here: the time goes into certificates
     few = Incremental(Smoothing(args.sigma, args.n, std=data.std, seed=args.seed), args.acr_samples)
     # measured with other noise than they were chosen by
-    more = replace(few, samples=args.samples, smoothing=replace(few.smoothing, seed=args.seed + 1))
+    more = replace(
+        few, samples=args.samples, smoothing=replace(few.smoothing, seed=key_seed("test noise", args.seed))
+    )
     count, test_count = args.robust_images, args.robust_test_images
     return (
         make(*scored_on(args, data, max(250, count)), incremental=few, robust_images=count),

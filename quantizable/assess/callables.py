@@ -10,8 +10,8 @@ from torch import Tensor
 
 from quantizable.bits import ModeLike
 from quantizable.deploy import Session
-from quantizable.deploy.outputs import only_tensor
 from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.storage.outputs import only_tensor
 from quantizable.storage.selection import Chosen
 
 Model = Callable[[Tensor], Tensor]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quantizable.data import ImageDataModule
 from quantizable.data.memory import MemoryDataModule
-from quantizable.data.order import generator
+from quantizable.seeds import generator
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torchmetrics.functional.classification import (
 )
 
 from quantizable.assess.agreement import Interval
-from quantizable.data.order import generator
 from quantizable.measure.uncertainty import INDICATORS
+from quantizable.seeds import generator
 
 
 @dataclass(frozen=True)

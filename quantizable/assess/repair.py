@@ -17,8 +17,8 @@ from torch import Tensor
 from quantizable.assess.callables import mode_models, probabilities
 from quantizable.assess.images import Images
 from quantizable.bits import ModeLike
-from quantizable.data.order import generator
 from quantizable.network import QuantizableNetwork
+from quantizable.seeds import generator
 
 
 @dataclass(frozen=True)

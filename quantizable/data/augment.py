@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from quantizable.data.order import generator, seeded
+from quantizable.seeds import generator, seeded
 
 # Columns of the table of draws.
 CROP_Y, CROP_X, FLIP, CUTOUT_Y, CUTOUT_X, POLICY, ALTERNATING_FLIP = range(7)

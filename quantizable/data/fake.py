@@ -5,7 +5,7 @@ from torch import Tensor
 
 from quantizable.data.base import check_integer
 from quantizable.data.memory import MemoryDataModule
-from quantizable.data.order import generator
+from quantizable.seeds import generator
 
 
 class Fake(MemoryDataModule):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from quantizable.data.loader import Batch, EpochLoader
-from quantizable.data.order import generator, key_seed, seeded
+from quantizable.seeds import generator, key_seed, seeded
 
 Sample = tuple[str, int]  # file, label
 

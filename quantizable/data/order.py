@@ -4,34 +4,10 @@ Everything here is a pure function of explicit seeds. Nothing depends on how far
 so an interrupted epoch can be continued at any batch.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import numpy as np
 import torch
 from torch import Tensor
 
-
-def key_seed(*key: int) -> int:
-    """One 63-bit seed from a tuple of non-negative integers; near tuples give unrelated seeds."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def generator(*key: int) -> torch.Generator:
-    """A CPU generator seeded by `key_seed(*key)`."""
-    return torch.Generator().manual_seed(key_seed(*key))
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global CPU generator inside the block and restore it after.
-
-    The transforms of torchvision draw from the global generator. Only the CPU's is touched:
-    `torch.manual_seed` would reset the accelerator's too, which is busy with the network.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
+from quantizable.seeds import generator
 
 
 def split(size: int, val_size: int | float, seed: int = 0) -> tuple[Tensor, Tensor]:

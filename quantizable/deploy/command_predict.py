@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from quantizable.deploy.guard import Guard
-from quantizable.deploy.outputs import only_tensor
 from quantizable.deploy.session import Session
+from quantizable.storage.outputs import only_tensor
 from quantizable.storage.preprocessing import IMAGE_SUFFIXES, read_images
 
 

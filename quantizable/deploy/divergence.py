@@ -12,12 +12,13 @@ from torch import Tensor
 
 from quantizable.deploy.engines import onnxruntime_options, openvino_graph
 from quantizable.deploy.export import onnx_model
-from quantizable.deploy.integer_nodes import INPUT, SIGNED_OFFSET, node_layer
+from quantizable.deploy.integer_nodes import SIGNED_OFFSET, node_layer
 from quantizable.deploy.lowering import lower
 from quantizable.deploy.reference import Codes, integer_network
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import QuantLayer
+from quantizable.storage.outputs import INPUT
 
 
 @dataclass(frozen=True)

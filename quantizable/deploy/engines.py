@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from quantizable.deploy.integer_nodes import INPUT
 from quantizable.deploy.openvino_exact import codes_can_saturate, without_saturation
 from quantizable.deploy.processor import exact_kernels, processor_name
 from quantizable.deploy.requirements import openvino_core, require
+from quantizable.storage.outputs import INPUT
 
 log = logging.getLogger(__name__)
 FASTER = "exact=False leaves them to the integer kernels, which is faster and wrong where they saturate"

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,20 @@ import torch
 from torch import Tensor
 
 from quantizable.bits import FLOAT_BITS, BitMode
-from quantizable.deploy.integer_nodes import INPUT, OPSET, OUTPUT
+from quantizable.deploy.engines import compile_onnxruntime
+from quantizable.deploy.integer_nodes import OPSET
 from quantizable.deploy.layer_report import layer_report
 from quantizable.deploy.lowering import Lowered, lower
-from quantizable.deploy.outputs import FlatOutputs, names_in
 from quantizable.deploy.requirements import require
 from quantizable.deploy.residual import integer_residuals
 from quantizable.interface.choices import STYLES, WEIGHT_STORAGE
 from quantizable.interface.errors import unknown
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.report.files import check_target, written_whole
+from quantizable.storage.golden import MIXED, golden
+from quantizable.storage.outputs import INPUT, OUTPUT, FlatOutputs, names_in
 from quantizable.storage.preprocessing import input_size_of, preprocessing
+from quantizable.storage.seal import BLANK, KEY, sealed
 
 METADATA = "quantizable"  # key of the file's metadata: JSON with mode, style, preprocessing and layer report
 
@@ -62,10 +65,10 @@ def export_onnx(
     path = check_target(path)
     model = onnx_model(
         network, bits, input_size=input_size, style=style, weight_storage=weight_storage,
-        residual_images=residual_images,
+        residual_images=residual_images, samples=True,
     )  # fmt: skip
     with written_whole(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+        temporary.write_bytes(sealed(model.SerializeToString(deterministic=True)))
     return json.loads({p.key: p.value for p in model.metadata_props}[METADATA])["layers"]
 
 
@@ -77,8 +80,9 @@ def onnx_model(
     style: str = "qdq",
     weight_storage: str = "int8",
     residual_images: Tensor | None = None,
+    samples: bool = False,
 ) -> Any:
-    """The ``onnx.ModelProto`` that :func:`export_onnx` writes."""
+    """The ``onnx.ModelProto`` that :func:`export_onnx` writes, with ``samples`` for a file of its own."""
     for what, value, allowed in (
         ("style", style, STYLES),
         ("weight_storage", weight_storage, WEIGHT_STORAGE),
@@ -110,7 +114,13 @@ def onnx_model(
     about["info"] = preprocessing(network)
     about["outputs"] = lowered.outputs
     about["residual additions"] = "float" if residual_images is None else "int8"
-    onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
+    if samples:
+        size = (example.shape[1], example.shape[2], example.shape[3])
+        kept = golden(network, {MIXED if isinstance(bits, Mapping) else str(BitMode.parse(bits)): bits}, size)
+        if residual_images is not None:  # the file computes another function than training did
+            kept = kept.answered_by(compile_onnxruntime(model.SerializeToString(), None, None))
+        about["golden"] = kept.plain()
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(about)} | ({KEY: BLANK} if samples else {}))
     return model
 
 

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from quantizable.deploy.outputs import only_tensor
 from quantizable.measure.uncertainty import INDICATORS
 from quantizable.report.files import write_json
+from quantizable.storage.outputs import only_tensor
 
 
 class Switchable(Protocol):

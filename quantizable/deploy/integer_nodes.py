@@ -21,7 +21,6 @@ from quantizable.deploy.saturation import headroom
 from quantizable.storage.integers import IntegerInput, IntegerWeight
 
 OPSET = 21
-INPUT, OUTPUT = "image", "logits"  # of the graph
 QONNX_DOMAIN = "qonnx.custom_op.general"
 LAYER_KEY = "quantizable.layer"  # metadata of the ONNX nodes: which layer they belong to
 SIGNED_OFFSET = 128  # signed codes sit in an unsigned byte too: the integer kernels of x86 take those

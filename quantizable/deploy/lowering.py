@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from quantizable.calibrate import check_calibrated
-from quantizable.deploy.integer_nodes import OUTPUT, InputNode, WeightNode
+from quantizable.deploy.integer_nodes import InputNode, WeightNode
 from quantizable.deploy.norm_folding import fold_norms
-from quantizable.deploy.outputs import Structure, structure_of
 from quantizable.deploy.real_zero_point import RemainderShare, share_remainder
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention, QuantLayer
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.module_names import replace_module
 from quantizable.storage.integers import integer_input, integer_weight, is_quantized
+from quantizable.storage.outputs import OUTPUT, Structure, structure_of
 
 
 @dataclass

@@ -16,12 +16,14 @@ from torch.nn.modules.conv import _ConvNd
 
 from quantizable.deploy.integer_nodes import WeightNode
 from quantizable.nn.module_names import replace_module
-from quantizable.nn.norms import scale_and_bias
+from quantizable.nn.norms import is_plain, scale_and_bias
 
 LINEAR_OPS = {
     torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default,
     torch.ops.aten.conv2d.padding, torch.ops.aten.linear.default,
 }  # fmt: skip
+LINEAR, FLATTEN = torch.ops.aten.linear.default, torch.ops.aten.flatten.using_ints
+RESHAPE_AS = torch.ops.aten.reshape_as.default
 NORM_OPS = {torch.ops.aten.batch_norm.default}
 NOT_BEHIND = "is not behind a quantized layer"
 NOT_ALONE = "stays a norm: the layer before it, or the norm itself, is also used elsewhere"
@@ -45,17 +47,42 @@ def calls_of(model: nn.Module, graph: fx.Graph) -> Calls:
     return calls
 
 
+def product_before(call: fx.Node) -> fx.Node | None:
+    """The matrix product whose output channels a batch norm normalizes, or None.
+
+    LeViT's norms flatten the tokens of a linear layer first, ``[B, N, C]`` to ``[B * N, C]``.
+    """
+    source = call.args[0]
+    assert isinstance(source, fx.Node)
+    if source.target is FLATTEN and source.args[1:] == (0, 1):
+        tokens = source.args[0]
+        assert isinstance(tokens, fx.Node)
+        return tokens if tokens.target is LINEAR and tokens.meta["val"].dim() == 3 else None
+    # a norm behind a linear layer's [B, N, C] is one of the tokens
+    fits = source.target in LINEAR_OPS and (source.target is not LINEAR or source.meta["val"].dim() == 2)
+    return source if fits else None
+
+
+def read_alone(product: fx.Node, call: fx.Node) -> bool:
+    """True if the norm is all that reads the values of a product (a reshape may read its shape)."""
+    values = [user for user in product.users if user.target is not RESHAPE_AS or user.args[0] is product]
+    return values == [call] or (values == [call.args[0]] and len(values[0].users) == 1)
+
+
 def layer_before(norm: nn.Module, calls: Calls) -> nn.Module | None:
     """The layer that a norm always follows, if the norm reads all its outputs and nothing else; else None."""
-    outputs = [node.args[0] for node in calls[norm]]
-    layers = [layer for layer in calls if set(calls[layer]) & set(outputs)]
+    products = [product_before(call) for call in calls[norm]]
+    layers = [layer for layer in calls if set(calls[layer]) & set(products)]
     # one to one: each output of the layer has one reader (no skip), and each is a call of the norm
-    if len(layers) != 1 or len(outputs) != len(calls[layers[0]]):
+    if len(layers) != 1 or len(products) != len(calls[layers[0]]):
         return None
-    alone = all(isinstance(out, fx.Node) and len(out.users) == 1 for out in outputs)
-    read = [tensor for call in calls[norm] for tensor in call.args[1:5]]
-    read += [tensor for call in calls[layers[0]] for tensor in call.args[2:3]]  # the bias
-    return layers[0] if alone and not _read_directly(read, calls) else None
+    if not all(
+        product and read_alone(product, call) for product, call in zip(products, calls[norm], strict=True)
+    ):
+        return None
+    parameters = [tensor for call in calls[norm] for tensor in call.args[1:5]]
+    parameters += [tensor for call in calls[layers[0]] for tensor in call.args[2:3]]  # the bias
+    return None if _read_directly(parameters, calls) else layers[0]
 
 
 def _read_directly(tensors: list[Any], calls: Calls) -> bool:
@@ -95,11 +122,12 @@ def fold_norms(
     folded: list[str] = []
     kept: dict[str, str] = {}
     for norm, name in norms.items():
-        read = [call.args[0] for call in calls.get(norm, [])]
-        behind = [isinstance(node, fx.Node) and node.target in LINEAR_OPS for node in read]
-        layer = layer_before(norm, calls) if any(behind) else None
-        if not any(behind) or (layer is not None and layer not in quantized) or norm.running_var is None:
+        behind = any(product_before(call) for call in calls.get(norm, []))
+        layer = layer_before(norm, calls) if behind else None
+        if not behind or (layer is not None and layer not in quantized) or norm.running_var is None:
             kept[name] = NOT_BEHIND
+        elif not is_plain(norm):
+            kept[name] = "has a forward of its own"
         elif layer is None or norm._forward_hooks or norm._forward_pre_hooks:
             kept[name] = NOT_ALONE
         else:

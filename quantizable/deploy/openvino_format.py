@@ -11,6 +11,7 @@ from quantizable.deploy.export import METADATA, onnx_model
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.report.files import check_target
+from quantizable.storage.seal import BLANK, KEY, sealed
 
 
 def export_openvino(
@@ -29,13 +30,17 @@ def export_openvino(
     if path.suffix != ".xml":
         raise ValueError(f"{path} does not end in .xml, as OpenVINO's files do")
     openvino = require("openvino", "OpenVINO export")
-    model = onnx_model(network, bits, **options)
+    model = onnx_model(network, bits, **options, samples=True)
     about = {p.key: p.value for p in model.metadata_props}[METADATA]
+    del model.metadata_props[:]  # OpenVINO would take them over: the digest is this file's own
     graph = openvino_core("OpenVINO export").read_model(model.SerializeToString())
     graph.set_rt_info(about, METADATA)
+    graph.set_rt_info(BLANK, KEY)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.xml")
     try:
         openvino.save_model(graph, temporary, compress_to_fp16=False)
+        weights = temporary.with_suffix(".bin").read_bytes()
+        temporary.write_bytes(sealed(temporary.read_bytes(), weights))
         os.replace(temporary.with_suffix(".bin"), path.with_suffix(".bin"))
         os.replace(temporary, path)
     finally:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from quantizable.deploy.integer_nodes import INPUT, node_layer
+from quantizable.deploy.integer_nodes import node_layer
 from quantizable.deploy.requirements import require
+from quantizable.storage.outputs import INPUT
 
 
 def integer_residuals(model: Any, images: Tensor) -> Any:

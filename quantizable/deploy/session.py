@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,17 +16,19 @@ from torch import Tensor
 from quantizable.bits import BitMode, ModeLike
 from quantizable.deploy.engines import Runner, compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import METADATA, onnx_model
-from quantizable.deploy.integer_nodes import OUTPUT
-from quantizable.deploy.outputs import Structure, restored, structure_of, tensors_in
+from quantizable.deploy.processor import processor_name
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.interface.choices import ENGINES
 from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
-from quantizable.storage.load import load_qz
+from quantizable.storage.golden import MIXED, Golden
+from quantizable.storage.load import open_qz
 from quantizable.storage.network_file import check_file
+from quantizable.storage.outputs import OUTPUT, Structure, restored, structure_of, tensors_in
 from quantizable.storage.preprocessing import input_size_of, preprocessing
+from quantizable.storage.seal import KEY, check_seal
 
-MIXED = "mixed"  # what ``bits`` says of a file with a mode per layer
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -45,10 +48,13 @@ class Session:
         exact: False trades exactness for speed. ONNX Runtime then fuses its integer kernels, which round the
             bias and move some codes; without VNNI the integer kernels of both engines saturate.
         warmup: inferences on zeros after a mode is compiled, at least 0.
+        verify: compare the engine's answers with those of training whenever a mode is compiled, and the file
+            with its checksum. With ``exact=False`` a difference is logged and not refused.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or not a sound one; an unknown engine or mode; a
-            number out of range.
+            number out of range; or a file that was changed.
+        RuntimeError: the engine's answers are not those of training, beyond what rounding explains.
         ImportError: the engine is not installed.
 
     >>> session = Session("model.qz", engine="openvino", threads=2, batch=1)    # doctest: +SKIP
@@ -65,6 +71,7 @@ class Session:
         batch: int | None = None,
         warmup: int = 1,
         exact: bool = True,
+        verify: bool = True,
     ) -> None:
         if engine not in ENGINES:
             raise ValueError(unknown("engine", engine, ENGINES))
@@ -75,6 +82,8 @@ class Session:
             require(engine, f"engine {engine!r}")
         self.path, self.engine = Path(path), engine
         self.threads, self.batch, self.warmup, self.exact = threads, batch, warmup, exact
+        self.verify = verify
+        self._golden: Golden | None = None
         self._runners: dict[BitMode | None, Runner] = {}
         self._network: QuantizableNetwork | None = None
         self._graph: bytes | Path = b""
@@ -91,7 +100,8 @@ class Session:
     def _open_qz(self) -> None:
         if self.engine != "torch":
             require("onnxscript", "compiling a mode")
-        self._network = load_qz(self.path)
+        self._network, about = open_qz(self.path)
+        self._golden = Golden.read(about.get("golden"))
         self.modes, self.info = self._network.modes, preprocessing(self._network)
         self.input_size: tuple[int, ...] = input_size_of(self._network)
 
@@ -110,9 +120,12 @@ class Session:
             about = json.loads(metadata)
             bits, self.info = about["bits"], about["info"]
             self._outputs = about.get("outputs", OUTPUT)
+            self._golden = Golden.read(about.get("golden"))
         except ImportError:
             raise
         except Exception as error:  # protobuf and OpenVINO answer damaged bytes with errors of many kinds
+            if isinstance(error, ValueError) and "checksum" in str(error):
+                raise
             raise ValueError(f"{self.path} is truncated, or was not exported by this library") from error
         if about.get("style") == "qonnx":
             raise ValueError(f"{self.path} is in style qonnx, for FPGA compilers; engines run style qdq")
@@ -123,10 +136,16 @@ class Session:
         content = self.path.read_bytes()
         model = onnx.load_from_string(content)
         _, *size = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
-        return content, {p.key: p.value for p in model.metadata_props}[METADATA], tuple(size)
+        entries = {p.key: p.value for p in model.metadata_props}
+        if self.verify and KEY in entries:
+            check_seal(str(self.path), content, entries[KEY])
+        return content, entries[METADATA], tuple(size)
 
     def _read_openvino(self) -> tuple[Path, str, tuple[int, ...]]:
         graph = openvino_core("reading an .xml file").read_model(self.path)
+        if self.verify and graph.has_rt_info(KEY):
+            weights = self.path.with_suffix(".bin").read_bytes()
+            check_seal(str(self.path), self.path.read_bytes(), graph.get_rt_info(KEY).astype(str), weights)
         _, *size = graph.input(0).get_partial_shape()  # the batch is free
         return self.path, graph.get_rt_info(METADATA).astype(str), tuple(d.get_length() for d in size)
 
@@ -148,8 +167,33 @@ class Session:
             runner = self._compile(mode)
             for _ in range(self.warmup):
                 runner(np.zeros((self.batch or 1, *self.input_size), np.float32))
+            if self.verify:
+                self._check_answers(mode, runner)
             self._runners[mode] = runner
         self._mode = mode
+
+    def _check_answers(self, mode: BitMode | None, runner: Runner) -> None:
+        """``RuntimeError`` if the answers to the golden samples are not those of training."""
+        name = MIXED if mode is None else mode.name
+        if self._golden is None or name not in self._golden.answers:
+            log.warning(
+                "%s holds no golden samples of mode %s, so that the engine's answers are not verified; "
+                "export it again with this version",
+                self.path, name,
+            )  # fmt: skip
+            return
+        found, explained = self._golden.check(name, lambda inputs: self._run(inputs, runner))
+        if found <= explained:
+            return
+        what = (
+            f"{self.engine} does not compute what {self.path} promises in mode {name} on {processor_name()}: "
+            f"answers differ by {100 * found:.2g} % of the largest, and rounding explains "
+            f"{100 * explained:.2g} %"
+        )
+        if not self.exact:
+            log.warning("%s (exact=False)", what)
+            return
+        raise RuntimeError(f"{what}; export it again, try another engine or version, or pass verify=False")
 
     @contextmanager
     def at_bits(self, bits: ModeLike) -> Iterator[Session]:
@@ -224,12 +268,11 @@ class Session:
             array = np.ascontiguousarray(array, np.float32)
         if not np.isfinite(array).all():
             raise ValueError("images have NaN or infinite values")
-        found = self._run(array)
+        found = self._run(array, self._runners[self._mode])
         return restored(self._outputs, found if isinstance(found, list) else [found])
 
-    def _run(self, array: np.ndarray) -> Any:
+    def _run(self, array: np.ndarray, run: Runner) -> Any:
         """An array, or a list of them, for images of any number."""
-        run = self._runners[self._mode]
         if self.batch is None:
             return run(array)
         padding = -len(array) % self.batch

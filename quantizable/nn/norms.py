@@ -21,12 +21,20 @@ from quantizable.bits import BitMode
 NORM_CLASSES: tuple[type[nn.Module], ...] = (
     _BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, RmsNorm, LayerNormAct, GroupNormAct,
 )  # fmt: skip
+PLAIN_FORWARDS = {
+    kind.forward for kind in (_BatchNorm, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
+}  # fmt: skip
 SHARING = ("per_mode", "shared_affine", "shared")
 
 
 def is_norm(module: nn.Module) -> bool:
     """True for the norms that are kept per mode: batch, layer, group, RMS norm; timm's with activation."""
     return isinstance(module, NORM_CLASSES) and not isinstance(module, _InstanceNorm)
+
+
+def is_plain(norm: nn.Module) -> bool:
+    """True for batch norms that do no more than torch's own, or timm's with an activation behind it."""
+    return isinstance(norm, _BatchNorm) and type(norm).forward in PLAIN_FORWARDS
 
 
 def scale_and_bias(norm: _BatchNorm) -> tuple[Tensor, Tensor]:

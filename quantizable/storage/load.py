@@ -52,6 +52,11 @@ def load_qz(path: str | Path, model: nn.Module | None = None) -> QuantizableNetw
     Raises:
         FileNotFoundError, ValueError: as :func:`read_qz`; or the integers do not fit the network.
     """
+    return open_qz(path, model)[0]
+
+
+def open_qz(path: str | Path, model: nn.Module | None = None) -> tuple[QuantizableNetwork, dict[str, Any]]:
+    """What :func:`load_qz` gives, and the file's metadata."""
     about, tensors = read_qz(path)
     kind = "its own architecture" if model is None else type(model).__name__
     try:
@@ -61,7 +66,7 @@ def load_qz(path: str | Path, model: nn.Module | None = None) -> QuantizableNetw
         network.info = about["info"]
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"{path} does not fit {kind}: {error}") from error
-    return network
+    return network, about
 
 
 def _build(path: str | Path, architecture: dict[str, Any] | None) -> nn.Module:

@@ -26,6 +26,7 @@ from quantizable.nn.module_names import names_of
 from quantizable.quantizers import Quantizer
 from quantizable.quantizers.nested import NestedWeight
 from quantizable.report.files import check_target, written_whole
+from quantizable.storage.golden import golden
 from quantizable.storage.integers import reached_range
 from quantizable.storage.network_file import check_file
 from quantizable.storage.packing import pack
@@ -100,12 +101,26 @@ def save_qz(
         "norms": list(network.norms()),
         "unused": unused,
     }
+    try:
+        size = input_size_of(network)
+    except ValueError:  # nothing says what images it takes
+        pass
+    else:
+        about["golden"] = golden(network, {mode.name: mode for mode in chosen}, size).plain()
     metadata = json.dumps(about)
     contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with written_whole(path) as temporary:
         # written by Python, as safetensors' own file is for its owner's eyes only
         about_file = {METADATA: metadata, CHECKSUM: checksum(contiguous, metadata)}
-        temporary.write_bytes(save(contiguous, about_file))
+        temporary.write_bytes(_in_order(save(contiguous, about_file)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its header's entries in order: safetensors shuffles those of the metadata."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 def read_qz(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
+from quantizable.seeds import generator, key_seed, seeded
+
 
 class Strategy(Protocol):
     """Changes a batch of (normalised images, labels).
@@ -20,7 +22,25 @@ class Strategy(Protocol):
     """
 
     def __call__(self, module: Any, batch: Any, step: int) -> Any:
-        """The batch to train on; ``step`` numbers the batches of a run, for draws that repeat."""
+        """The batch to train on; ``step`` is an integer of its own for each batch of a run, to draw by."""
+
+
+def with_noise(module: Any, images: Tensor, sigma: float, step: int) -> Tensor:
+    """Images plus Gaussian noise, another in each batch and process.
+
+    Args:
+        module: the one in training.
+        images: ``[B, C, H, W]``, normalised.
+        sigma: standard deviation in units of pixels in [0, 1]; at 0 the images come back as they are.
+        step: see :class:`Strategy`.
+    """
+    if not sigma:
+        return images
+    std = getattr(getattr(module.trainer, "datamodule", None), "std", None)
+    scale = torch.as_tensor(1.0 if std is None else std, device=images.device, dtype=images.dtype)
+    source = generator("noise", module.seed, step, module.global_rank)
+    noise = torch.randn(images.shape, generator=source, dtype=images.dtype).to(images.device)
+    return images + noise * (sigma / scale.reshape(-1, 1, 1))
 
 
 @dataclass(frozen=True)
@@ -60,7 +80,7 @@ class Adversarial:
         images, labels = batch
         std = getattr(getattr(module.trainer, "datamodule", None), "std", None)
         scale = torch.as_tensor(1.0 if std is None else std, device=images.device).reshape(-1, 1, 1)
-        source = torch.Generator().manual_seed(module.seed * 1_000_003 + step)
+        source = generator("attack", module.seed, step, module.global_rank)
         noise = (2 * torch.rand(images.shape, generator=source) - 1).to(images)
         change = self.eps * noise  # in pixels; the images are normalised
         module.network.eval()  # the attack must not move the batch norms' statistics
@@ -95,6 +115,5 @@ class Mixup:
 
     def __call__(self, module: Any, batch: Any, step: int) -> tuple[Tensor, Tensor]:
         """The mixed images and the label probabilities ``[B, K]``."""
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-            torch.default_generator.manual_seed(module.seed * 1_000_003 + step)
+        with seeded(key_seed("mixup", module.seed, step, module.global_rank)):
             return v2.MixUp(alpha=self.alpha, num_classes=module.num_classes)(*batch)

@@ -132,13 +132,25 @@ class QuantizableClassifier(MultiModeModule):
         for mode in self.modes:
             metrics: Any = self.metrics[f"{stage}_{mode.name}"]
             values = metrics.compute()
-            metrics.reset()
             top1.append(values["top1"])
             losses[mode.name] = values["loss"]
             self.log_dict({f"{stage}/{name}/{mode.name}": value for name, value in values.items()})
+        self._reset(stage)
         self._check(losses, f"{stage} ")
         self.log(f"{stage}/top1/mean", torch.stack(top1).mean(), prog_bar=True)
         self.log(f"{stage}/top1/lowest", torch.stack(top1).min(), prog_bar=True)
+
+    def _reset(self, stage: str) -> None:
+        # sums that Trainer.validate made in inference mode could not be added to in a fit
+        with torch.inference_mode(False):
+            for mode in self.modes:
+                self.metrics[f"{stage}_{mode.name}"].reset()  # type: ignore[operator]
+
+    def on_validation_epoch_start(self) -> None:
+        self._reset("val")  # what an interrupted validation left
+
+    def on_test_epoch_start(self) -> None:
+        self._reset("test")
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")

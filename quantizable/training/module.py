@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,20 +11,25 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor, nn
 
 from quantizable.bits import BitMode
 from quantizable.network import Assignment, QuantizableNetwork
-from quantizable.training.batch_transforms import Strategy
+from quantizable.seeds import key_seed
+from quantizable.training.batch_transforms import Strategy, with_noise
 from quantizable.training.description import describe
 from quantizable.training.objectives import Consistency, TaskOnly, mean_squared_error
 from quantizable.training.optim import (
     OptimizerConfig,
+    average_gradients,
     configure,
+    damp_scales,
     parameter_groups,
     positive_parameters,
     step_sizes_in_bounds,
 )
+from quantizable.training.schedulers import Schedulers, keep_settings, scheduled_steps
 from quantizable.training.schemes import Scheme, get_scheme
 
 
@@ -46,7 +51,7 @@ class MultiModeModule(pl.LightningModule):
         accumulate: batches per optimizer step, at least 1.
         clip_norm: largest norm of the gradient, None for no clipping.
         noise_sigma: Gaussian noise added to training images, in units of pixels in [0, 1].
-        seed: of the sampled modes.
+        seed: of sampled modes, noise, attacks and mixing; runs of two seeds share no draw.
         strategy: changes training batches of (images, labels): attacks, mixing; None: leaves them.
         teacher: a trained float network, whose output is a teacher above the highest mode (Hinton et al.
             2015, arXiv:1503.02531): the quantizable scheme teaches all modes by it, recursive ones the
@@ -94,6 +99,7 @@ class MultiModeModule(pl.LightningModule):
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self.noise_sigma, self.seed = noise_sigma, seed
         self.strategy = strategy
+        self.scheduler_settings: dict[int, dict[str, Any]] = {}  # see Schedulers
         if teacher is not None and isinstance(self.scheme.objective, TaskOnly):
             raise ValueError(
                 "the scheme learns from labels alone and would ignore the teacher; choose another"
@@ -153,7 +159,7 @@ class MultiModeModule(pl.LightningModule):
     # -- training ----------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
-        """None; but it is the first that a Trainer asks for, before it refuses these in words of its own."""
+        """What steps the schedulers; a Trainer asks for it before it refuses these in words of its own."""
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             if self.trainer.gradient_clip_val:
                 raise ValueError(
@@ -163,10 +169,16 @@ class MultiModeModule(pl.LightningModule):
                 raise ValueError(
                     "accumulate by the module: accumulate=..., not Trainer(accumulate_grad_batches=...)"
                 )
+            if not any(isinstance(callback, Schedulers) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+                return [Schedulers()]
         return []
 
     def on_fit_start(self) -> None:
         """Set the activations' step sizes from training batches, unless a checkpoint brought them."""
+        if not any(isinstance(callback, Schedulers) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise TypeError(
+                f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() as well"
+            )
         self._step_sizes = positive_parameters(self.network)
         if self.teacher is not None:
             self.trainer.precision_plugin.convert_module(self.teacher).to(self.device)
@@ -180,7 +192,11 @@ class MultiModeModule(pl.LightningModule):
                 self.trainer.fit_loop.setup_data()
                 loader = self.trainer.train_dataloader
             convert = self.trainer.precision_plugin.convert_input  # as every step gets its batch
-            self.network.calibrate(self.inputs(convert(batch)) for batch in loader)  # type: ignore[union-attr]
+            # several loaders give a batch together, as in a step
+            together = (
+                loader if isinstance(loader, CombinedLoader) else CombinedLoader(loader, "max_size_cycle")
+            )
+            self.network.calibrate(self.inputs(convert(batch)) for batch, _, _ in together)
             self._share_calibration()
 
     def _share_calibration(self) -> None:
@@ -192,14 +208,16 @@ class MultiModeModule(pl.LightningModule):
                 quantizer.load_state_dict(states[0][name])
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        optimizer = self.optimizers()
-        step = self.trainer.current_epoch * 1_000_000 + batch_idx
+        step = self.trainer.current_epoch << 32 | batch_idx  # another for each batch of the run
+        if (
+            batch_idx == 0 and self.global_rank > 0
+        ):  # dropout would draw in every process what it draws in one
+            torch.manual_seed(key_seed("dropout", self.seed, self.trainer.current_epoch, self.global_rank))
         if self.strategy is not None:
             batch = self.strategy(self, batch, step)
-        x = self._with_noise(self.inputs(batch), step)
+        x = with_noise(self, self.inputs(batch), self.noise_sigma, step)
         visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, step)
-        done = batch_idx + 1
-        ends = done % self.accumulate == 0 or done == self.trainer.num_training_batches
+        ends = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
         teachers = self._from_the_teacher(x)
         losses: dict[str, Tensor] = {}  # of the task, as logged
         totals: dict[str, Tensor] = {}
@@ -217,12 +235,10 @@ class MultiModeModule(pl.LightningModule):
             losses[name], totals[name] = losses[name].detach(), loss.detach()
             if self.scheme.step_per_mode:
                 self._check(totals)
-                self._step(optimizer)
+                self._step()
         self._check(totals)
-        if ends:
-            if not self.scheme.step_per_mode:
-                self._step(optimizer)
-            self._schedule()
+        if ends and not self.scheme.step_per_mode:
+            self._step()
         self._enter(self.modes[-1])
         for name, value in losses.items():
             self.log(f"train/loss/{name}", value, on_step=False, on_epoch=True, batch_size=len(x))
@@ -246,17 +262,6 @@ class MultiModeModule(pl.LightningModule):
         else:
             self.network.set_layer_modes(visit)
 
-    def _with_noise(self, x: Tensor, step: int) -> Tensor:
-        if not self.noise_sigma:
-            return x
-        std = getattr(getattr(self.trainer, "datamodule", None), "std", None)
-        scale = torch.as_tensor(1.0 if std is None else std, device=x.device, dtype=x.dtype).reshape(-1, 1, 1)
-        generator = torch.Generator().manual_seed(
-            (self.seed * 1_000_003 + step) * 64 + self.trainer.global_rank
-        )
-        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        return x + noise * (self.noise_sigma / scale)
-
     def _check(self, losses: dict[str, Tensor], stage: str = "") -> None:
         """Stop before the optimizer takes a step that would spoil the weights, or they are kept."""
         finite = torch.stack([*losses.values()]).isfinite()
@@ -274,39 +279,36 @@ class MultiModeModule(pl.LightningModule):
     def _sums_gradients(self) -> bool:
         return self.trainer.world_size > 1 and hasattr(self.trainer.strategy, "block_backward_sync")
 
-    def _step(self, optimizer: Any) -> None:
+    def _step(self) -> None:
         if self._sums_gradients():
             average_gradients(self.parameters())
         # in float16 gradients carry the loss scale until the optimizer steps
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else float(scaler.get_scale())
-        with step_sizes_in_bounds(self._step_sizes, optimizer, gradient_scale=scale):
-            # behind the bounds: an outlier of a step size would use up the norm of all gradients
-            if self.clip_norm is not None:
-                self.clip_gradients(optimizer, self.clip_norm * scale, gradient_clip_algorithm="norm")
-            if self.scheme.damp_scales:
-                damp_scales(optimizer, scale)
-            optimizer.step()
-        optimizer.zero_grad()
-
-    def _schedule(self) -> None:
-        scheduler = self.lr_schedulers()
-        if scheduler is not None:
-            scheduler.step()  # type: ignore[union-attr, call-arg]
+        optimizers = self.optimizers()
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            with step_sizes_in_bounds(self._step_sizes, optimizer, gradient_scale=scale):
+                # behind the bounds: an outlier of a step size would use up the norm of all gradients
+                if self.clip_norm is not None:
+                    self.clip_gradients(optimizer, self.clip_norm * scale, gradient_clip_algorithm="norm")  # type: ignore[arg-type]
+                if self.scheme.damp_scales:
+                    damp_scales(optimizer, scale)
+                optimizer.step()
+            optimizer.zero_grad()
 
     def configure_optimizers(self) -> Any:
-        """Optimizer and per-step schedule from :class:`OptimizerConfig`."""
-        return configure(self.optimizer, parameter_groups(self, self.optimizer), self._optimizer_steps())
+        """Optimizer and schedule from :class:`OptimizerConfig`.
 
-    def _optimizer_steps(self) -> int:
-        """Calls of the schedule in the whole run."""
-        steps = self.trainer.estimated_stepping_batches  # Lightning cannot know what `accumulate` is
-        if steps == float("inf"):
-            raise ValueError("the schedule needs the length of the run: give Trainer max_epochs or max_steps")
-        if steps == self.trainer.max_steps:
-            return int(steps)
-        batches = max(1, int(self.trainer.num_training_batches))
-        return int(steps) // batches * -(-batches // self.accumulate)
+        A subclass may return any form that Lightning allows; several optimizers step together.
+        """
+        visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, 0)
+        each = len(visits) if self.scheme.step_per_mode else 1
+        steps = scheduled_steps(self.trainer, self.accumulate, each) if self.optimizer.has_an_end else 1
+        return configure(self.optimizer, parameter_groups(self, self.optimizer), steps)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.configure_optimizers = keep_settings(cls.configure_optimizers)  # type: ignore[method-assign]
 
     # -- random state: dropout goes on as if a resumed run had never stopped ------------------------
 
@@ -361,27 +363,3 @@ class MultiModeModule(pl.LightningModule):
                 sync_dist=True,
             )
         self._check(losses, f"{stage} ")
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Mean of the gradients over all processes, by one all-reduce of one flat tensor per type."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    for dtype in sorted({g.dtype for g in grads}, key=str):  # in one order in every process
-        same = [g for g in grads if g.dtype == dtype]
-        flat = torch.cat([g.flatten() for g in same])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        for grad, mean in zip(same, flat.split([g.numel() for g in same]), strict=True):
-            grad.copy_(mean.view_as(grad))
-
-
-def damp_scales(optimizer: Any, gradient_scale: float = 1.0) -> None:
-    """Shrink the gradient of each step size by ``1 - mean min(|gradient|, 1)`` (see :class:`Scheme`).
-
-    ``gradient_scale``: what the gradients are multiplied with at this moment (float16's loss scale).
-    """
-    for group in optimizer.param_groups:
-        if group.get("name") == "quantizers":
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad *= 1 - (parameter.grad.abs() / gradient_scale).clamp(max=1).mean()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from timm.optim import create_optimizer_v2, get_optimizer_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -70,6 +71,11 @@ class OptimizerConfig:
             if not ok:
                 raise ValueError(f"{what}={getattr(self, what)!r} is not allowed; it must be {allowed}")
 
+    @property
+    def has_an_end(self) -> bool:
+        """True if the schedule needs the length of the run."""
+        return self.schedule != "constant" or self.warmup > 0
+
 
 def is_optimizer(name: str) -> bool:
     """True if timm has an optimizer of that name."""
@@ -130,7 +136,7 @@ def step_sizes_in_bounds(
     What is no longer positive when it comes in, starts again from 1e-9.
 
     Args:
-        step_sizes: :func:`positive_parameters` of the network; those with a gradient are meant.
+        step_sizes: :func:`positive_parameters` of the network; of the optimizer's, those with a gradient.
         optimizer: knows the learning rate of each, and a schedule's highest as ``initial_lr``.
         share: of the value before the step, between 0 and 1.
         gradient_scale: what the gradients are multiplied with at this moment (float16's loss scale). Where
@@ -141,13 +147,15 @@ def step_sizes_in_bounds(
         for group in optimizer.param_groups
         for p in group["params"]
     }
-    positive = [parameter for parameter in step_sizes if parameter.grad is not None]
+    positive = [
+        parameter for parameter in step_sizes if parameter.grad is not None and id(parameter) in rates
+    ]
     gradients: list[Tensor] = [parameter.grad for parameter in positive if parameter.grad is not None]
     if not positive or (gradient_scale != 1.0 and not _all_finite(gradients)):
         yield
         return
     before: list[Tensor] = [parameter.detach().clamp_min(SMALLEST_SCALE) for parameter in positive]
-    limits = [*torch._foreach_mul(before, [share / rates.get(id(p), 1.0) for p in positive])]
+    limits = [*torch._foreach_mul(before, [share / rates[id(p)] for p in positive])]
     _clamp(gradients, [*torch._foreach_mul(limits, gradient_scale)])
     yield
     now: list[Tensor] = [parameter.detach() for parameter in positive]
@@ -170,8 +178,32 @@ def _all_finite(tensors: list[Tensor]) -> bool:
     return bool(torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite().all())
 
 
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Mean of the gradients over all processes, by one all-reduce of one flat tensor per type."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    for dtype in sorted({g.dtype for g in grads}, key=str):  # in one order in every process
+        same = [g for g in grads if g.dtype == dtype]
+        flat = torch.cat([g.flatten() for g in same])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for grad, mean in zip(same, flat.split([g.numel() for g in same]), strict=True):
+            grad.copy_(mean.view_as(grad))
+
+
+def damp_scales(optimizer: Any, gradient_scale: float = 1.0) -> None:
+    """Shrink the gradient of each step size by ``1 - mean min(|gradient|, 1)`` (see :class:`Scheme`).
+
+    ``gradient_scale``: what the gradients are multiplied with at this moment (float16's loss scale).
+    """
+    for group in optimizer.param_groups:
+        if group.get("name") == "quantizers":
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad *= 1 - (parameter.grad.abs() / gradient_scale).clamp(max=1).mean()
+
+
 def configure(config: OptimizerConfig, groups: list[dict[str, Any]], steps: int) -> dict[str, Any]:
-    """Optimizer and schedule in Lightning's form; the schedule counts optimizer steps, ``steps`` in all."""
+    """Optimizer and schedule in Lightning's form; the schedule counts steps, ``steps`` in all."""
     # Nesterov momentum of 0 is refused; "momentum" is timm's name of SGD without Nesterov
     plain = config.name == "sgd" and config.momentum == 0
     optimizer = create_optimizer_v2(

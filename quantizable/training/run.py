@@ -36,12 +36,14 @@ from quantizable.models.weights import load_float_weights
 from quantizable.report.files import finite, write_json
 from quantizable.report.plots import plot_modes
 from quantizable.report.tables import by_mode, print_table
-from quantizable.storage.checkpoint import load, load_network
+from quantizable.storage.checkpoint import load, load_network, read_checkpoint
 from quantizable.training.callbacks import CompileTime, WandbModes
 from quantizable.training.classifier import QuantizableClassifier
 from quantizable.training.configuration import read_settings
 from quantizable.training.description import check_same_network
+from quantizable.training.end_together import EndTogether, is_lost
 from quantizable.training.memory import keep_freed_memory
+from quantizable.training.metrics_file import forget_rows_after
 from quantizable.training.precision import check_accelerator, fastest_execution
 from quantizable.training.recompute import recompute_activations
 from quantizable.training.run_folder import (
@@ -88,6 +90,8 @@ def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path |
         write_config(config, folder)
         modes, weights = cfg["bits"]["modes"], sum(p.numel() for p in module.parameters())
         log.info("%s, %.2f M parameters, modes %s: %s", cfg["model"]["name"], weights / 1e6, modes, folder)
+        if resume is not None:
+            forget_rows_after(folder / "metrics.csv", read_checkpoint(resume))
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     try:
@@ -95,6 +99,13 @@ def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path |
         return finish(cfg, trainer, module, datamodule, folder)
     except MisconfigurationException as error:  # as a share of the batches that comes to none
         raise ValueError(f"trainer: {error}") from error
+    except RuntimeError as error:
+        if is_lost(error):
+            raise ConnectionError(
+                "another process of this run has ended, its own message says why if it could give one; what "
+                "was saved before is intact: resume=last goes on"
+            ) from error
+        raise
     finally:
         if isinstance(trainer.logger, WandbLogger):
             wandb.finish()  # or the next run of a sweep would log into this one
@@ -230,6 +241,7 @@ def make_trainer(
         LearningRateMonitor("step"),
         RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=50),
         WandbModes(),
+        EndTogether(),
         Timer(),  # of all sessions of a run that was resumed
     ]
     if compiled:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import shutil
 import subprocess
 import sys
@@ -16,8 +14,6 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 import quantizable
 from quantizable.report.files import make_folder, write_text, written_whole
@@ -106,21 +102,3 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's file writer raises RuntimeError
             reason = str(error).splitlines()[0]
             raise OSError(f"cannot save {path} ({reason}); what was saved before is intact") from error
-
-
-class RunCSVLogger(CSVLogger):
-    """Lightning's CSV logger begins ``metrics.csv`` anew; this one goes on with that of a resumed run."""
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """The writer of ``metrics.csv``."""
-        file = Path(self.log_dir) / "metrics.csv"
-        if self._experiment is None and file.exists():
-            kept = file.rename(file.with_name("metrics.csv.part"))
-            writer = super().experiment
-            os.replace(kept, file)
-            with file.open(newline="") as lines:
-                writer.metrics_keys = next(csv.reader(lines), [])
-            return writer
-        return super().experiment

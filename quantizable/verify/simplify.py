@@ -39,7 +39,9 @@ def simplify(graph: Graph) -> Graph:
 def merge(first: Stage, second: Stage) -> Stage | None:
     """One stage that does both, or None if there is none."""
     if isinstance(first, Linear | Conv2d) and isinstance(second, Scale):
-        return fold_scale(first, second)
+        # a scale behind a linear layer's [tokens, channels] is one of the tokens
+        fits = isinstance(first, Conv2d) or second.factor.ndim == 1
+        return fold_scale(first, second) if fits else None
     if isinstance(first, Activation) and isinstance(second, Activation) and first.step == 0:
         return second.after(first)
     return None

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from quantizable.bits import ModeLike
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantConv2d, QuantLayer, QuantLinear
-from quantizable.nn.norms import PerModeNorm, scale_and_bias
+from quantizable.nn.norms import PerModeNorm, is_plain, scale_and_bias
 from quantizable.quantizers import Quantizer
 from quantizable.verify.graph import Graph, Node, apply
 from quantizable.verify.simplify import simplify
@@ -160,7 +160,7 @@ class _Lowering:
             x = self._emit(layer_stage(module, module.quantized_weight(), name), x)
         elif type(module) is nn.Conv2d or type(module) is nn.Linear:
             x = self._emit(layer_stage(module, module.weight, name), x)
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        elif is_plain(module):
             x = self._emit(norm_stage(module, len(self.shapes[x])), x)
             # timm's norm holds the activation that follows it
             for inner in (getattr(module, "drop", None), getattr(module, "act", None)):

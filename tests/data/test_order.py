@@ -6,9 +6,6 @@ from hypothesis import strategies as st
 from quantizable.data.order import (
     eval_batch_count,
     eval_batches,
-    generator,
-    key_seed,
-    seeded,
     split,
     train_batch_count,
     train_batches,
@@ -69,18 +66,3 @@ def test_train_order_changes_with_epoch_and_seed_only():
     assert torch.equal(first, torch.cat(train_batches(64, 8, seed=1, epoch=0)))
     assert not torch.equal(first, torch.cat(train_batches(64, 8, seed=1, epoch=1)))
     assert not torch.equal(first, torch.cat(train_batches(64, 8, seed=2, epoch=0)))
-
-
-def test_keys_do_not_collide():
-    seeds = {key_seed(a, b) for a in range(50) for b in range(50)}
-    assert len(seeds) == 2500
-    assert generator(1, 2).initial_seed() == key_seed(1, 2)
-
-
-def test_seeded_restores_the_global_generator():
-    state = torch.get_rng_state()
-    with seeded(5):
-        first = torch.rand(3)
-    assert torch.equal(state, torch.get_rng_state())
-    with seeded(5):
-        assert torch.equal(first, torch.rand(3))

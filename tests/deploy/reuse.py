@@ -160,6 +160,41 @@ def triple(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Ten
     return 3 * output
 
 
+class DoublingNorm(nn.BatchNorm2d):
+    """A norm with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class OwnForward(Reuse):
+    """A convolution, and such a norm behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = DoublingNorm(3)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)).relu()
+
+
+class Tokens(nn.Module):
+    """Norms behind linear layers on tokens: of the channels, as LeViT has them, and of the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3 * 8, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.mix = nn.Linear(8, 8)
+        self.token_norm = nn.BatchNorm1d(8)  # as many tokens as channels, so that nothing else tells
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.transpose(1, 2).flatten(2))  # [N, 8 tokens, 8]
+        x = self.norm(x.flatten(0, 1)).reshape_as(x).relu()
+        return self.head(self.token_norm(self.mix(x)).relu().mean(1))
+
+
 class SharedHeads(nn.Module):
     """EfficientDet's heads: convolutions shared by the levels of a pyramid, norms of each level's own."""
 
@@ -189,5 +224,6 @@ REUSING = [
     (OneNormBehindTwo, 0), (OneLayerTwoNorms, 0), (OnceWithoutNorm, 0), (NormBehindAddition, 0), (Siamese, 1),
     (TwoNames, 1), (TwoNamesTwoNorms, 0), (Tied, 2), (TiedNorms, 2), (NormReadDirectly, 0),
     (BiasReadDirectly, 0), (FunctionalNorm, 0), (InPlace, 1), (TwoResolutions, 1), (Hooked, 0),
+    (OwnForward, 0), (Tokens, 1),
     (SharedHeads, 0),
 ]  # fmt: skip

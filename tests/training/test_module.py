@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from quantizable import MultiModeModule, QuantizableClassifier, QuantizableNetwork, quantize
+from quantizable.training.batch_transforms import with_noise
 from quantizable.training.optim import OptimizerConfig
 from tests.tiny import TinyCNN, batches, loader, same, trainer
 
@@ -267,12 +268,11 @@ def test_noise_has_the_asked_sigma_in_pixels_and_is_drawn_anew_each_step() -> No
     run = trainer(max_epochs=1, limit_train_batches=1)
     run.fit(module, datamodule=Scaled())
     clean = torch.zeros(64, 3, 32, 32)
-    noisy = module._with_noise(clean, 0)
+    noisy = with_noise(module, clean, 0.1, 0)
     assert noisy.std((0, 2, 3)).tolist() == pytest.approx([0.2, 0.4, 0.5], rel=0.02)
-    assert torch.equal(noisy, module._with_noise(clean, 0))
-    assert not torch.equal(noisy, module._with_noise(clean, 1))
-    module.noise_sigma = 0.0
-    assert module._with_noise(clean, 0) is clean
+    assert torch.equal(noisy, with_noise(module, clean, 0.1, 0))
+    assert not torch.equal(noisy, with_noise(module, clean, 0.1, 1))
+    assert with_noise(module, clean, 0.0, 0) is clean
 
 
 def test_calibration_happens_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ import quantizable
 from quantizable.data import ImageDataModule
 from quantizable.measure.evaluate import evaluate
 from quantizable.report.files import finite
+from quantizable.training.metrics_file import RunCSVLogger
 from quantizable.training.run import make_module, train
 from quantizable.training.run_folder import AtomicCheckpointIO, free
 from quantizable.training.run_names import latest
@@ -136,6 +137,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)  # as in the tests: sums depend on how many threads share them
 from tests.tiny import config
+from quantizable.training.metrics_file import RunCSVLogger
 from quantizable.training.run import train
 from quantizable import QuantizableClassifier
 def stop(module, batch, batch_idx):
@@ -162,11 +164,66 @@ def test_a_killed_run_resumes_to_the_same_numbers(undisturbed: Path, tmp_path: P
     resumed, whole = (contents(f / "last.ckpt") for f in (folder, undisturbed))
     assert resumed["epoch"] == whole["epoch"] == 2
     assert same(resumed["state_dict"], whole["state_dict"])
-    curves = []
-    for path in (folder, undisturbed):
-        rows = csv.DictReader((path / "metrics.csv").open())
-        curves.append([row["val/top1/mean"] for row in rows if row["val/top1/mean"]])
-    assert curves[0] == curves[1]
+    assert metrics(folder) == metrics(undisturbed)
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    """The rows of ``metrics.csv``."""
+    with (folder / "metrics.csv").open(newline="") as lines:
+        return [*csv.DictReader(lines)]
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_kill_between_a_row_and_its_checkpoint_leaves_each_epoch_once(
+    undisturbed: Path, torn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of the second epoch are written, its checkpoint is not: it is trained and logged again."""
+
+    def stop(module: Any, batch: Any, batch_idx: int) -> None:
+        if module.trainer.current_epoch == 1:
+            raise RuntimeError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quantizable.QuantizableClassifier, "on_train_batch_start", stop)
+        with pytest.raises(RuntimeError, match="stopped"):
+            train(config(tmp_path, *LONG))
+    folder = tmp_path / undisturbed.name
+    first = contents(folder / "last.ckpt")
+    whole = (undisturbed / "metrics.csv").read_text().splitlines(keepends=True)
+    wrong = [line.replace("0.", "0.9") if line.startswith(("1,", "2,")) else line for line in whole]
+    behind = wrong[: 1 + sum(row["epoch"] in ("0", "1") for row in metrics(undisturbed))]
+    assert any(row["epoch"] == "1" and row["val/top1/mean"] for row in metrics(undisturbed))
+    (folder / "metrics.csv").write_text("".join(behind)[: -7 if torn else None])
+    assert first["epoch"] == 0
+    train(config(tmp_path, *LONG, f"resume={folder / 'last.ckpt'}"))
+    rows, expected = metrics(folder), metrics(undisturbed)
+    places = [(row["epoch"], row["step"], row["val/top1/mean"] != "") for row in rows]
+    assert places == [(row["epoch"], row["step"], row["val/top1/mean"] != "") for row in expected]
+    assert rows == expected
+
+
+def test_a_kill_while_a_column_is_added_keeps_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = RunCSVLogger(tmp_path, name="", version="")
+    logger.log_metrics({"loss": 1.0, "epoch": 0}, 0)
+    logger.save()
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(csv.DictWriter, "writerows", killed)
+        logger.log_metrics({"accuracy": 1.0, "epoch": 0}, 1)
+        with pytest.raises(KeyboardInterrupt):
+            logger.save()
+    again = RunCSVLogger(tmp_path, name="", version="")
+    again.log_metrics({"accuracy": 0.5, "epoch": 0}, 1)
+    again.save()
+    assert [(row["step"], row["loss"], row["accuracy"]) for row in metrics(tmp_path)] == [
+        ("0", "1.0", ""), ("1", "", "0.5"),
+    ]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
 
 
 def test_an_average_of_weights_is_what_is_validated_tested_and_loaded(tmp_path: Path) -> None:

@@ -232,3 +232,22 @@ def test_a_layer_with_a_hook_is_refused():
     network.model[1].register_forward_hook(lambda module, inputs, output: 3 * output)
     with pytest.raises(ValueError, match="layer 1 has a forward hook"):
         graph_of(network, SHAPE, 8)
+
+
+def test_a_norm_of_tokens_is_not_folded_into_the_channels():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU())  # as many tokens as channels
+    model(torch.randn(64, 4, 6))  # statistics that are not 0 and 1
+    nn.init.normal_(model[1].weight)
+    model.double().eval()
+    x = torch.randn(8, 4, 6, dtype=torch.float64)
+    torch.testing.assert_close(graph_of(model, (4, 6))(x), model(x))
+
+
+def test_a_norm_with_a_forward_of_its_own_is_refused():
+    class Doubling(nn.BatchNorm2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    with pytest.raises(ValueError, match=r"layer 1 \(Doubling\) cannot be verified"):
+        graph_of(nn.Sequential(nn.Conv2d(1, 2, 3), Doubling(2)).eval(), SHAPE)

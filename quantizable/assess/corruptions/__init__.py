@@ -8,8 +8,8 @@ from zlib import crc32
 from torch import Generator, Tensor
 
 from quantizable.assess.corruptions import blur, digital, grey, noise, weather
-from quantizable.data.order import generator as seeded_generator
 from quantizable.interface.errors import unknown
+from quantizable.seeds import generator as seeded_generator
 
 Corruption = Callable[[Tensor, int, Generator], Tensor]
 

@@ -15,8 +15,8 @@ from quantizable.deploy import Session, export_onnx
 from quantizable.deploy.export import onnx_model
 from quantizable.deploy.guard import Guard
 from quantizable.deploy.openvino_format import export_openvino
-from quantizable.deploy.outputs import names_in, only_tensor, restored, structure_of, tensors_in
 from quantizable.network import QuantizableNetwork
+from quantizable.storage.outputs import names_in, only_tensor, restored, structure_of, tensors_in
 from quantizable.storage.qz import save_qz
 
 Pair = namedtuple("Pair", ["score", "box"])

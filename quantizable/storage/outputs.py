@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from quantizable.deploy.integer_nodes import INPUT, OUTPUT
+INPUT, OUTPUT = "image", "logits"  # of an exported graph
 
 Structure = str | list[Any]
 ALLOWED = "a tensor, or tuples, lists and dictionaries (keys: strings or integers) of tensors"
