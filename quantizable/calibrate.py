@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -12,30 +12,86 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from quantizable.bits import FLOAT_BITS
-from quantizable.nn.norms import PerModeNorm
+from quantizable.bits import FLOAT_BITS, BitMode
+from quantizable.nn.attention import QuantAttention
+from quantizable.nn.layers import QuantLayer
+from quantizable.nn.norm_statistics import (
+    NormStatistics,
+    active_batch_norms,
+    is_fresh,
+    named_batch_norms,
+)
 from quantizable.quantizers import Quantizer
+
+Widths = dict[str, set[int]]  # bit-widths by name of the quantizer
+
+
+def quantizers_of(model: nn.Module) -> dict[str, Quantizer]:
+    """All quantizers by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}
+
+
+def lacking(model: nn.Module) -> Widths:
+    """The bit-widths of each quantizer that wait for data; none where none came by in calibration."""
+    return {n: {*q.lacking()} for n, q in quantizers_of(model).items() if not q.unreached}
+
+
+def partly_lacking(model: nn.Module, modes: Iterable[BitMode]) -> list[BitMode]:
+    """The modes that wait for data at quantizers where others do not: they came after the training."""
+    held, blank = quantizers_of(model), lacking(model)
+    partly = {name: widths for name, widths in blank.items() if 0 < len(widths) < len(held[name].levels)}
+    used = {mode: widths_used(model, [mode]) for mode in modes}
+    return [mode for mode, widths in used.items() if any(partly[n] & widths.get(n, set()) for n in partly)]
+
+
+def own_widths(model: nn.Module, modes: Iterable[BitMode], others: Iterable[BitMode]) -> Widths:
+    """What calibration of ``modes`` may set: of widths that ``others`` use, too, those never set."""
+    asked, shared, blank = widths_used(model, modes), widths_used(model, others), lacking(model)
+    return {
+        name: widths - shared.get(name, set()) | widths & blank.get(name, set())
+        for name, widths in asked.items()
+    }
+
+
+def widths_used(model: nn.Module, modes: Iterable[BitMode]) -> Widths:
+    """The bit-widths at which each quantizer runs in these modes."""
+    found: Widths = {}
+    for name, layer in model.named_modules():
+        for mode in modes if isinstance(layer, QuantLayer | QuantAttention) else ():
+            own = layer.resolve(mode)
+            for part in quantizers_of(layer):
+                if "." not in part or part.startswith("operands."):
+                    bits = own.weight if part == "weight_quantizer" else own.activation
+                    found.setdefault(f"{name}.{part}".lstrip("."), set()).update({bits} - {FLOAT_BITS})
+    return found
 
 
 @torch.no_grad()
-def fit_quantizers(model: nn.Module, inputs: Iterable[Tensor]) -> None:
+def fit_quantizers(model: nn.Module, inputs: Iterable[Tensor], widths: Widths | None = None) -> None:
     """Set the parameters of the quantizers that need data, from a forward pass of each input.
 
     Activations pass unquantized meanwhile. Batch norms that never saw data (a network from scratch)
     normalise by the batch, as they will in training: their running statistics say nothing yet.
+
+    Args:
+        model: the network.
+        inputs: what to run.
+        widths: the bit-widths to set by name of the quantizer, others stay as they are; None: all.
     """
-    waiting = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, Quantizer) and len(module.levels) and not module.starts_initialised()
-    }
+    waiting = {n: q for n, q in quantizers_of(model).items() if len(q.levels) and not q.starts_initialised()}
+    if widths is not None:
+        waiting = {name: quantizer for name, quantizer in waiting.items() if widths.get(name)}
     for quantizer in waiting.values():
         quantizer.start_calibration()
     try:
         with evaluating(model), batch_statistics([n for n in active_batch_norms(model) if is_fresh(n)]):
             for x in inputs:
                 model(x)
-        silent = [name for name, quantizer in waiting.items() if not _finish(owner(name), quantizer)]
+        silent = [
+            name
+            for name, quantizer in waiting.items()
+            if not _finish(owner(name), quantizer, None if widths is None else widths[name])
+        ]
     finally:  # after an error, too, no quantizer goes on passing everything unchanged
         for quantizer in waiting.values():
             quantizer.stop_calibration()
@@ -54,29 +110,47 @@ def owner(quantizer: str) -> str:
     return quantizer.rpartition(".")[0].removeprefix("model.")
 
 
-def _finish(layer: str, quantizer: Quantizer) -> bool:
+def _finish(layer: str, quantizer: Quantizer, widths: set[int] | None) -> bool:
     try:
-        return quantizer.finish_calibration()
+        return quantizer.finish_calibration(widths)
     except ValueError as error:
         raise ValueError(f"layer {layer!r}: {error}") from None
 
 
 @torch.no_grad()
-def fit_norms(model: nn.Module, inputs: Iterable[Tensor]) -> None:
-    """Recompute the statistics of the active batch norms as the mean over all inputs."""
-    norms = active_batch_norms(model)
-    momenta = [norm.momentum for norm in norms]
-    with evaluating(model):
-        try:
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # cumulative mean
-                norm.train()
-            for x in inputs:
-                model(x)
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
+def fit_norms(
+    network: nn.Module,
+    inputs: Iterable[Tensor],
+    switches: Sequence[Callable[[], None]],
+    reference: Callable[[], None],
+    fit_reference: bool = False,
+) -> None:
+    """Fit the statistics of batch norms to data, for several assignments at a time, see ``norm_statistics``.
+
+    Args:
+        network: the network.
+        inputs: what to run; each is read once.
+        switches: each makes the network run in one of the assignments to fit.
+        reference: makes it run in the mode that the others are compared with.
+        fit_reference: fit that one, too.
+    """
+    reference()
+    first = NormStatistics(named_batch_norms(network))
+    others: list[NormStatistics] = []
+    for switch in switches:
+        switch()
+        others.append(NormStatistics(named_batch_norms(network), first))
+    with evaluating(network):
+        for x in inputs:
+            reference()
+            with first.fitting(keep=not fit_reference):
+                network(x)
+            for switch, statistics in zip(switches, others, strict=True):
+                switch()
+                with statistics.fitting():
+                    network(x)
+    if not fit_reference:
+        first.restore()
 
 
 @contextmanager
@@ -112,24 +186,6 @@ def batch_statistics(norms: list[_BatchNorm]) -> Iterator[None]:
                 norm.get_buffer(name).copy_(value)
 
 
-def is_fresh(norm: _BatchNorm) -> bool:
-    """True if the running statistics are those of a norm that was never trained: mean 0, variance 1."""
-    mean, var = norm.running_mean, norm.running_var
-    return mean is not None and var is not None and not mean.any() and bool((var == 1).all())
-
-
-def active_batch_norms(network: nn.Module) -> list[_BatchNorm]:
-    """Batch norms with running statistics that the current assignment runs."""
-    inactive = {
-        id(m) for norm in network.modules() if isinstance(norm, PerModeNorm)
-        for other in norm.norms.values() if other is not norm.active for m in other.modules()
-    }  # fmt: skip
-    return [
-        m for m in network.modules()
-        if isinstance(m, _BatchNorm) and m.track_running_stats and id(m) not in inactive
-    ]  # fmt: skip
-
-
 def first_inputs(loader: Iterable[Any], batches: int, device: torch.device) -> Iterator[Tensor]:
     """The inputs of up to ``batches`` batches, on ``device``; ``ValueError`` if there are none."""
     if isinstance(loader, Tensor):
@@ -160,10 +216,15 @@ def input_of(batch: Any) -> Any:
     return batch
 
 
+def has_fresh_norms(model: nn.Module) -> bool:
+    """True if the statistics of a norm that runs were never trained."""
+    return any(is_fresh(norm) for norm in active_batch_norms(model))
+
+
 def check_calibrated(model: nn.Module, unused: Container[str] = ()) -> None:
     """``ValueError`` if an active quantizer of the model, ``unused`` layers left out, never saw data."""
     quantizers = ((name, m) for name, m in model.named_modules() if isinstance(m, Quantizer))
-    blank = [name for name, q in quantizers if q.bits != FLOAT_BITS and not q.initialised]
+    blank = [name for name, q in quantizers if q.active is not None and not q.is_set(q.bits)]
     blank = [name for name in blank if owner(name.replace(".operands.", ".")) not in unused]
     if blank:
         raise ValueError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,19 +14,30 @@ from torch import nn
 
 from quantizable import calibrate as fitting
 from quantizable.bits import BitMode, ModeLike
+from quantizable.calibrate import Widths
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.missing_modes import start_missing_modes
+from quantizable.nn.model_attributes import ModelAttributes
 from quantizable.nn.norms import PerModeNorm, keep_activations
+from quantizable.nn.recomputation import ModeHistory
 from quantizable.nn.state_dict import without_prefix
+from quantizable.nn.structure import Structure, convert_new
 from quantizable.quantizers import Quantizer
 
 Assignment = ModeLike | Mapping[str, ModeLike]
 
 
-class QuantizableNetwork(nn.Module):
+class QuantizableNetwork(ModelAttributes):
     """A network that runs at any of its bit modes; made by :func:`quantizable.quantize`.
+
+    What is set on it and belongs to the model reaches the model; layers put in later are converted like the
+    others (:class:`ModelAttributes`, :meth:`refresh`). A backward pass goes through the mode of its forward
+    pass, wherever it is called, with activation checkpointing too. A switch while a forward pass is running,
+    by a hook or another thread, is a ``RuntimeError``. Threads may share a network in one mode, without
+    gradients; those that switch or train need a ``copy.deepcopy`` each.
 
     Attributes:
         model: the converted network; attributes not found here are looked up there.
@@ -44,39 +57,120 @@ class QuantizableNetwork(nn.Module):
         self.modes = modes
         self.config = config
         self.added: set[BitMode] = set()  # modes of ``add_mode``
-        kinds = (QuantLayer, QuantAttention, PerModeNorm)
         # found once: walking a deep network at each switch would cost more than the switch
-        self._switchable: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
+        self._structure = Structure(model)
+        self._history = ModeHistory()
+        self._share_history()
         self.set_bits(modes[-1])
+        self._warned: list[bool] = []
+        for quantizer in self.quantizers().values():
+            quantizer.warned = self._warned
+        self.register_load_state_dict_post_hook(_after_load)
+
+    @property
+    def _switchable(self) -> dict[str, Any]:
+        return self._structure.switchable
+
+    def _share_history(self) -> None:
+        self._history.modules = self._switchable
+        for module in self._switchable.values():
+            module.history = self._history
+        for norm in self._structure.shared_norms:
+            self._history.watch(norm)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share_history()
+
+    def refresh(self) -> None:
+        """Convert layers that were put in the model after it was made, by the network's own config.
+
+        A forward pass, ``set_bits``, ``state_dict``, ``named_modules`` and what rests on it
+        (``parameters``) do so first; a compiled forward pass does not.
+
+        Raises:
+            ValueError: a new layer cannot be converted: its weights are lazy or computed by a hook, or it
+                comes from a network of other modes.
+        """
+        before = self._structure
+        if before.fits(self.model):
+            return
+        self._structure = convert_new(self.model, before, self.modes, self.config)
+        self._describe_again(before, self._structure)
+        self._history.renew(self._switchable, before.switchable, self.modes)
+        self._share_history()
+
+    def _describe_again(self, before: Structure, now: Structure) -> None:
+        """Say how many classes a new head has, where that was said; name no model that it is not."""
+        info = dict(self.__dict__.get("info") or {})
+        if now.classes is not None and now.classes != before.classes:
+            if getattr(self.model, "num_classes", None) == before.classes:
+                self.model.num_classes = now.classes  # type: ignore[assignment]
+            if "num_classes" in info:
+                info |= {"num_classes": now.classes, "class_names": None}
+        if "model" in info and now.architecture != before.architecture:
+            info["model"] = None  # it cannot be built by its name any more
+        if info:
+            self.info = info
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """As every module has, with new layers of the model converted."""
+        self.refresh()
+        yield from super().named_modules(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As every module has, with new layers of the model converted."""
+        self.refresh()
+        return super().state_dict(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.model(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return self.model(*args, **kwargs)
+        self.refresh()
+        if torch.is_grad_enabled():
+            self._history.note_thread()
+        self._history.running.append(None)
+        try:
+            return self.model(*args, **kwargs)
+        finally:
+            self._history.running.pop()
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> QuantizableNetwork:
+        """As every module has; weights that ``fn`` changed get first step sizes of their own."""
+        layers = [layer for layer in self.layers().values() if isinstance(layer, QuantLayer)]
+        before = [layer.float_weight().detach().clone() for layer in layers]
+        super().apply(fn)
+        for layer, weight in zip(layers, before, strict=True):
+            if not torch.equal(layer.float_weight(), weight):
+                layer.weight_quantizer.refit(layer.float_weight())
+        return self
+
+    def _replicate_for_data_parallel(self) -> Any:
+        raise RuntimeError(
+            "nn.DataParallel copies a network without the levels that its layers point at; "
+            "use torch.nn.parallel.DistributedDataParallel (Trainer(strategy='ddp'))"
+        )
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """As ``convert_sync_batchnorm`` puts back what it converted; the activations in norms survive it."""
         super().add_module(name, module)
         keep_activations(self)
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "model" or name.startswith("__"):
-                raise
-            return getattr(super().__getattr__("model"), name)
-
     # -- what is inside ----------------------------------------------------------------------------
 
     def layers(self) -> dict[str, QuantLayer | QuantAttention]:
         """The switchable layers by name, in the order in which the network registers them."""
+        self.refresh()
         return {n: m for n, m in self.model.named_modules() if isinstance(m, QuantLayer | QuantAttention)}
 
     def norms(self) -> dict[str, PerModeNorm]:
         """The norms kept per mode, by name."""
+        self.refresh()
         return {n: m for n, m in self.model.named_modules() if isinstance(m, PerModeNorm)}
 
     def quantizers(self) -> dict[str, Quantizer]:
         """All quantizers by name."""
+        self.refresh()
         return {n: m for n, m in self.model.named_modules() if isinstance(m, Quantizer)}
 
     # -- switching ---------------------------------------------------------------------------------
@@ -107,6 +201,7 @@ class QuantizableNetwork(nn.Module):
                 mode, a fixed layer asked by its name for another width, or a default without a mapping.
                 The network stays as it was.
         """
+        self.refresh()
         if isinstance(bits, Mapping):
             self._switch(self._assign(bits, default))
         elif default is not None:
@@ -115,13 +210,12 @@ class QuantizableNetwork(nn.Module):
             self._switch(self.check_mode(bits))
 
     def _switch(self, assignment: BitMode | dict[str, BitMode]) -> None:
-        if isinstance(assignment, BitMode):
-            for module in self._switchable.values():
-                module.set_bits(assignment)
-        else:
-            for name, module in self._switchable.items():
-                module.set_bits(assignment[name])
-        self._assignment: BitMode | dict[str, BitMode] = assignment
+        self._history.record(assignment)
+
+    @property
+    def _assignment(self) -> BitMode | dict[str, BitMode]:
+        current: BitMode | dict[str, BitMode] = self._history.current
+        return current
 
     def _assign(self, patterns: Mapping[str, ModeLike], default: ModeLike | None) -> dict[str, BitMode]:
         """The mode of every layer and norm."""
@@ -147,6 +241,7 @@ class QuantizableNetwork(nn.Module):
 
         Fixed layers keep their width; a norm follows the layer registered before it.
         """
+        self.refresh()
         assignment: dict[str, BitMode] = {}
         before = self.modes[-1]
         for name in self._switchable:
@@ -186,6 +281,7 @@ class QuantizableNetwork(nn.Module):
     @contextmanager
     def at_bits(self, bits: Assignment, default: ModeLike | None = None) -> Iterator[QuantizableNetwork]:
         """Switch for the length of a ``with`` block, then back."""
+        self.refresh()
         before = self._assignment
         self.set_bits(bits, default)
         try:
@@ -194,31 +290,40 @@ class QuantizableNetwork(nn.Module):
             self._switch(before)
 
     def add_mode(self, mode: ModeLike, like: ModeLike) -> None:
-        """Hold one more mode, made of bit-widths that the quantizers have: ``add_mode("w4a8", like=4)``.
+        """Hold one more mode: ``add_mode("w4a8", like=4)``, ``add_mode(3, like=4)``.
 
-        Its norms start as copies of those of ``like``; ``reestimate_norms`` fits them.
+        Its norms start as copies of those of ``like``; ``reestimate_norms`` fits them. Step sizes of a
+        bit-width that the quantizers lack start from the weights; for activations call
+        ``calibrate(loader, modes=[mode])``. Add modes before an optimizer is made: they have parameters.
 
         Raises:
-            ValueError: the mode is there already, ``like`` is not, or a layer lacks one of the bit-widths.
+            ValueError: the mode is there already, ``like`` is not, or a quantizer is not defined at one of
+                the bit-widths. The network stays as it was.
         """
         new, source = BitMode.parse(mode), self.check_mode(like)
         if new in self.modes:
             raise ValueError(f"the network has mode {new.name} already")
-        for name, layer in self.layers().items():
+        layers = self.layers()
+        for name, layer in layers.items():
             try:
-                layer.check(new)
+                layer.check_widths(new)
             except ValueError as error:
                 raise ValueError(f"mode {new.name} cannot be added; layer {name!r}: {error}") from None
+        for layer in layers.values():
+            layer.add_widths(new)
         for norm in self.norms().values():
             norm.add_mode(new, source)
         self.modes = sorted([*self.modes, new])
         self.added.add(new)
+        self._warned.clear()
         self.config = {**self.config, "bits": [held.name for held in self.modes]}  # a checkpoint holds it too
 
     # -- fitting to data ---------------------------------------------------------------------------
 
-    def calibrate(self, loader: Iterable[Any], batches: int = 8) -> None:
-        """Set the activations' step sizes of all modes from a few batches.
+    def calibrate(
+        self, loader: Iterable[Any], batches: int = 8, modes: Iterable[ModeLike] | None = None
+    ) -> None:
+        """Set the activations' step sizes of all modes, or of some, from a few batches.
 
         The network runs in its highest mode, with activations in float. Warns of layers that no data
         passed through.
@@ -226,19 +331,36 @@ class QuantizableNetwork(nn.Module):
         Args:
             loader: yields image batches, or tuples, lists or mappings whose first entry is one.
             batches: how many batches to look at, at least 1.
+            modes: which modes; None: all. What a mode that is not named uses, too, stays as it is, if it was
+                set before: of a network trained at 4 and 8 bits ``modes=[3]`` leaves all step sizes alone.
 
         Raises:
-            ValueError: the loader is empty, or a batch has NaN or infinite values.
+            ValueError: the loader is empty, a batch has NaN or infinite values, or the network lacks a mode.
         """
+        widths = None
+        if modes is not None:
+            named = {self.check_mode(mode) for mode in modes}
+            widths = fitting.own_widths(self.model, named, {*self.modes} - named)
+        self._calibrate(loader, batches, widths)
+
+    def calibrate_lacking(self, loader: Iterable[Any], batches: int = 8) -> None:
+        """Set the step sizes that were never set, and leave the others as they are; else as ``calibrate``."""
+        self._calibrate(loader, batches, fitting.lacking(self.model))
+
+    def _calibrate(self, loader: Iterable[Any], batches: int, widths: Widths | None) -> None:
         with self.at_bits(self.modes[-1]):
-            fitting.fit_quantizers(self, fitting.first_inputs(loader, batches, self._device()))
+            inputs = fitting.first_inputs(loader, batches, self._device())
+            fitting.fit_quantizers(self.model, inputs, widths)
 
     def reestimate_norms(
-        self, loader: Iterable[Any], modes: Iterable[ModeLike] | None = None, batches: int = 32
+        self, loader: Iterable[Any], modes: Iterable[ModeLike] | None = None, batches: int = 8
     ) -> None:
-        """Recompute the batch-norm statistics of each mode on training batches (cumulative mean).
+        """Fit the batch-norm statistics of each mode to training batches, where quantization moved them.
 
-        Unlike ``torch.optim.swa_utils.update_bn`` it touches the statistics of the asked modes only.
+        A mode is compared with the highest mode on the same images, and blended with what it has stored by
+        how far it moved and how sure that is; formula and source in ``nn/norm_statistics.py``. The float
+        mode keeps its own statistics unless it is named or its norms were never trained. Unlike
+        ``torch.optim.swa_utils.update_bn`` it touches the statistics of the asked modes only.
 
         Args:
             loader: as for :meth:`calibrate`.
@@ -248,17 +370,20 @@ class QuantizableNetwork(nn.Module):
         Raises:
             ValueError: as for :meth:`calibrate`, or a mode that the network lacks.
         """
-        before = self._assignment
-        assignments: list[BitMode | dict[str, BitMode]]
+        before, top = self._assignment, self.modes[-1]
+        asked: list[BitMode | dict[str, BitMode]]
         if modes is not None:
-            assignments = [self.check_mode(mode) for mode in modes]
+            asked = [self.check_mode(mode) for mode in modes]
         else:
-            assignments = [*self.modes] if isinstance(before, BitMode) else [before]
-        inputs = list(fitting.first_inputs(loader, batches, self._device()))
+            asked = [*self.modes] if isinstance(before, BitMode) else [before]
+        inputs = [*fitting.first_inputs(loader, batches, self._device())]
+        # the float mode was not moved by quantization
+        fit_top = top in asked and (
+            modes is not None or not top.is_float or fitting.has_fresh_norms(self.model)
+        )
         try:
-            for assignment in assignments:
-                self._switch(assignment)
-                fitting.fit_norms(self, inputs)
+            switches = [partial(self._switch, assignment) for assignment in asked if assignment != top]
+            fitting.fit_norms(self, inputs, switches, partial(self._switch, top), fit_top)
         finally:
             self._switch(before)
 
@@ -281,6 +406,11 @@ class QuantizableNetwork(nn.Module):
         if not state_dict or any(key in state_dict for key in own):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         return self._load_float(state_dict, strict, assign)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        below = f"{prefix}model."
+        self.__dict__["_held"] = [key.removeprefix(below) for key in state_dict if key.startswith(below)]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _load_float(self, state_dict: Mapping[str, Any], strict: bool, assign: bool) -> Any:
         # the float twin knows the float keys, and refuses what does not fit before anything is changed
@@ -311,3 +441,16 @@ class QuantizableNetwork(nn.Module):
 def plain(mode: BitMode) -> int | str:
     """A mode as YAML and JSON write it: ``4`` or ``"w4a8"``."""
     return mode.weight if mode.weight == mode.activation else mode.name
+
+
+def _after_load(network: nn.Module, incompatible_keys: Any) -> None:
+    """Name the modes that the checkpoint lacks, and start of them what needs no data."""
+    assert isinstance(network, QuantizableNetwork)
+    start_missing_modes(network.model, network.__dict__.pop("_held"))
+    if missing := ", ".join(mode.name for mode in fitting.partly_lacking(network.model, network.modes)):
+        network._warned.clear()
+        warnings.warn(
+            f"the checkpoint lacks mode {missing}: its step sizes wait for data and its norms start as those "
+            f"of the nearest mode; call calibrate(loader, modes=[{missing}]) and reestimate_norms, or train",
+            stacklevel=2,
+        )

@@ -350,3 +350,16 @@ def test_layers_that_stay_float_are_named() -> None:
     assert net(torch.randn(2, 4)).isfinite().all()
     assert isinstance(net.model[0], QuantLinear)
     assert isinstance(net.model[0].weight_quantizer, LSQWeight)
+
+
+def test_a_copy_is_in_the_mode_of_the_original_module_by_module() -> None:
+    """torch.fx forgets it in deepcopy: the norms of a feature extractor normalised by the batch."""
+    from torchvision.models import resnet18
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    model = create_feature_extractor(resnet18().eval(), ["layer1"])
+    x = torch.randn(2, 3, 32, 32)
+    net = quantize(model, [4, 32])
+    assert not any(module.training for module in net.modules())
+    assert torch.equal(net(x)["layer1"], model(x)["layer1"])
+    assert not any(module.training for module in net.to_float().modules())

@@ -135,7 +135,10 @@ def test_add_mode(network: QuantizableNetwork) -> None:
     network.set_bits("w2a4")
     assert network(images()).isfinite().all()
     assert torch.equal(network.bn1.norms["w2a4"].weight, network.bn1.norms["2"].weight)
-    for mode, message in ((4, "has mode 4 already"), ("w3a4", "layer 'conv2': no integer codes at 3 bits")):
+    for mode, message in (
+        (4, "has mode 4 already"),
+        ("w1a4", "layer 'conv2': LSQWeight is not defined at 1 bit"),
+    ):
         with pytest.raises(ValueError, match=message):
             network.add_mode(mode, like=4)
 
@@ -152,10 +155,13 @@ def test_add_mode_checks_attention_operands() -> None:
             return self.head(self.attn(self.stem(x)))
 
     net = quantize(Net(), [2, "w4a8", 32], attention=True)
-    with pytest.raises(ValueError, match="no integer codes at 4 bits"):
-        net.add_mode("w2a4", like=2)
+    with pytest.raises(ValueError, match="layer 'attn': LSQActivation is not defined at 1 bit"):
+        net.add_mode("w2a1", like=2)
     assert [m.name for m in net.modes] == ["2", "w4a8", "32"]
-    net.set_bits(2)
+    net.add_mode("w2a4", like=2)
+    net.calibrate([torch.randn(2, 5, 8)])
+    net.set_bits("w2a4")
+    assert net.attn.operands["q"].bits == 4
     assert net(torch.randn(2, 5, 8)).isfinite().all()
 
 

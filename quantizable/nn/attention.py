@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from quantizable.bits import BitMode
 from quantizable.nn.layers import QUANT_CLASSES, QuantLayer, all_float
+from quantizable.nn.recomputation import Recomputable
 from quantizable.quantizers import Quantizer
 
 
@@ -74,7 +75,7 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
 QUANT_CLASSES[nn.MultiheadAttention] = QuantMultiheadAttention
 
 
-class QuantAttention(Attention):
+class QuantAttention(Recomputable, Attention):
     """timm's ``Attention`` (ViT, DeiT) whose products Q K^T and A V run on quantized operands.
 
     Attributes:
@@ -94,6 +95,7 @@ class QuantAttention(Attention):
     def restore(layer: nn.Module) -> None:
         """Turn one back into timm's ``Attention``, in place."""
         layer.__class__ = Attention
+        layer.__dict__.pop("history", None)
         del layer.operands
 
     def resolve(self, mode: BitMode) -> BitMode:
@@ -104,6 +106,20 @@ class QuantAttention(Attention):
         """``ValueError`` if the operands lack the activation's bit-width."""
         for operand in self.operands.values():
             operand.check(mode.activation)
+
+    def check_widths(self, mode: BitMode) -> None:
+        """``ValueError`` if :meth:`add_widths` cannot add the activation's bit-width."""
+        for operand in self.operands.values():
+            if isinstance(operand, Quantizer):
+                operand.check_width(mode.activation)
+            else:  # what was stored as integers has no more than these
+                operand.check(mode.activation)
+
+    def add_widths(self, mode: BitMode) -> None:
+        """Hold the activation's bit-width."""
+        for operand in self.operands.values():
+            if isinstance(operand, Quantizer):
+                operand.add_width(mode.activation)
 
     def set_bits(self, mode: BitMode) -> None:
         """Both operands are activations, so the activation's bit-width counts."""
@@ -117,6 +133,7 @@ class QuantAttention(Attention):
         return BitMode(bits, bits)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        self.recomputing()
         quantize = self.operands
         calibrating = any(q.calibrating for q in quantize.values())
         if self.bits.is_float and not calibrating:

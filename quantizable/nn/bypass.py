@@ -6,6 +6,7 @@ What a layer's forward does with its weight is lost on them: they would run in f
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -121,9 +122,11 @@ WINDOWED: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def call_layers(model: nn.Module) -> None:
+def call_layers(model: nn.Module, known: Collection[nn.Module] = ()) -> None:
     """Make the modules in ``model`` that read weights past their layers call the layers, in place."""
     for module in model.modules():
+        if module in known or any(isinstance(held, FastPath) for held in vars(module).values()):
+            continue
         for kind, name in FAST_PATHS.items():
             if isinstance(module, kind) and hasattr(module, name):
                 setattr(module, name, FastPath(module, getattr(module, name)))

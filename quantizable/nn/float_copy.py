@@ -11,6 +11,18 @@ from quantizable.nn import bypass
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.layers import QuantLayer, to_float
 from quantizable.nn.norms import PerModeNorm
+from quantizable.nn.recomputation import unwatch
+
+
+def same_copy(model: nn.Module) -> nn.Module:
+    """A deep copy, each of whose modules is in the mode, training or evaluation, of the original.
+
+    ``torch.fx`` graphs (torchvision's ``create_feature_extractor``) lose it in a plain copy.
+    """
+    copied, training = copy.deepcopy(model), {name: module.training for name, module in model.named_modules()}
+    for name, module in copied.named_modules():
+        module.training = training.get(name, model.training)
+    return copied
 
 
 def float_copy(model: nn.Module, mode: BitMode) -> nn.Module:
@@ -20,13 +32,14 @@ def float_copy(model: nn.Module, mode: BitMode) -> nn.Module:
         model: a network with quantized layers; it is left as it is.
         mode: whose copies of the norms to keep.
     """
-    model = copy.deepcopy(model)
+    model = same_copy(model)
     for module in list(model.modules()):
         if isinstance(module, QuantLayer):
             to_float(module)
         elif isinstance(module, QuantAttention):
             QuantAttention.restore(module)
         bypass.restore(module)
+        unwatch(module)
         for name, child in list(module._modules.items()):  # a second name of one norm too
             if isinstance(child, PerModeNorm):
                 setattr(module, name, child.norms[mode.name])

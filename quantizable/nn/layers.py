@@ -18,10 +18,11 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from quantizable.bits import FLOAT_BITS, BitMode
+from quantizable.nn.recomputation import Recomputable
 from quantizable.quantizers import Quantizer
 
 
-class QuantLayer(nn.Module):
+class QuantLayer(Recomputable):
     """What every quantized layer has beside its float class.
 
     Attributes:
@@ -57,6 +58,25 @@ class QuantLayer(nn.Module):
         self.weight_quantizer.check(mode.weight)
         self.input_quantizer.check(mode.activation)
 
+    def check_widths(self, mode: BitMode) -> None:
+        """``ValueError`` if :meth:`add_widths` cannot add what ``mode`` asks for."""
+        mode = self.resolve(mode)
+        for quantizer, bits in (
+            (self.weight_quantizer, mode.weight),
+            (self.input_quantizer, mode.activation),
+        ):
+            if isinstance(quantizer, Quantizer):
+                quantizer.check_width(bits)
+            else:  # what was stored as integers has no more than these
+                quantizer.check(bits)
+
+    def add_widths(self, mode: BitMode) -> None:
+        """Hold the bit-widths that ``mode`` asks for."""
+        mode = self.resolve(mode)
+        if isinstance(self.weight_quantizer, Quantizer):
+            self.weight_quantizer.add_width(mode.weight, self.float_weight())
+            self.input_quantizer.add_width(mode.activation)
+
     def set_bits(self, mode: BitMode) -> None:
         """Switch the layer; ``ValueError`` if one of its quantizers lacks the bit-width."""
         mode = self.resolve(mode)
@@ -74,6 +94,7 @@ class QuantLayer(nn.Module):
 
     def factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Input and weight as the matrix product sees them, shapes of ``x`` and ``weight``."""
+        self.recomputing()
         weight = self.quantized_weight()
         if isinstance(self.input_quantizer, Quantizer):
             return self.input_quantizer.product(x, weight)
@@ -246,11 +267,13 @@ def quant_class(layer: nn.Module) -> type[QuantLayer] | None:
 
 def all_float(module: nn.Module) -> bool:
     """True if all quantized layers inside are the identity just now: mode 32, and no calibration."""
+    layers = [layer for layer in module.modules() if isinstance(layer, QuantLayer)]
+    for layer in layers:
+        layer.recomputing()
     return all(
         # what deployment puts in a quantizer's place is never the identity
         isinstance(quantizer, Quantizer) and quantizer.active is None and not quantizer.calibrating
-        for layer in module.modules()
-        if isinstance(layer, QuantLayer)
+        for layer in layers
         for quantizer in (layer.input_quantizer, layer.weight_quantizer)
     )
 
@@ -280,4 +303,5 @@ def quantize_layer(
 def to_float(layer: QuantLayer) -> None:
     """Turn a quantized layer back into the float layer it was, in place."""
     layer.__class__ = layer.__dict__.pop("original_class")
+    layer.__dict__.pop("history", None)
     del layer.input_quantizer, layer.weight_quantizer, layer.fixed_bits

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from quantizable.bits import BitMode
+from quantizable.nn.recomputation import Recomputable
 
 NORM_CLASSES: tuple[type[nn.Module], ...] = (
     _BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, RmsNorm, LayerNormAct, GroupNormAct,
@@ -54,7 +55,7 @@ def scale_and_bias(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     return scale, bias
 
 
-class PerModeNorm(nn.Module):
+class PerModeNorm(Recomputable):
     """One copy of a norm, whatever its class, for each mode; the active one does the work.
 
     The pointer ``active`` is not a registered submodule: switching changes no keys and needs no new
@@ -110,6 +111,10 @@ class PerModeNorm(nn.Module):
         self.tie()
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.recomputing() and self.active.training:  # statistics have seen this batch already
+            copies = {name: buffer.clone() for name, buffer in self.active.named_buffers()}
+            recomputed: torch.Tensor = torch.func.functional_call(self.active, copies, args, kwargs)
+            return recomputed
         return self.active(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -8,78 +8,18 @@ reads the level's tensors and no Python integers, needs no new graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from quantizable.bits import FLOAT_BITS, check_bits, int_range
+from quantizable.bits import FLOAT_BITS, check_bits
 from quantizable.functional import QParams, dequantize, quantize
-
-
-class Level(nn.Module):
-    """State of one bit-width: its integer range and, if the quantizer learns any, its parameters.
-
-    Only the sign is saved. The range follows from it and is no buffer, because an average over
-    checkpoints (EMA) blurs numbers: torch's own turns the integer 31 into 30. A bool stays a bool.
-
-    Args:
-        bits: bit-width, 1 to 16.
-        signed: codes in ``[-2^(bits-1), 2^(bits-1) - 1]`` if True, else in ``[0, 2^bits - 1]``.
-        parameters: tensors to be learned, by name.
-
-    Attributes:
-        quant_min, quant_max: smallest and largest code.
-        range: the same two as an int32 tensor of shape [2], for compiled graphs.
-        scale, offset, alpha: the learned parameters, each only where the quantizer has it.
-    """
-
-    signed: Tensor
-    scale: Tensor
-    offset: Tensor
-    alpha: Tensor
-
-    def __init__(self, bits: int, signed: bool, **parameters: Tensor) -> None:
-        super().__init__()
-        self.bits = bits
-        self.binary = bits == 1  # what a compiled graph may ask, as `bits` would cost a graph per width
-        self.register_buffer("signed", torch.tensor(signed))
-        self.range = torch.zeros(2, dtype=torch.int32)
-        for name, value in parameters.items():
-            self.register_parameter(name, nn.Parameter(value))
-        self.set_signed(signed)
-
-    def set_signed(self, signed: bool) -> None:
-        """Choose the signed or the unsigned integer range."""
-        self.signed.fill_(signed)
-        self.quant_min, self.quant_max = int_range(self.bits, signed)
-        if self.range.device != self.signed.device:  # after load_state_dict(assign=True) on a meta model
-            self.range = torch.zeros(2, dtype=torch.int32, device=self.signed.device)
-        self.range.copy_(torch.tensor([self.quant_min, self.quant_max]))
-
-    def reread(self) -> None:
-        """Take the range from the saved sign again, after something else wrote it."""
-        if not self.signed.is_meta:
-            self.set_signed(bool(self.signed))
-
-    def bounds(self) -> tuple[int, int] | tuple[Tensor, Tensor]:
-        """Smallest and largest code; as tensors while a graph is compiled, to be no part of it."""
-        if torch.compiler.is_compiling():
-            return self.range[0], self.range[1]
-        return self.quant_min, self.quant_max
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Level:
-        super()._apply(fn, recurse)
-        self.range = fn(self.range)
-        return self
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        self.reread()
-
-    def extra_repr(self) -> str:
-        return f"{self.bits} bits, codes {self.quant_min}..{self.quant_max}"
+from quantizable.quantizers.level import Level
 
 
 class Quantizer(nn.Module):
@@ -110,11 +50,19 @@ class Quantizer(nn.Module):
                 f"{type(self).__name__} is not defined at {widths[0]} bit; its lowest bit-width is "
                 f"{self.min_bits} (1 bit: choose dorefa or sat)"
             )
-        self.add_module("levels", nn.ModuleDict({str(b): self.make_level(b) for b in widths}))
+        self.add_module("levels", nn.ModuleDict({str(b): self._new_level(b) for b in widths}))
         self.register_buffer("initialised", torch.tensor(self.starts_initialised()))
-        self._ready = self.starts_initialised()
         self._observed: list[Tensor] | None = None
+        self.warned: list[bool] = []  # of use without calibration; the quantizers of a network share one
+        self.unreached = False  # True: calibration ran, and no data came by
+        self._unsure = 0  # training batches that may still turn a sign taken from the first one
         object.__setattr__(self, "active", None)
+
+    def _new_level(self, bits: int) -> Level:
+        level = self.make_level(bits)
+        if not self.starts_initialised():
+            level.await_data()
+        return level
 
     # -- what a subclass gives ---------------------------------------------------------------------
 
@@ -187,8 +135,11 @@ class Quantizer(nn.Module):
             return x
         if self.active is None:
             return x
-        if not self._ready:
-            self._first_use(x)
+        if not self.active.ready:
+            return self._uncalibrated(x, **options)
+        # first what a graph knows: the counter is no part of it
+        if not torch.compiler.is_compiling() and self._unsure and self.training:
+            self._watch_sign(x)
         return self.fake_quantize(x, self.active, **options)
 
     @property
@@ -202,41 +153,150 @@ class Quantizer(nn.Module):
         """From now on pass everything unchanged and keep samples of it, until ``finish_calibration``."""
         self._observed = []
 
-    def finish_calibration(self) -> bool:
-        """Set the parameters from the samples kept; False, and nothing changed, if there are none."""
+    def finish_calibration(self, widths: Iterable[int] | None = None) -> bool:
+        """Set the parameters from the samples kept; False, and nothing changed, if there are none.
+
+        Args:
+            widths: the bit-widths to set; None: all.
+        """
         observed, self._observed = self._observed, None
-        if observed:
-            self._fit(torch.cat(observed))
-        return bool(observed)
+        self.unreached = not observed
+        if not observed:
+            return False
+        x = torch.cat(observed)
+        x = sample(x[x.isfinite()])
+        # zeros say nothing of the size: a range of 1 holds them, and what may come later
+        self.fit(x if x.any() else torch.ones_like(x), widths)
+        return True
 
     def stop_calibration(self) -> None:
         """Forget the samples and change nothing."""
         self._observed = None
 
-    def refit(self, weight: Tensor) -> None:
-        """Start the parameters of a weight quantizer anew, from other float weights."""
+    def refit(self, weight: Tensor, widths: Iterable[int] | None = None) -> None:
+        """Start the parameters of a weight quantizer anew, at all widths or some, from float weights."""
         if self.levels and self.starts_initialised():
-            self._fit(weight)
-
-    def _first_use(self, x: Tensor) -> None:
-        # an average over checkpoints is made before the first batch and filled in place afterwards
-        if self.initialised:
-            self._ready = True
-            for level in self.levels.values():
-                level.reread()
-        else:
-            self._fit(sample(x))
+            self.fit(weight, widths)
 
     @torch.no_grad()
-    def _fit(self, x: Tensor) -> None:
-        self.initialise(x.detach().float())
+    def fit(self, x: Tensor, widths: Iterable[int] | None = None) -> None:
+        """Set the parameters of all bit-widths, or of ``widths`` alone, from a sample ``x`` of the tensor."""
+        self._unsure = 0
+        if widths is None:
+            self.initialise(x.detach().float())
+            for level in self.levels.values():
+                level.set_ready(True)
+        else:
+            widths = [*widths]
+            fitted = self._fitted_copy(x, widths)
+            for bits in widths:
+                self.level(bits).adopt(fitted.level(bits))
         self.initialised.fill_(True)
-        self._ready = True
+
+    def is_set(self, bits: int) -> bool:
+        """True if the parameters at ``bits`` need no data, or were set from some."""
+        level = self.level(bits)
+        level.reread()  # an average over checkpoints is filled in place
+        return level.ready
+
+    def lacking(self) -> list[int]:
+        """The bit-widths whose parameters still wait for data."""
+        return [int(bits) for bits in self.levels if not self.is_set(int(bits))]
+
+    def add_width(self, bits: int, weight: Tensor | None = None) -> None:
+        """Hold one more bit-width; a weight's starts from ``weight``, an activation's waits for data.
+
+        Raises:
+            ValueError: the quantizer is not defined at ``bits``.
+        """
+        self.check_width(bits)
+        if bits != FLOAT_BITS and str(bits) not in self.levels:
+            held = {**dict(self.levels), str(bits): self._new_level(bits).to(self.initialised.device)}
+            self.add_module("levels", nn.ModuleDict({b: held[b] for b in sorted(held, key=int)}))
+            if weight is not None:
+                self.refit(weight.detach(), [bits])
+
+    def check_width(self, bits: int) -> None:
+        """``ValueError`` if :meth:`add_width` cannot add ``bits``."""
+        if check_bits(bits) < self.min_bits:
+            raise ValueError(f"{type(self).__name__} is not defined at {bits} bit")
+
+    @torch.compiler.disable
+    def _uncalibrated(self, x: Tensor, **options: bool) -> Tensor:
+        """``x`` quantized before there are parameters for it.
+
+        In evaluation mode they are those that fit ``x``, and are not kept: it may be anything. In training
+        mode the first batch sets them. One that says nothing of the range (a constant, NaN) passes as it is.
+        """
+        assert self.active is not None
+        # an average over checkpoints is made before the first batch and filled in place afterwards
+        for level in self.levels.values():
+            level.reread()
+        if x.is_meta:
+            return x
+        if not self.active.ready:
+            values, world = sample(x), dist.get_world_size() if dist.is_initialized() else 1
+            telling = values.isfinite().all() & (values[-2] < values[-1])
+            if self.training and world > 1:
+                dist.broadcast(telling, src=0)  # all processes decide as the first does
+            if not telling:
+                return x
+            self._warn()
+            if not self.training:
+                fitted = self._fitted_copy(values, [self.active.bits])
+                assert fitted.active is not None
+                return fitted.fake_quantize(x, fitted.active, **options)
+            self.fit(values, self.lacking())
+            if world > 1:  # each saw other data
+                for tensor in (*self.parameters(), *self.buffers()):
+                    dist.broadcast(tensor.data, src=0)
+                for level in self.levels.values():
+                    level.reread()
+            else:
+                self._unsure = 8  # as many batches as `calibrate` reads
+        return self.fake_quantize(x, self.active, **options)
+
+    def _warn(self) -> None:
+        if not self.warned:
+            self.warned.append(True)
+            warnings.warn(
+                f"used at {self.bits} bits before calibration: in evaluation mode step sizes come from each "
+                "batch and are not kept, in training mode from the first batch; call calibrate(loader) first",
+                stacklevel=2,
+            )
+
+    def _fitted_copy(self, x: Tensor, widths: Iterable[int]) -> Quantizer:
+        """A copy of these widths alone, which takes no longer than it must, set from ``x``."""
+        fitted = copy.deepcopy(self)
+        fitted.add_module("levels", nn.ModuleDict({str(bits): fitted.level(bits) for bits in widths}))
+        fitted.fit(x)
+        return fitted
+
+    def _watch_sign(self, x: Tensor) -> None:
+        """The first batch may have had no negative values where the next ones have."""
+        self._unsure -= 1
+        blind = [int(bits) for bits, level in self.levels.items() if not self.reaches_below_zero(level)]
+        if blind and x.min() < 0:
+            left = self._unsure
+            self.fit(sample(x), blind)
+            self._unsure = left
+
+    def reaches_below_zero(self, level: Level) -> bool:
+        """True if the range of ``level`` holds negative values."""
+        return bool(level.signed)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        name = prefix + "initialised"
+        if name in state_dict:
+            self._unsure = 0
+            for bits, level in self.levels.items():
+                own = f"{prefix}levels.{bits}."
+                if "initialised" in level._buffers:
+                    if own + "signed" not in state_dict:  # the checkpoint lacks this width
+                        level.set_ready(False)
+                    elif own + "initialised" not in state_dict:  # older ones say it once for all widths
+                        state_dict[own + "initialised"] = state_dict[name].clone()
         super()._load_from_state_dict(state_dict, prefix, *args)
-        if prefix + "initialised" in state_dict and not self.initialised.is_meta:
-            self._ready = bool(self.initialised)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"

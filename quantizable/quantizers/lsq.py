@@ -101,8 +101,8 @@ class LSQWeight(_LSQ):
 class LSQActivation(_LSQ):
     """LSQ on activations: unsigned if the data seen at initialisation has no negative value.
 
-    The step sizes come from the first batch or from ``calibrate``. The gradient of ``s`` is scaled by
-    ``1 / sqrt(n * quant_max)``, n = features of one sample (sec. 2.2).
+    The step sizes come from ``calibrate`` or from the first training batch. The gradient of ``s`` is
+    scaled by ``1 / sqrt(n * quant_max)``, n = features of one sample (sec. 2.2).
 
     Args:
         bits: bit-widths, 2 to 16.
@@ -128,7 +128,7 @@ class LSQActivation(_LSQ):
         cheaper = torch.is_grad_enabled() and 4 * weight.numel() < x.numel()
         # two large sums that nearly cancel: rounded to bf16 or TF32 on their own, noise would be left
         precise = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-        if level is None or self.calibrating or not cheaper or not (x.is_cpu and precise):
+        if level is None or self.calibrating or not cheaper or not (x.is_cpu and precise and level.ready):
             return self(x), weight
-        x_q = self(x, in_product=True)  # first: it may have to initialise the scale
+        x_q = self(x, in_product=True)  # first: it may have to turn the sign and change the scale
         return x_q, weight_in_product(weight, level.scale, self.grad_scale(x, level))

@@ -31,6 +31,9 @@ class LSQPlusActivation(LSQActivation):
             level.offset.copy_(offset)
             level.scale.copy_(search_scale(x - offset, level.quant_min, level.quant_max))
 
+    def reaches_below_zero(self, level: Level) -> bool:
+        return bool(level.offset < 0)
+
     def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
         level = self.level(bits)
         scale = level.scale.detach().clamp_min(SMALLEST_SCALE)

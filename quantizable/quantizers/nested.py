@@ -6,11 +6,12 @@ Huang et al., "Nearly Lossless Adaptive Bit Switching" (Double Rounding), 2025, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from quantizable.bits import int_range
+from quantizable.bits import FLOAT_BITS, int_range
 from quantizable.functional import SMALLEST_SCALE, QParams, scale_gradient, straight_through
 from quantizable.quantizers.base import Level, Quantizer
 from quantizable.quantizers.lsq import at_the_weights_rate
@@ -51,6 +52,22 @@ class NestedWeight(Quantizer):
         self.register_parameter("scale", scale)
         self.refit(weight)
 
+    def check_width(self, bits: int) -> None:
+        super().check_width(bits)
+        if FLOAT_BITS > bits > self.highest:
+            raise ValueError(
+                f"nested weights are stored at their highest width, {self.highest} bits; {bits} is more"
+            )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        held = [int(key.split(".")[-2]) for key in state_dict if key.startswith(prefix + "levels.")]
+        key = prefix + "scale"
+        if (
+            held and max(held) != self.highest and key in state_dict
+        ):  # a step of the checkpoint's highest width
+            state_dict[key] = state_dict[key] * 2.0 ** (max(held) - self.highest)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def initialise(self, x: Tensor) -> None:
         scale = paper_scale(x, int_range(self.highest, signed=True)[1], self.axis).clamp_min(SMALLEST_SCALE)
         if self.init == "search":
@@ -59,13 +76,13 @@ class NestedWeight(Quantizer):
 
     def _search(self, x: Tensor, around: Tensor) -> Tensor:
         """The multiple of ``around`` with the least error, summed over widths."""
-        rows = rows_of(x, self.axis)
+        rows, shares = rows_of(x, self.axis)
 
         def error(scale: Tensor) -> Tensor:
             total = torch.zeros_like(scale)
             for level in self.levels.values():
                 quantized = self._rounded(rows, scale, level)[1] * (scale * self._shift(level))
-                total += (quantized - rows).abs().pow(NORM).mean(1, keepdim=True)
+                total += ((quantized - rows).abs().pow(NORM) @ shares)[:, None]
             return total
 
         return best_multiple(error, around.reshape(-1, 1), 0.1, 10).reshape(around.shape)

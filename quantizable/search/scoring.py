@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantizable.bits import BitMode
-from quantizable.calibrate import active_batch_norms, fit_norms
+from quantizable.calibrate import active_batch_norms
 from quantizable.certify.certification import Certification, Certified, average_certified_radius
 from quantizable.certify.incremental import Incremental
 from quantizable.interface.choices import OBJECTIVES
@@ -43,7 +43,7 @@ def fitted_norms(network: QuantizableNetwork, inputs: Sequence[Tensor]) -> Itera
     kept = [(buffer, buffer.clone()) for norm in active_batch_norms(network) for buffer in norm.buffers()]
     try:
         if inputs:
-            fit_norms(network, inputs)
+            network.reestimate_norms(inputs, batches=len(inputs))
         yield
     finally:
         with torch.no_grad():

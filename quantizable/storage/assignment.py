@@ -14,6 +14,7 @@ from torch import Tensor
 from quantizable.bits import BitMode, ModeLike
 from quantizable.calibrate import input_of
 from quantizable.network import QuantizableNetwork, plain
+from quantizable.nn.missing_modes import nearest
 from quantizable.report.files import write_text
 from quantizable.storage.digests import fingerprint
 
@@ -75,16 +76,20 @@ def noisy_inputs(loader: Iterable[Any], sigma: float, std: Sequence[float]) -> I
 
 
 def add_modes(network: QuantizableNetwork, modes: Iterable[BitMode]) -> list[BitMode]:
-    """Add the modes that the network lacks, each with the norms of the mode nearest to it; returns those."""
+    """Add the modes that the network lacks, each with the norms of the mode nearest to it; returns those.
+
+    Raises:
+        ValueError: a layer lacks a bit-width: its step size would have to be calibrated first.
+    """
     missing, held = sorted(set(modes) - set(network.modes)), list(network.modes)
     for new in missing:
-        network.add_mode(new, like=min(held, key=lambda mode: _distance(mode, new)))
+        for name, layer in network.layers().items():
+            try:
+                layer.check(new)
+            except ValueError as error:
+                raise ValueError(f"mode {new.name} cannot be added; layer {name!r}: {error}") from None
+        network.add_mode(new, like=nearest(new, held))
     return missing
-
-
-def _distance(one: BitMode, other: BitMode) -> tuple[int, int]:
-    # norms follow the weights' width first: it changes the scale of what they normalize
-    return abs(one.weight - other.weight), abs(one.activation - other.activation)
 
 
 def write_assignment(path: Path, network: QuantizableNetwork, assignment: SavedAssignment) -> None:

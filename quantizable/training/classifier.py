@@ -12,6 +12,8 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from quantizable.models.switchable import build_network
+from quantizable.network import QuantizableNetwork
+from quantizable.nn.conversion import classifier_of
 from quantizable.training.module import MultiModeModule
 from quantizable.training.optim import OptimizerConfig
 from quantizable.training.schemes import Scheme
@@ -25,10 +27,11 @@ class QuantizableClassifier(MultiModeModule):
     >>> Trainer(max_epochs=90).fit(module, datamodule)                                      # doctest: +SKIP
 
     Args:
-        model: a name for :func:`quantizable.models.create.create_model`, or a float network.
+        model: a name for :func:`quantizable.models.create.create_model`, a float network, or a quantizable
+            one, trained perhaps, which is trained on as it is: with its own modes and quantizers.
         num_classes: classes.
         bits: the modes.
-        quantizer: see :func:`quantizable.quantize`.
+        quantizer: see :func:`quantizable.quantize`; this and ``bits`` are for a float network.
         weights: a file of float weights to start from, or None.
         reset_head: with ``weights``: keep the new classifier.
         model_options: further arguments of ``create_model`` (``in_chans``, ``pretrained``, ``cifar_stem``,
@@ -43,7 +46,7 @@ class QuantizableClassifier(MultiModeModule):
 
     def __init__(
         self,
-        model: str | nn.Module,
+        model: str | nn.Module | QuantizableNetwork,
         num_classes: int,
         bits: Sequence[Any] = (2, 4, 8, 32),
         quantizer: str = "lsq",
@@ -58,9 +61,25 @@ class QuantizableClassifier(MultiModeModule):
     ) -> None:
         if not isinstance(num_classes, int) or num_classes < 2:
             raise ValueError(f"num_classes={num_classes!r}; a classifier needs an integer of at least 2")
-        network = build_network(
-            model, num_classes, bits, quantizer, weights, reset_head, model_options, quantize_options
-        )
+        if isinstance(model, QuantizableNetwork):
+            network, about = model, getattr(model, "info", None) or {}
+            known = about.get("model"), about.get("model_options")
+            if weights or reset_head or model_options or quantize_options:
+                raise ValueError(
+                    "the network is quantizable already and has its weights; weights, reset_head, "
+                    "model_options and quantize_options are for a float one"
+                )
+            _, outputs = classifier_of(network.model)
+            if outputs is not None and outputs != num_classes:
+                raise ValueError(
+                    f"the network has {outputs} outputs, but num_classes={num_classes}; give it a new head: "
+                    f"network.fc = nn.Linear(..., {num_classes}), network.reset_classifier({num_classes})"
+                )
+        else:
+            network = build_network(
+                model, num_classes, bits, quantizer, weights, reset_head, model_options, quantize_options
+            )
+            known = model if isinstance(model, str) else None, model_options
         try:
             config = (
                 optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**optimizer or {})
@@ -72,9 +91,9 @@ class QuantizableClassifier(MultiModeModule):
         super().__init__(network, scheme, config, **training)
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.architecture = {
-            "model": model if isinstance(model, str) else None,
+            "model": known[0],
             "num_classes": num_classes,
-            "model_options": dict(model_options or {}),
+            "model_options": dict(known[1] or {}),
         }
         self.metrics = nn.ModuleDict(
             {f"{stage}_{mode.name}": self._metrics() for stage in ("val", "test") for mode in network.modes}

@@ -14,6 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor, nn
 
+from quantizable import calibrate as fitting
 from quantizable.bits import BitMode
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.seeds import key_seed
@@ -182,22 +183,30 @@ class MultiModeModule(pl.LightningModule):
         self._step_sizes = positive_parameters(self.network)
         if self.teacher is not None:
             self.trainer.precision_plugin.convert_module(self.teacher).to(self.device)
-        waiting = [q for q in self.network.quantizers().values() if q.levels and not q.starts_initialised()]
-        # one that is set says that training has begun: its step sizes are learned and must stay
-        if waiting and not any(bool(q.initialised) for q in waiting):
-            datamodule = getattr(self.trainer, "datamodule", None)
-            if datamodule is not None:
-                loader = datamodule.train_dataloader()
-            else:
-                self.trainer.fit_loop.setup_data()
-                loader = self.trainer.train_dataloader
-            convert = self.trainer.precision_plugin.convert_input  # as every step gets its batch
-            # several loaders give a batch together, as in a step
-            together = (
-                loader if isinstance(loader, CombinedLoader) else CombinedLoader(loader, "max_size_cycle")
-            )
-            self.network.calibrate(self.inputs(convert(batch)) for batch, _, _ in together)
+        if self._lacks_step_sizes():
+            self.network.calibrate_lacking(self._calibration_inputs())
             self._share_calibration()
+
+    def _lacks_step_sizes(self) -> bool:
+        network = self.network
+        begun = any(bool(q.initialised) for q in network.quantizers().values() if not q.starts_initialised())
+        # a layer that no data reached before reaches none in a resumed run, which must draw the same numbers
+        if begun and self.trainer.ckpt_path is not None:
+            return bool(fitting.partly_lacking(network.model, network.modes))
+        return any(fitting.lacking(network.model).values())
+
+    def _calibration_inputs(self) -> Iterator[Tensor]:
+        """Inputs of training batches, as steps get them: after precision, device and the user's hooks."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None:
+            loader = datamodule.train_dataloader()
+        else:
+            self.trainer.fit_loop.setup_data()
+            loader = self.trainer.train_dataloader
+        for batch, _, _ in CombinedLoader(loader, "max_size_cycle"):
+            batch = self.trainer.precision_plugin.convert_input(batch)
+            batch = self._on_before_batch_transfer(batch)
+            yield self.inputs(self.trainer.strategy.batch_to_device(batch, self.device))
 
     def _share_calibration(self) -> None:
         """Every process takes the step sizes of the first, which saw other images."""

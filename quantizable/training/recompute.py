@@ -1,8 +1,8 @@
 """Activation checkpointing: memory for time, by timm's own means.
 
 Each block keeps its input only and computes the rest again in the backward pass, which costs about one
-more forward pass. It runs in the mode of the first, as a training step goes backward through a mode before
-it enters the next. Batch norms see each batch twice: their running statistics follow the data faster.
+more forward pass. It runs in the mode of the first, with its norm, wherever the backward pass is called, and
+running statistics see each batch once (``nn/recomputation.py``).
 """
 
 from torch import nn

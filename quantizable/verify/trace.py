@@ -246,7 +246,7 @@ def quantizer_stage(quantizer: Quantizer, name: str) -> Activation:
     """
     if quantizer.active is None:
         return Activation()
-    if not bool(quantizer.initialised):
+    if not quantizer.is_set(quantizer.bits):
         raise ValueError(
             f"the input quantizer of {name} was never calibrated, so its step size is not known; "
             "train the network or call network.calibrate(loader) first"

@@ -277,13 +277,13 @@ def test_noise_has_the_asked_sigma_in_pixels_and_is_drawn_anew_each_step() -> No
 
 def test_calibration_happens_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    original = QuantizableNetwork.calibrate
+    original = QuantizableNetwork.calibrate_lacking
 
     def counted(self: QuantizableNetwork, *args: Any, **kwargs: Any) -> None:
         calls.append(1)
         original(self, *args, **kwargs)
 
-    monkeypatch.setattr(QuantizableNetwork, "calibrate", counted)
+    monkeypatch.setattr(QuantizableNetwork, "calibrate_lacking", counted)
     module = classifier()
     trainer(max_epochs=1).fit(module, loader(2))
     assert len(calls) == 1

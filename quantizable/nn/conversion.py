@@ -1,0 +1,245 @@
+"""Which layers, norms and attention blocks are swapped, by which quantizers, and the swap, in place."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from timm.layers import Attention
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from quantizable.bits import FLOAT_BITS, BitMode, check_bits
+from quantizable.interface.errors import unknown
+from quantizable.nn.attention import QuantAttention
+from quantizable.nn.layers import QuantLayer, quant_class, quantize_layer
+from quantizable.nn.norms import SHARING, PerModeNorm, is_norm
+from quantizable.quantizers import QUANTIZERS, LSQActivation
+
+FirstLast = int | Literal["mode", "float"]
+PRODUCTS = (nn.Linear, _ConvNd, nn.MultiheadAttention)
+OVERRIDES = ("quantizer", "bits", "per_channel")
+
+
+@dataclass
+class QuantizeConfig:
+    """Everything :func:`quantize` was asked for, in plain types; saved with every checkpoint."""
+
+    bits: list[str]
+    quantizer: str = "lsq"
+    first_last: FirstLast = 8
+    norms: str = "per_mode"
+    per_channel: bool | None = None
+    attention: bool = False
+    include: list[str] = field(default_factory=lambda: ["*"])
+    exclude: list[str] = field(default_factory=list)
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known_quantizer(self.quantizer)
+        if self.first_last not in ("mode", "float"):
+            self.first_last = fixed_width(self.first_last, 'first_last (or "mode", or "float")')
+        true_or_false(self.per_channel, "per_channel")
+        if self.norms not in SHARING:
+            raise ValueError(unknown("norms", self.norms, SHARING))
+        for pattern, options in self.overrides.items():
+            for key, value in options.items():
+                if key not in OVERRIDES:
+                    raise ValueError(
+                        f"override {key!r} of {pattern!r} is unknown; choose from {', '.join(OVERRIDES)}"
+                    )
+                if key == "quantizer":
+                    known_quantizer(value)
+                if key == "bits" and value not in ("mode", "float"):
+                    options[key] = fixed_width(value, f"bits of override {pattern!r}")
+                if key == "per_channel":
+                    true_or_false(value, f"per_channel of override {pattern!r}")
+
+    def asdict(self) -> dict[str, Any]:
+        """The config as plain dictionaries, lists and scalars."""
+        return asdict(self)
+
+
+def known_quantizer(name: str) -> None:
+    """``ValueError`` if no quantizer has that name."""
+    if name not in QUANTIZERS:
+        raise ValueError(unknown("quantizer", name, QUANTIZERS))
+
+
+def fixed_width(bits: Any, what: str) -> int:
+    """A width of 2 to 16 bits (1 where the quantizer has it) out of ``8`` or ``"8"``; else ``ValueError``."""
+    number = int(bits) if isinstance(bits, str) and bits.strip().isdecimal() else bits  # "8", as for a mode
+    if check_bits(number, what) == FLOAT_BITS:
+        raise ValueError(f'{what} is 32; write "float" to leave the layer unquantized')
+    return int(number)
+
+
+def true_or_false(value: Any, what: str) -> None:
+    """``ValueError`` if ``value`` is neither a bool nor None."""
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{what} is {value!r}; it must be True, False, or None for the quantizer's own way")
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """True if a layer's name fits one of the shell patterns (``layer1.*``)."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def quantizable_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Layers that can be quantized, by name, in the order in which the network registers them."""
+    return {name: layer for name, layer in model.named_modules() if quant_class(layer) is not None}
+
+
+def check_weights(model: nn.Module, within: str = "") -> None:
+    """``ValueError`` for weights that are not there yet, or that a hook computes anew at each forward.
+
+    Args:
+        model: a network, or a part of one.
+        within: the part's name.
+    """
+
+    def names(of: Callable[[nn.Module], bool]) -> str:
+        found = (name for name, module in model.named_modules() if of(module))
+        return ", ".join(".".join(filter(None, (within, name))) for name in found)
+
+    if lazy := names(lambda m: isinstance(m, LazyModuleMixin)):
+        raise ValueError(f"{lazy}: lazy layers without weights; run the model on one batch first")
+    # a parameter is not in vars(), and such a weight is: a plain tensor, which cannot be copied
+    if hooked := names(lambda m: isinstance(m, PRODUCTS) and "weight" in vars(m)):
+        raise ValueError(
+            f"{hooked}: a hook computes the weight (torch.nn.utils.weight_norm, spectral_norm or "
+            "prune); make it a parameter first, with remove_weight_norm(layer), remove_spectral_norm(layer) "
+            'or prune.remove(layer, "weight")'
+        )
+
+
+def warn_of_skipped(model: nn.Module, known: Collection[nn.Module] = ()) -> None:
+    """Name the convolutions, linear and attention layers, save known ones, that stay float in every mode."""
+    skipped = [
+        name for name, m in model.named_modules()
+        if isinstance(m, PRODUCTS) and not isinstance(m, QuantLayer)
+        and quant_class(m) is None and m not in known
+    ]  # fmt: skip
+    if skipped:
+        warnings.warn(
+            f"{', '.join(skipped)}: these layers have a forward of their own that is not known here "
+            "and stay float in every mode",
+            stacklevel=3,
+        )
+
+
+def first_and_last(model: nn.Module, names: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Names of the input layers and of the classifiers: as timm's model config says, else by order."""
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+
+    def named(key: str, fallback: str) -> set[str]:
+        listed = config.get(key) or ()
+        listed = (listed,) if isinstance(listed, str) else listed
+        return {name for name in listed if name in names} or {fallback}
+
+    return named("first_conv", names[0]), named("classifier", names[-1])
+
+
+def convert(
+    model: nn.Module, modes: list[BitMode], config: QuantizeConfig, known: Collection[nn.Module] = ()
+) -> None:
+    """Swap the layers, norms and attention blocks of ``model`` in place.
+
+    Args:
+        model: a network; what is converted already stays, and tells with the others which layers are ends.
+        modes: the modes to hold.
+        config: how.
+        known: modules to leave as they are.
+    """
+    names = [n for n, m in model.named_modules() if isinstance(m, QuantLayer) or quant_class(m) is not None]
+    first, last = first_and_last(model, names) if names else (set(), set())
+    for name, layer in quantizable_layers(model).items():
+        options = layer_options(config, name, name in first | last)
+        if options is not None and layer not in known:
+            _quantize(layer, modes, options, is_input=name in first)
+    if config.attention:
+        _quantize_attention(model, modes, config.quantizer)
+    if config.norms != "shared":
+        _split_norms(model, modes, shared_affine=config.norms == "shared_affine")
+
+
+def classifier_of(model: nn.Module) -> tuple[str | None, int | None]:
+    """Name of the model's classifier and its outputs; None for what there is not."""
+    names = [n for n, m in model.named_modules() if isinstance(m, QuantLayer) or quant_class(m) is not None]
+    if not names:
+        return None, None
+    name = max(first_and_last(model, names)[1], key=names.index)
+    last = model.get_submodule(name)
+    width = getattr(last, "out_features", getattr(last, "out_channels", None))
+    return name, width if isinstance(width, int) else None
+
+
+def layer_options(config: QuantizeConfig, name: str, is_end: bool) -> dict[str, Any] | None:
+    """Quantizer, fixed width and granularity of one layer; None if it stays float."""
+    if not matches(name, config.include) or matches(name, config.exclude):
+        return None
+    options = {
+        "quantizer": config.quantizer,
+        "bits": config.first_last if is_end else "mode",
+        "per_channel": config.per_channel,
+    }
+    for pattern, override in config.overrides.items():
+        if fnmatchcase(name, pattern):
+            options |= override
+    return None if options["bits"] == "float" else options
+
+
+def channel_axis(layer: nn.Module) -> int | None:
+    """Axis of the output channels in the layer's weight; None where no single axis holds them."""
+    if getattr(layer, "transposed", False):
+        return 1 if layer.groups == 1 else None
+    return 0
+
+
+def _quantize(layer: nn.Module, modes: list[BitMode], options: dict[str, Any], is_input: bool) -> None:
+    fixed = None if options["bits"] == "mode" else options["bits"]
+    weight_bits = {fixed or m.weight for m in modes if m.weight != FLOAT_BITS}
+    input_bits = {fixed or m.activation for m in modes if m.activation != FLOAT_BITS}
+    recipe = QUANTIZERS[options["quantizer"]]
+    per_channel = recipe.per_channel if options["per_channel"] is None else options["per_channel"]
+    axis = channel_axis(layer) if per_channel else None
+    activation = LSQActivation if is_input else recipe.activation
+    if 1 in input_bits and activation.min_bits > recipe.activation.min_bits:
+        raise ValueError(
+            f"the first layer would run at 1 bit, but its input is read by LSQ whatever the quantizer, which "
+            f"has {activation.min_bits} bits at least; give it more (first_last=8, or an override), or "
+            'all activations ("w1a8")'
+        )
+    quantize_layer(
+        layer,
+        lambda weight: recipe.weight(weight, weight_bits, axis),
+        activation(input_bits),
+        fixed,
+    )
+
+
+def _quantize_attention(model: nn.Module, modes: list[BitMode], quantizer: str) -> None:
+    blocks = [m for m in model.modules() if type(m) is Attention]
+    bits = {m.activation for m in modes}
+    if 1 in bits:
+        raise ValueError(
+            "attention=True quantizes queries, keys and values, which have negative values, and 1-bit "
+            'activations have none; give activations more bits ("w1a8"), or attention=False'
+        )
+    for block in blocks:
+        QuantAttention.convert(block, lambda: QUANTIZERS[quantizer].activation(bits))
+
+
+def _split_norms(model: nn.Module, modes: list[BitMode], shared_affine: bool) -> None:
+    split: dict[nn.Module, PerModeNorm] = {}  # a norm that a network uses in two places stays one
+    inside = {m for n in model.modules() if isinstance(n, PerModeNorm) for m in n.modules()}
+    for parent in [m for m in model.modules() if m not in inside]:
+        for name, child in list(parent._modules.items()):  # a second name of one norm too
+            if child is not None and is_norm(child):
+                if child not in split:
+                    split[child] = PerModeNorm(child, modes, shared_affine)
+                setattr(parent, name, split[child])

@@ -1,0 +1,101 @@
+"""A network around a model: what is set on it and belongs to the model reaches the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantizable.bits import BitMode
+from quantizable.nn.structure import check_new
+
+OWN = ("model", "modes", "config", "added", "info")  # of the network, also where the model has such a name
+
+
+class ModelAttributes(nn.Module):
+    """Reads, sets and deletes the model's attributes as if they were its own.
+
+    An attribute of the network itself stays its own. One that the model has (a layer, parameter, buffer,
+    plain value) is the model's. A new plain value stays with the network; a new layer or parameter is
+    refused, as the model would not use it and a checkpoint would hold it.
+    """
+
+    model: nn.Module
+    modes: list[BitMode]
+
+    def belongs_to_model(self, name: str, value: Any = None) -> bool:
+        """Whether an attribute of that name is the model's; ``ValueError`` for a new layer or parameter."""
+        if name in OWN or name in self.__dict__ or "model" not in self._modules:
+            return False
+        holds = isinstance(value, nn.Module | nn.Parameter)
+        if hasattr(type(self), name):
+            if holds:
+                raise ValueError(
+                    f"{name!r} is the network's own; to replace the model's write net.model.{name} = ..."
+                )
+            return False
+        if hasattr(self.model, name):
+            return True
+        if holds:
+            raise ValueError(
+                f"the model has no {name!r} to replace, and would not use a new one; "
+                f"to add it nevertheless write net.model.{name} = ..."
+            )
+        return False
+
+    def refresh(self) -> None:
+        """Called after the model was changed."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model" or name.startswith("__"):
+                raise
+            if "_structure" in self.__dict__ and not torch.compiler.is_compiling():
+                self.refresh()
+            return getattr(super().__getattr__("model"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not self.belongs_to_model(name, value):
+            super().__setattr__(name, value)
+            return
+        if isinstance(value, nn.Module):
+            check_new(value, self.modes, within=name)
+        setattr(self.model, name, value)
+        if isinstance(value, nn.Module):
+            self.refresh()
+
+    def __delattr__(self, name: str) -> None:
+        if self.belongs_to_model(name):
+            delattr(self.model, name)
+            self.refresh()
+        else:
+            super().__delattr__(name)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """As assigning an attribute does."""
+        if name == "model" or module is None:
+            super().add_module(name, module)
+        else:
+            setattr(self, name, module)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As assigning an attribute does."""
+        if param is not None and self.belongs_to_model(name, param):
+            self.model.register_parameter(name, param)
+        else:
+            super().register_parameter(name, param)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """The model's, if it has one of that name; a new one stays out of checkpoints only by asking."""
+        if self.belongs_to_model(name):
+            self.model.register_buffer(name, tensor, persistent)
+        elif persistent:
+            raise ValueError(
+                f"the model has no {name!r}; write net.model.register_buffer({name!r}, ...), or "
+                "persistent=False to keep it out of checkpoints"
+            )
+        else:
+            super().register_buffer(name, tensor, persistent)

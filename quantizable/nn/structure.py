@@ -1,0 +1,129 @@
+"""Layers that were put in a model after it was converted, found again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from quantizable.bits import BitMode
+from quantizable.nn.attention import QuantAttention
+from quantizable.nn.bypass import call_layers
+from quantizable.nn.conversion import QuantizeConfig, check_weights, classifier_of, convert, warn_of_skipped
+from quantizable.nn.layers import QuantLayer
+from quantizable.nn.norms import PerModeNorm
+from quantizable.quantizers import Level, Quantizer
+
+SWITCHABLE = (QuantLayer, QuantAttention, PerModeNorm)
+
+
+def parts(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
+    """The modules of a model, without the inside of its quantizers and norms."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield module
+    for child in module._modules.values():
+        if child is not None and not isinstance(child, PerModeNorm | Quantizer):
+            yield from parts(child, seen)
+
+
+class Structure:
+    """Which module holds which, to notice at the cost of a few microseconds that it changed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.children = [(module, dict(module._modules)) for module in parts(model, set())]
+        head, self.classes = classifier_of(model)
+        # what a network of the same name has, whatever the number of its classes
+        self.architecture = [
+            (
+                name,
+                type(module),
+                [p is not None and name != head and p.shape for p in module._parameters.values()],
+            )
+            for name, module in model.named_modules()
+            if not isinstance(module, Quantizer | Level)
+        ]
+        self.shared_norms = [m for m, _ in self.children if isinstance(m, _BatchNorm)]
+        self.switchable: dict[str, Any] = {
+            name: module for name, module in model.named_modules() if isinstance(module, SWITCHABLE)
+        }
+
+    def fits(self, model: nn.Module) -> bool:
+        """True if nothing was put in, taken out or renamed since."""
+        return self.children[0][0] is model and not any(
+            module._modules != children for module, children in self.children
+        )
+
+    @property
+    def modules(self) -> set[nn.Module]:
+        """What it knows."""
+        return {
+            m for module, children in self.children for m in (module, *children.values()) if m is not None
+        }
+
+
+def check_new(
+    part: nn.Module, modes: list[BitMode], known: Collection[nn.Module] = (), within: str = ""
+) -> None:
+    """``ValueError`` if what is new in a part of a model cannot be converted, or has other modes."""
+    check_weights(part, within)
+    for name, module in part.named_modules(prefix=within):
+        if module in known or not isinstance(module, SWITCHABLE):
+            continue
+        for mode in modes:
+            try:
+                if isinstance(module, PerModeNorm) and mode not in module.modes:
+                    raise ValueError(f"it has no mode {mode.name}")
+                if not isinstance(module, PerModeNorm):
+                    module.check(mode)
+            except ValueError as error:
+                raise ValueError(
+                    f"{name!r} comes from a network of other modes ({error}); put in a float layer"
+                ) from None
+
+
+def convert_new(
+    model: nn.Module, before: Structure, modes: list[BitMode], config: dict[str, Any]
+) -> Structure:
+    """Convert what was put in ``model`` since, by the network's own config, in place.
+
+    A layer in the place of another of the same kind and width reads the same input: it takes over its grid.
+
+    Raises:
+        ValueError: see :func:`check_new`.
+    """
+    known = before.modules
+    check_new(model, modes, known)
+    warn_of_skipped(model, known)
+    call_layers(model, known)
+    convert(model, modes, QuantizeConfig(**config), known)
+    for name, old in before.switchable.items():
+        try:
+            layer, holder = model.get_submodule(name), model.get_submodule(name.rpartition(".")[0])
+        except AttributeError:  # deleted
+            continue
+        if layer is not old and layer not in known and holder in known and same_input(layer, old):
+            layer.input_quantizer = copy.deepcopy(old.input_quantizer)
+    return Structure(model)
+
+
+def same_input(layer: nn.Module, old: nn.Module) -> bool:
+    """True if both are quantized layers of one kind, with inputs of one width and equal bit-widths."""
+    if not isinstance(layer, QuantLayer) or not isinstance(old, QuantLayer):
+        return False
+    return (
+        layer.float_class is old.float_class
+        and input_width(layer) == input_width(old)
+        and type(layer.input_quantizer) is type(old.input_quantizer)
+        and layer.input_quantizer.widths == old.input_quantizer.widths
+    )
+
+
+def input_width(layer: nn.Module) -> Any:
+    """Features or channels of a layer's input."""
+    names = ("in_features", "in_channels", "embed_dim")
+    return next(getattr(layer, name) for name in names if hasattr(layer, name))
