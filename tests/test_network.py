@@ -341,7 +341,13 @@ def test_unusable_loaders(network: QuantizableNetwork, loader: list, message: st
 
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x, 1), lambda x: [x], lambda x: {"image": x}])
 def test_loaders_of_several_shapes(network: QuantizableNetwork, wrap: Callable[[Tensor], object]) -> None:
-    network.calibrate([wrap(images())])
+    batch = images()
+    plain = copy.deepcopy(network)
+    plain.calibrate([batch])
+    network.calibrate([images(), images()])  # other step sizes, which the wrapped batch replaces
+    network.calibrate([wrap(batch)])
+    for (name, ours), theirs in zip(network.named_parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
 
 
 def test_reestimated_norms_hold_the_mean_over_the_batches(network: QuantizableNetwork) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantizable.deploy.engines import onnxruntime_options
+from quantizable.deploy.engines import onnxruntime_options, openvino_graph
 from quantizable.deploy.export import onnx_model
 from quantizable.deploy.integer_nodes import SIGNED_OFFSET, node_layer
 from quantizable.deploy.lowering import lower
@@ -130,7 +130,7 @@ def engine_codes(
 
     Args:
         engine: ``"onnxruntime"`` or ``"openvino"``.
-        exact: as of ``compile_onnxruntime``.
+        exact: as of ``compile_onnxruntime`` and ``openvino_graph``.
         options: of ``onnx_model``, such as ``residual_images``.
     """
     onnx = require("onnx", "reading an engine's codes")
@@ -163,8 +163,8 @@ def _run_all(model: bytes, images: np.ndarray, engine: str, exact: bool) -> dict
         session = runtime.InferenceSession(model, onnxruntime_options(exact=exact))
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(None, {INPUT: images}), strict=True))
-    core = openvino_core("engine 'openvino'")
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(model), "CPU", options)
+    network, options = openvino_graph(model, exact)
+    options["INFERENCE_PRECISION_HINT"] = "f32"
+    compiled = openvino_core("engine 'openvino'").compile_model(network, "CPU", options)
     results = compiled(images)
     return {next(iter(port.get_names())): results[port] for port in compiled.outputs if port.get_names()}

@@ -18,9 +18,14 @@ from quantizable.deploy.requirements import openvino_core, require
 from quantizable.storage.outputs import INPUT
 
 log = logging.getLogger(__name__)
+FASTER = "exact=False leaves them to the integer kernels, which is faster and wrong where they saturate"
 SATURATING = (
-    "%s has no exact integer kernels: %d layers, whose integers could saturate there, run in float (%s); "
-    "exact=False leaves them to the integer kernels, which is faster and wrong where they saturate"
+    "integer kernels taken as saturating on %s: %d layers, whose products could leave int16, "
+    f"run in float (%s); {FASTER}"
+)
+ALL_IN_FLOAT = (
+    "integer kernels taken as saturating on %s: all layers run in float, "
+    f"as products of attention could leave int16; {FASTER}"
 )
 Runner = Callable[[np.ndarray], Any]  # an array, or a list of arrays
 
@@ -47,7 +52,7 @@ def compile_onnxruntime(
         shape: not needed, as ONNX Runtime serves any batch size equally well.
         exact: multiply the codes in float, which loses nothing. If False it fuses QLinearConv kernels,
             which round the bias to the accumulator's unit: codes move by a step, and a deep network
-            amplifies that.
+            amplifies that. Without VNNI these kernels saturate, too.
     """
     onnxruntime = require("onnxruntime", "engine 'onnxruntime'")
     options = onnxruntime_options(threads, exact)
@@ -64,30 +69,20 @@ def compile_openvino(
 ) -> Runner:
     """OpenVINO's CPU device.
 
-    Where the processor's integer kernels saturate (see :mod:`quantizable.deploy.processor`), layers that can
-    saturate by their own numbers are multiplied in float; one log line names them.
-
     Args:
         model: an ONNX or ``.xml`` file, or the bytes of an ONNX file.
         threads: of one inference; None: as many as cores.
         shape: fixed ``[N, C, H, W]``, which it runs faster than a free batch size.
-        exact: False leaves all layers to the integer kernels, also where these saturate.
+        exact: as of :func:`openvino_graph`.
         precision: of what is not integer: ``"f32"``, or ``"bf16"`` at the cost of exactness.
     """
-    core = openvino_core("engine 'openvino'")
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    network, options = openvino_graph(model, exact)
+    options |= {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    network = core.read_model(model)
-    if exact and not exact_kernels():
-        if codes_can_saturate(network):
-            options["LP_TRANSFORMS_MODE"] = "NO"
-            log.info("%s has no exact integer kernels: all layers run in float", processor_name())
-        elif layers := without_saturation(network):
-            log.info(SATURATING, processor_name(), len(layers), ", ".join(layers))
     if shape is not None:
         network.reshape(list(shape))
-    compiled = core.compile_model(network, "CPU", options)
+    compiled = openvino_core("engine 'openvino'").compile_model(network, "CPU", options)
     request = compiled.create_infer_request()
 
     def run(images: np.ndarray) -> Any:
@@ -95,6 +90,28 @@ def compile_openvino(
         return _one_or_all([np.array(found[port]) for port in range(len(compiled.outputs))])
 
     return run
+
+
+def openvino_graph(model: bytes | Path, exact: bool = True) -> tuple[Any, dict[str, Any]]:
+    """An ``openvino.Model`` and the compile options that keep its integers right on this processor.
+
+    Where the processor's integer kernels saturate (see :mod:`quantizable.deploy.processor`), layers that can
+    saturate by their own numbers are multiplied in float; one log line names them.
+
+    Args:
+        model: an ONNX or ``.xml`` file, or the bytes of an ONNX file.
+        exact: False leaves all layers to the integer kernels, also where these saturate.
+    """
+    network = openvino_core("engine 'openvino'").read_model(model)
+    if not exact or exact_kernels():
+        return network, {}
+    if codes_can_saturate(network):  # codes times codes, which have no constant to put in float
+        without_saturation(network, all_layers=True)
+        log.info(ALL_IN_FLOAT, processor_name())
+        return network, {"LP_TRANSFORMS_MODE": "NO"}
+    if layers := without_saturation(network):
+        log.info(SATURATING, processor_name(), len(layers), ", ".join(layers))
+    return network, {}
 
 
 def _one_or_all(arrays: list[np.ndarray]) -> Any:

@@ -63,6 +63,7 @@ class InputNode(nn.Module):
         super().__init__()
         self.grid = grid
         self.layer = layer
+        self.bits, self.calibrating = grid.bits, False  # as of the quantizer, which attention asks
         self.style = "qdq"
         self.drops_remainder = False  # True once the layer adds the remainder's share to its output
         self.remainder = grid.remainder * float(grid.scale)  # in units of the input

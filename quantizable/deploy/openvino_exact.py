@@ -10,28 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from quantizable.deploy.requirements import require
+from quantizable.deploy.requirements import openvino_core, require
 from quantizable.deploy.saturation import can_saturate
 
 PRODUCTS = (
     *("Convolution", "ConvolutionBackpropData", "MatMul"),
     *("GroupConvolution", "GroupConvolutionBackpropData"),
 )
-ARITHMETIC = {"Multiply": np.multiply, "Subtract": np.subtract}
-PASSED = (
-    "Multiply",
-    "Subtract",
-    "Convert",
-    "Reshape",
-    "Transpose",
-)  # between codes or integers and the product
+REARRANGED = ("Reshape", "Transpose", "Squeeze", "Unsqueeze")  # weights on their way to the product
+PASSED = ("Multiply", "Subtract", "Convert", *REARRANGED)
 
 
-def without_saturation(graph: Any) -> list[str]:
+def without_saturation(graph: Any, all_layers: bool = False) -> list[str]:
     """Give float weights to each product of a graph that can saturate, in place.
 
     Args:
         graph: an ``openvino.Model`` with codes in unsigned bytes and weights in signed ones.
+        all_layers: give them to every product of integers.
 
     Returns:
         Names of the layers that run in float now.
@@ -40,10 +35,12 @@ def without_saturation(graph: Any) -> list[str]:
     changed = []
     for node in _products(graph):
         integers, highest = _integers(node.input_value(1)), highest_code(node.input_value(0))
-        if integers is None or highest is None or not can_saturate(_rows(node, integers), highest):
+        if integers is None or highest is None:
+            continue
+        if not all_layers and not can_saturate(_rows(node, integers), highest):
             continue
         changed.append(_layer(node))
-        weights = ops.constant(_value(node.input_value(1).get_node()).astype(np.float32))
+        weights = ops.constant(_value(node.input_value(1)))
         node.input(1).replace_source_output(weights.output(0))
     return changed
 
@@ -59,20 +56,33 @@ def codes_can_saturate(graph: Any) -> bool:
 
 
 def highest_code(output: Any) -> int | None:
-    """The largest unsigned code that an output stands for; None if it does not come from codes."""
-    node = output.get_node()
-    while node.get_type_name() in PASSED:
-        node = node.input_value(0).get_node()
-        if node.get_type_name() in ("Minimum", "Maximum"):  # Clip of the codes
-            break
-        if _type(node) == "u8":
-            return 255
-    if node.get_type_name() == "Maximum":
-        return 255
-    if node.get_type_name() != "Minimum":
-        return None
-    bounds = [source for source in map(_constant_of, node.input_values()) if source is not None]
-    return int(bounds[0].max()) if bounds else 255
+    """The largest unsigned code that an output stands for; None if no codes come in before another product.
+
+    Codes reach a product through operations that move them (padding, pooling, reshaping), so that all of
+    these are looked through. What is not known counts as 255.
+    """
+    highest, seen, waiting = None, set(), [output.get_node()]
+    while waiting:
+        node = waiting.pop()
+        if node.get_name() in seen or node.get_type_name() in PRODUCTS:
+            continue
+        seen.add(node.get_name())
+        if _type(node) != "u8":
+            waiting += [source.get_node() for source in node.input_values()]
+        elif node.get_type_name() != "Constant":  # a zero point is no code
+            highest = max(highest or 0, _highest_of_bytes(node))
+    return highest
+
+
+def _highest_of_bytes(node: Any) -> int:
+    """The upper bound that a Clip puts on codes in unsigned bytes: Minimum of Maximum, in either order."""
+    bounds = [255]
+    while node.get_type_name() in ("Minimum", "Maximum"):
+        sources = [source.get_node() for source in node.input_values()]
+        if node.get_type_name() == "Minimum":
+            bounds += [int(source.data.max()) for source in sources if source.get_type_name() == "Constant"]
+        node = next((source for source in sources if source.get_type_name() != "Constant"), sources[0])
+    return min(bounds)
 
 
 def _type(node: Any) -> str:
@@ -91,46 +101,29 @@ def _layer(node: Any) -> str:
     return weights.get_friendly_name().removesuffix(".weight_quantizer.integers")
 
 
-def _constant_of(output: Any) -> np.ndarray | None:
-    node = output.get_node()
-    return np.array(node.data) if node.get_type_name() == "Constant" else None
-
-
 def _integers(output: Any) -> np.ndarray | None:
     """The stored integers of weights, as the product sees their axes; None if there are none."""
     chain, node = [], output.get_node()
     while node.get_type_name() in PASSED:
         chain.append(node)
         node = node.input_value(0).get_node()
-    if node.get_type_name() != "Constant" or _type(node) not in (
-        "i8",
-        "i4",
-    ):
+    if not chain or node.get_type_name() != "Constant" or _type(node) not in ("i8", "i4"):
         return None
-    integers = np.array(node.data).astype(np.int64)
+    integers = _value(chain.pop().output(0)).astype(np.int64)  # behind Convert, which unpacks four bits
     for step in reversed(chain):
-        if step.get_type_name() in ("Reshape", "Transpose"):
-            integers = _rearranged(step, integers)
+        if step.get_type_name() == "Transpose":
+            integers = integers.transpose(_value(step.input_value(1)).tolist())
+        elif step.get_type_name() in REARRANGED:
+            integers = integers.reshape(step.shape)
     return integers
 
 
-def _value(node: Any) -> np.ndarray:
-    """What a tree of constants computes, in float32 as the engine would."""
-    kind = node.get_type_name()
-    if kind == "Constant":
-        return np.array(node.data)
-    first = _value(node.input_value(0).get_node())
-    if kind == "Convert":
-        return first.astype(np.float32)
-    if kind in ARITHMETIC:
-        return ARITHMETIC[kind](first, _value(node.input_value(1).get_node()))
-    return _rearranged(node, first)
-
-
-def _rearranged(node: Any, values: np.ndarray) -> np.ndarray:
-    """Reshape or Transpose, as the node says."""
-    order = _value(node.input_value(1).get_node()).astype(int).tolist()
-    return values.transpose(order) if node.get_type_name() == "Transpose" else values.reshape(node.shape)
+def _value(output: Any) -> np.ndarray:
+    """What a tree of constants comes to, computed by the engine itself."""
+    openvino = require("openvino", "engine 'openvino'")
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino_core("engine 'openvino'").compile_model(openvino.Model([output], []), "CPU", options)
+    return np.array(compiled([])[0])
 
 
 def _rows(node: Any, integers: np.ndarray) -> np.ndarray:

@@ -22,8 +22,8 @@ rows = st.lists(st.integers(-128, 127), min_size=1, max_size=9)
 @given(rows, st.integers(1, 255), st.randoms(use_true_random=False))
 def test_a_safe_layer_is_exact_in_every_order(row: list[int], highest: int, random) -> None:
     weights = np.array(row)
-    if can_saturate(weights[None], highest):
-        return
+    while can_saturate(weights[None], highest):  # half as large weights, until none can
+        weights = weights // 2
     for _ in range(5):
         codes = np.array([random.choice((0, highest, random.randint(0, highest))) for _ in row])
         order = random.sample(range(len(row)), len(row))
@@ -32,14 +32,14 @@ def test_a_safe_layer_is_exact_in_every_order(row: list[int], highest: int, rand
 
 @given(rows, st.integers(1, 255))
 def test_an_unsafe_layer_has_an_input_that_goes_wrong(row: list[int], highest: int) -> None:
-    weights = np.array(row)
-    if not can_saturate(weights[None], highest):
-        return
+    weights = np.array([*row, 100, 100])  # two that can, beside those drawn: 200 x 164 = 32 800
+    highest = max(highest, 164)
+    assert can_saturate(weights[None], highest)
     order = np.argsort(weights)
     by_pair = [[*order[::-1]], [*order]]  # the two largest first, or the two smallest
     wrong = []
     for chosen in by_pair:
-        codes = np.zeros(len(row), np.int64)
+        codes = np.zeros(len(weights), np.int64)
         codes[chosen[:2]] = highest
         wrong.append(saturating_sum(codes, weights, chosen) != int(codes @ weights))
         codes[chosen[1:2]] = 0  # a row with one weight of that sign

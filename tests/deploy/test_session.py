@@ -13,6 +13,7 @@ from torch import Tensor
 import quantizable.storage.load
 from quantizable.deploy import Guard, Session, export_onnx, save_qz
 from quantizable.deploy.openvino_format import export_openvino
+from tests.deploy.ties import assert_equal_but_for_ties
 from tests.small_net import SIZE, SmallNet
 
 pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
@@ -31,7 +32,7 @@ def saved(make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
 @pytest.mark.parametrize("batch", [None, 3])
 def test_switching_modes_gives_the_networks_logits(
-    saved, images: Tensor, engine: str, batch: int | None
+    saved, images: Tensor, kernels, engine: str, batch: int | None
 ) -> None:
     if engine != "torch":
         pytest.importorskip(engine, reason=f"{engine} is not installed")
@@ -40,11 +41,9 @@ def test_switching_modes_gives_the_networks_logits(
     assert session.bits == "8"
     for bits in (4, 8, 4):
         session.set_bits(bits)
-        with network.at_bits(bits), torch.no_grad():
-            expected = network(images).numpy()
         got = session(images)
         assert got.shape == (16, 5)
-        assert np.isclose(got, expected, atol=1e-3 * np.abs(expected).max()).all(1).mean() >= 7 / 8
+        assert_equal_but_for_ties(got, network, bits, images)
 
 
 def test_a_guard_asks_the_high_mode_where_the_low_one_is_unsure(saved, images: Tensor) -> None:
@@ -93,7 +92,7 @@ def test_an_onnx_file_has_one_mode(saved, images: Tensor, tmp_path: Path) -> Non
         Session(tmp_path / "cut.onnx")
 
 
-def test_a_mixed_file_and_openvinos_own_run(saved, images: Tensor, tmp_path: Path) -> None:
+def test_a_mixed_file_and_openvinos_own_run(saved, images: Tensor, kernels, tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
     mixed = {"*": 8, "block": 2}
     export_onnx(saved[0], tmp_path / "mixed.onnx", mixed)
@@ -106,9 +105,8 @@ def test_a_mixed_file_and_openvinos_own_run(saved, images: Tensor, tmp_path: Pat
         assert session.info["class_names"][0] == "ant"
         with pytest.raises(ValueError, match="a mode per layer, which cannot be switched"):
             session.set_bits(8)
-    with saved[0].at_bits(mixed), torch.no_grad():
-        expected = saved[0](images).numpy()
-    assert np.isclose(logits[0], expected, atol=1e-3 * np.abs(expected).max()).all(1).mean() >= 7 / 8
+    for got in logits:
+        assert_equal_but_for_ties(got, saved[0], mixed, images)
     with pytest.raises(ValueError, match="choose engine 'openvino'"):
         Session(tmp_path / "mixed.xml", "onnxruntime")
     (tmp_path / "mixed.bin").write_bytes((tmp_path / "mixed.bin").read_bytes()[:-300])

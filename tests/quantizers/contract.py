@@ -96,7 +96,7 @@ class QuantizerContract:
     @each_width
     def test_idempotent(self, bits: int) -> None:
         if not self.idempotent:
-            return
+            pytest.skip("not idempotent as published")
         quantizer, x = self.ready(bits)
         once = quantizer(x)
         assert torch.equal(quantizer(once), once)

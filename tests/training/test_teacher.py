@@ -65,7 +65,11 @@ def test_the_teacher_is_neither_trained_nor_saved() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_it_computes_in_the_precision_of_the_training(precision: str) -> None:
-    trainer(max_epochs=1, precision=precision).fit(classifier(teacher=teacher()), loader(1))
+    given, seen = teacher(), []
+    given.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    trainer(max_epochs=1, precision=precision).fit(classifier(teacher=given), loader(1))
+    dtype = torch.bfloat16 if precision == "bf16-true" else torch.float64
+    assert set(seen) == {(dtype, dtype)}
 
 
 def test_one_for_other_classes_is_refused() -> None:
