@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from quantizable.bits import BitMode
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.seeds import key_seed
+from quantizable.training import schedulers
 from quantizable.training.batch_transforms import Strategy, with_noise
 from quantizable.training.description import describe
 from quantizable.training.objectives import Consistency, TaskOnly, mean_squared_error
@@ -29,7 +30,6 @@ from quantizable.training.optim import (
     positive_parameters,
     step_sizes_in_bounds,
 )
-from quantizable.training.schedulers import Schedulers, keep_settings, scheduled_steps
 from quantizable.training.schemes import Scheme, get_scheme
 
 
@@ -160,25 +160,12 @@ class MultiModeModule(pl.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """What steps the schedulers; a Trainer asks for it before it refuses these in words of its own."""
-        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            if self.trainer.gradient_clip_val:
-                raise ValueError(
-                    "clip gradients by the module: clip_norm=..., not Trainer(gradient_clip_val=...)"
-                )
-            if self.trainer.accumulate_grad_batches != 1:
-                raise ValueError(
-                    "accumulate by the module: accumulate=..., not Trainer(accumulate_grad_batches=...)"
-                )
-            if not any(isinstance(callback, Schedulers) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
-                return [Schedulers()]
-        return []
+        fits = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        return schedulers.callbacks_for(self.trainer) if fits else []
 
     def on_fit_start(self) -> None:
         """Set the activations' step sizes from training batches, unless a checkpoint brought them."""
-        if not any(isinstance(callback, Schedulers) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
-            raise TypeError(
-                f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() as well"
-            )
+        schedulers.require(self)
         self._step_sizes = positive_parameters(self.network)
         if self.teacher is not None:
             self.trainer.precision_plugin.convert_module(self.teacher).to(self.device)
@@ -192,11 +179,9 @@ class MultiModeModule(pl.LightningModule):
                 self.trainer.fit_loop.setup_data()
                 loader = self.trainer.train_dataloader
             convert = self.trainer.precision_plugin.convert_input  # as every step gets its batch
-            # several loaders give a batch together, as in a step
-            together = (
-                loader if isinstance(loader, CombinedLoader) else CombinedLoader(loader, "max_size_cycle")
-            )
-            self.network.calibrate(self.inputs(convert(batch)) for batch, _, _ in together)
+            together = isinstance(loader, CombinedLoader)  # several loaders give a batch, as in a step
+            batches = loader if together else CombinedLoader(loader, "max_size_cycle")
+            self.network.calibrate(self.inputs(convert(batch)) for batch, _, _ in batches)
             self._share_calibration()
 
     def _share_calibration(self) -> None:
@@ -209,9 +194,8 @@ class MultiModeModule(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         step = self.trainer.current_epoch << 32 | batch_idx  # another for each batch of the run
-        if (
-            batch_idx == 0 and self.global_rank > 0
-        ):  # dropout would draw in every process what it draws in one
+        # or dropout would draw in every process what it draws in the first
+        if batch_idx == 0 and self.global_rank > 0:
             torch.manual_seed(key_seed("dropout", self.seed, self.trainer.current_epoch, self.global_rank))
         if self.strategy is not None:
             batch = self.strategy(self, batch, step)
@@ -303,12 +287,16 @@ class MultiModeModule(pl.LightningModule):
         """
         visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, 0)
         each = len(visits) if self.scheme.step_per_mode else 1
-        steps = scheduled_steps(self.trainer, self.accumulate, each) if self.optimizer.has_an_end else 1
+        steps = (
+            schedulers.scheduled_steps(self.trainer, self.accumulate, each)
+            if self.optimizer.has_an_end
+            else 1
+        )
         return configure(self.optimizer, parameter_groups(self, self.optimizer), steps)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.configure_optimizers = keep_settings(cls.configure_optimizers)  # type: ignore[method-assign]
+        cls.configure_optimizers = schedulers.keep_settings(cls.configure_optimizers)  # type: ignore[method-assign]
 
     # -- random state: dropout goes on as if a resumed run had never stopped ------------------------
 
