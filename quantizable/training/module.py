@@ -90,15 +90,12 @@ class MultiModeModule(pl.LightningModule):
         if accumulate > 1 and self.scheme.step_per_mode:
             raise ValueError("a scheme with an optimizer step after every mode cannot accumulate batches")
         if not 0 <= noise_sigma < float("inf"):
-            raise ValueError(
-                f"noise_sigma is {noise_sigma}; it is a standard deviation, finite and at least 0"
-            )
+            raise ValueError(f"noise_sigma is {noise_sigma}; it is a finite standard deviation, at least 0")
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm is {clip_norm}; it must be greater than 0, or None for no clipping")
-        self.optimizer = optimizer or OptimizerConfig()
+        self.optimizer, self.strategy = optimizer or OptimizerConfig(), strategy
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self.noise_sigma, self.seed = noise_sigma, seed
-        self.strategy = strategy
         self.scheduler_settings: dict[int, dict[str, Any]] = {}  # see Schedulers
         if teacher is not None and isinstance(self.scheme.objective, TaskOnly):
             raise ValueError(
@@ -285,13 +282,11 @@ class MultiModeModule(pl.LightningModule):
 
         A subclass may return any form that Lightning allows; several optimizers step together.
         """
-        visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, 0)
-        each = len(visits) if self.scheme.step_per_mode else 1
-        steps = (
-            schedulers.scheduled_steps(self.trainer, self.accumulate, each)
-            if self.optimizer.has_an_end
-            else 1
-        )
+        steps = 1
+        if self.optimizer.has_an_end:
+            visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, 0)
+            each = len(visits) if self.scheme.step_per_mode else 1
+            steps = schedulers.scheduled_steps(self.trainer, self.accumulate, each)
         return configure(self.optimizer, parameter_groups(self, self.optimizer), steps)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
