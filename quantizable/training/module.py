@@ -18,6 +18,7 @@ from quantizable import calibrate as fitting
 from quantizable.bits import BitMode
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.seeds import key_seed
+from quantizable.training import schedulers
 from quantizable.training.batch_transforms import Strategy, with_noise
 from quantizable.training.description import describe
 from quantizable.training.objectives import Consistency, TaskOnly, mean_squared_error
@@ -30,7 +31,6 @@ from quantizable.training.optim import (
     positive_parameters,
     step_sizes_in_bounds,
 )
-from quantizable.training.schedulers import Schedulers, keep_settings, scheduled_steps
 from quantizable.training.schemes import Scheme, get_scheme
 
 
@@ -91,15 +91,12 @@ class MultiModeModule(pl.LightningModule):
         if accumulate > 1 and self.scheme.step_per_mode:
             raise ValueError("a scheme with an optimizer step after every mode cannot accumulate batches")
         if not 0 <= noise_sigma < float("inf"):
-            raise ValueError(
-                f"noise_sigma is {noise_sigma}; it is a standard deviation, finite and at least 0"
-            )
+            raise ValueError(f"noise_sigma is {noise_sigma}; it is a finite standard deviation, at least 0")
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm is {clip_norm}; it must be greater than 0, or None for no clipping")
-        self.optimizer = optimizer or OptimizerConfig()
+        self.optimizer, self.strategy = optimizer or OptimizerConfig(), strategy
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self.noise_sigma, self.seed = noise_sigma, seed
-        self.strategy = strategy
         self.scheduler_settings: dict[int, dict[str, Any]] = {}  # see Schedulers
         if teacher is not None and isinstance(self.scheme.objective, TaskOnly):
             raise ValueError(
@@ -161,25 +158,12 @@ class MultiModeModule(pl.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """What steps the schedulers; a Trainer asks for it before it refuses these in words of its own."""
-        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            if self.trainer.gradient_clip_val:
-                raise ValueError(
-                    "clip gradients by the module: clip_norm=..., not Trainer(gradient_clip_val=...)"
-                )
-            if self.trainer.accumulate_grad_batches != 1:
-                raise ValueError(
-                    "accumulate by the module: accumulate=..., not Trainer(accumulate_grad_batches=...)"
-                )
-            if not any(isinstance(callback, Schedulers) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
-                return [Schedulers()]
-        return []
+        fits = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        return schedulers.callbacks_for(self.trainer) if fits else []
 
     def on_fit_start(self) -> None:
         """Set the activations' step sizes from training batches, unless a checkpoint brought them."""
-        if not any(isinstance(callback, Schedulers) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
-            raise TypeError(
-                f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() as well"
-            )
+        schedulers.require(self)
         self._step_sizes = positive_parameters(self.network)
         if self.teacher is not None:
             self.trainer.precision_plugin.convert_module(self.teacher).to(self.device)
@@ -203,7 +187,9 @@ class MultiModeModule(pl.LightningModule):
         else:
             self.trainer.fit_loop.setup_data()
             loader = self.trainer.train_dataloader
-        for batch, _, _ in CombinedLoader(loader, "max_size_cycle"):
+        # several loaders give a batch together, as in a step
+        together = loader if isinstance(loader, CombinedLoader) else CombinedLoader(loader, "max_size_cycle")
+        for batch, _, _ in together:
             batch = self.trainer.precision_plugin.convert_input(batch)
             batch = self._on_before_batch_transfer(batch)
             yield self.inputs(self.trainer.strategy.batch_to_device(batch, self.device))
@@ -218,9 +204,8 @@ class MultiModeModule(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         step = self.trainer.current_epoch << 32 | batch_idx  # another for each batch of the run
-        if (
-            batch_idx == 0 and self.global_rank > 0
-        ):  # dropout would draw in every process what it draws in one
+        # or dropout would draw in every process what it draws in the first
+        if batch_idx == 0 and self.global_rank > 0:
             torch.manual_seed(key_seed("dropout", self.seed, self.trainer.current_epoch, self.global_rank))
         if self.strategy is not None:
             batch = self.strategy(self, batch, step)
@@ -310,14 +295,16 @@ class MultiModeModule(pl.LightningModule):
 
         A subclass may return any form that Lightning allows; several optimizers step together.
         """
-        visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, 0)
-        each = len(visits) if self.scheme.step_per_mode else 1
-        steps = scheduled_steps(self.trainer, self.accumulate, each) if self.optimizer.has_an_end else 1
+        steps = 1
+        if self.optimizer.has_an_end:
+            visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, 0)
+            each = len(visits) if self.scheme.step_per_mode else 1
+            steps = schedulers.scheduled_steps(self.trainer, self.accumulate, each)
         return configure(self.optimizer, parameter_groups(self, self.optimizer), steps)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.configure_optimizers = keep_settings(cls.configure_optimizers)  # type: ignore[method-assign]
+        cls.configure_optimizers = schedulers.keep_settings(cls.configure_optimizers)  # type: ignore[method-assign]
 
     # -- random state: dropout goes on as if a resumed run had never stopped ------------------------
 

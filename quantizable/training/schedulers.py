@@ -65,6 +65,33 @@ class Schedulers(Callback):
             _step("epoch", trainer.current_epoch + 1, (True,), trainer, pl_module)
 
 
+def callbacks_for(trainer: pl.Trainer) -> list[Callback]:
+    """What a module that is about to fit adds to its trainer, unless an earlier fit has.
+
+    Raises:
+        ValueError: the trainer is asked for what the module does itself.
+    """
+    if trainer.gradient_clip_val:
+        raise ValueError("clip gradients by the module: clip_norm=..., not Trainer(gradient_clip_val=...)")
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError("accumulate by the module: accumulate=..., not Trainer(accumulate_grad_batches=...)")
+    return [] if has_schedulers(trainer) else [Schedulers()]
+
+
+def has_schedulers(trainer: pl.Trainer) -> bool:
+    """True if schedulers will step."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(callback, Schedulers) for callback in callbacks)
+
+
+def require(module: pl.LightningModule) -> None:
+    """``TypeError`` if a subclass dropped :class:`Schedulers`: no scheduler would ever step."""
+    if not has_schedulers(module.trainer):
+        raise TypeError(
+            f"{type(module).__name__}.configure_callbacks must return super().configure_callbacks() as well"
+        )
+
+
 def _step(interval: str, count: int, kinds: tuple[bool, ...], trainer: pl.Trainer, module: Any) -> None:
     for config in trainer.lr_scheduler_configs:
         due = config.interval == interval and count % config.frequency == 0
