@@ -68,7 +68,7 @@ def result(net: QuantizableNetwork, forward: Forward) -> dict[str, Tensor]:
 def same(found: dict[str, Tensor], wanted: dict[str, Tensor], rtol: float = 1e-5) -> None:
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
-        torch.testing.assert_close(
+        torch.testing.assert_close(found[name], value, rtol=rtol, atol=1e-3 * rtol)
             found[name], value, rtol=rtol, atol=1e-3 * rtol, msg=lambda m: f"{name}: {m}"
         )
 
