@@ -336,18 +336,24 @@ class MultiModeModule(pl.LightningModule):
                 yield mode, self.network(self.inputs(batch))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
+        self.evaluate_step(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         # in float32, as `quantizable evaluate` measures and integers are deployed, whatever was trained in
         with torch.autocast(self.device.type, enabled=False):
-            self._evaluate(batch, "test")
+            self.evaluate_step(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """The output of the current mode; a batch is as in training, or the inputs alone."""
         return self.network(batch if isinstance(batch, Tensor) else self.inputs(batch))
 
-    def _evaluate(self, batch: Any, stage: str) -> None:
+    def evaluate_step(self, batch: Any, stage: str) -> None:
+        """What validation and test do with a batch: log every mode's loss. Override it for other metrics.
+
+        Args:
+            batch: as :meth:`loss` takes it.
+            stage: ``"val"`` or ``"test"``, the first part of what is logged.
+        """
         size = len(self.inputs(batch))
         losses: dict[str, Tensor] = {}
         for mode, output in self.outputs_by_mode(batch):
