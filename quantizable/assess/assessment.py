@@ -28,7 +28,7 @@ from quantizable.data import ImageDataModule
 from quantizable.data.choice import trained_data
 from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
-from quantizable.storage.checkpoint import load
+from quantizable.storage.load import load
 from quantizable.storage.selection import choose
 
 KNOWN = 1000  # held-out training images that surprise is measured against

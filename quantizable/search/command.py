@@ -30,8 +30,8 @@ from quantizable.search.scoring import Scorer
 from quantizable.search.sensitivity import print_sensitivity, sensitivity, write_sensitivity
 from quantizable.search.space import Space, parse_budget
 from quantizable.storage.assignment import SavedAssignment, add_modes, noisy_inputs, write_assignment
-from quantizable.storage.checkpoint import load
 from quantizable.storage.digests import digest_network, digest_tensors
+from quantizable.storage.load import load
 from quantizable.storage.selection import choose
 
 RADII = (0.0, 0.25, 0.5, 0.75)

@@ -36,7 +36,7 @@ from quantizable.models.weights import load_float_weights
 from quantizable.report.files import finite, write_json
 from quantizable.report.plots import plot_modes
 from quantizable.report.tables import by_mode, print_table
-from quantizable.storage.checkpoint import load, load_network
+from quantizable.storage.checkpoint import load_checkpoint, load_network
 from quantizable.training.callbacks import CompileTime, WandbModes
 from quantizable.training.classifier import QuantizableClassifier
 from quantizable.training.configuration import read_settings
@@ -180,7 +180,7 @@ def make_teacher(cfg: dict[str, Any], datamodule: ImageDataModule) -> nn.Module 
 
 def _from_a_run(path: str, datamodule: ImageDataModule) -> nn.Module:
     with torch.random.fork_rng():
-        teacher = load(path)
+        teacher = load_checkpoint(path)
     for key in ("class_names", "in_chans", "mean", "std"):
         taught, wanted = teacher.info.get(key), plain(getattr(datamodule, key, None))
         if None not in (taught, wanted) and taught != wanted:

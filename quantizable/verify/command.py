@@ -35,7 +35,7 @@ def load_graphs(
     """The stages of a network file in each of the modes.
 
     Args:
-        path: a checkpoint or an ``.npz``.
+        path: a checkpoint, a ``.qz`` file or an ``.npz``.
         modes: modes or assignment files.
         input_shape: of one input.
         data: words ``data=NAME data.KEY=VALUE`` that say where an assignment's norms are fitted; by default
@@ -47,7 +47,7 @@ def load_graphs(
             ``load_npz``.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no network file {path}; give a checkpoint or an .npz")
+        raise FileNotFoundError(f"no network file {path}; give a checkpoint, a .qz or an .npz")
     if path.suffix == ".npz":
         weights, biases = load_npz(path)
         return [
@@ -57,7 +57,7 @@ def load_graphs(
             for mode in modes
         ]
     from quantizable.data.choice import trained_data
-    from quantizable.storage.checkpoint import load  # what loads checkpoints needs Lightning
+    from quantizable.storage.load import load  # what loads checkpoints needs Lightning
     from quantizable.storage.selection import choose
     from quantizable.verify.trace import graph_of
 
