@@ -32,6 +32,7 @@ from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, pairs_of, searched, study_cascade, study_indicators
 from quantizable.data.choice import make_datamodule
 from quantizable.report.files import finite, write_json
+from quantizable.report.plots import save_figure
 
 
 def brief(plain: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def main() -> None:
             pictures["cascade"] = figures.cascade_curve(study.cascade, study.bops)
         for name, figure in pictures.items():
             if figure is not None:
-                figure.savefig(options.report / f"{name}.png", dpi=110)
+                save_figure(figure, options.report / f"{name}.png")
 
 
 if __name__ == "__main__":
