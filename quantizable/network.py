@@ -12,8 +12,8 @@ from torch import nn
 
 from quantizable import calibrate as fitting
 from quantizable.bits import BitMode, ModeLike
+from quantizable.nn import encoder_fast_path, shifted_windows
 from quantizable.nn.attention import QuantAttention
-from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm, keep_activations
@@ -30,6 +30,7 @@ class QuantizableNetwork(nn.Module):
         model: the converted network; attributes not found here are looked up there.
         modes: the modes it holds, from the lowest to the highest.
         config: what ``quantize`` was asked for, in plain types.
+        info: what a file says of its data (class names, mean, std, image size); empty before.
 
     >>> network.set_bits(4)                                  # doctest: +SKIP
     >>> network.set_bits({"layer1.*": 2}, default="w4a8")    # doctest: +SKIP
@@ -38,11 +39,13 @@ class QuantizableNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, modes: list[BitMode], config: dict[str, Any]) -> None:
         super().__init__()
-        call_layers(model)
+        encoder_fast_path.call_layers(model)
+        shifted_windows.call_layers(model)
         self.model = model
         self.training = model.training
         self.modes = modes
         self.config = config
+        self.info: dict[str, Any] = {}
         self.added: set[BitMode] = set()  # modes of ``add_mode``
         kinds = (QuantLayer, QuantAttention, PerModeNorm)
         # found once: walking a deep network at each switch would cost more than the switch

@@ -77,7 +77,7 @@ class QuantLayer(nn.Module):
         weight = self.quantized_weight()
         if isinstance(self.input_quantizer, Quantizer):
             return self.input_quantizer.product(x, weight)
-        return self.input_quantizer(x), weight  # deployment puts something else in a quantizer's place
+        return self.input_quantizer(x), weight  # any module may stand in a quantizer's place
 
     def float_weight(self) -> Tensor:
         """The weight before quantization (standardised, where the layer does that)."""
@@ -247,7 +247,7 @@ def quant_class(layer: nn.Module) -> type[QuantLayer] | None:
 def all_float(module: nn.Module) -> bool:
     """True if all quantized layers inside are the identity just now: mode 32, and no calibration."""
     return all(
-        # what deployment puts in a quantizer's place is never the identity
+        # another module in a quantizer's place is never taken for the identity
         isinstance(quantizer, Quantizer) and quantizer.active is None and not quantizer.calibrating
         for layer in module.modules()
         if isinstance(layer, QuantLayer)

@@ -101,7 +101,15 @@ def run_bits(args: argparse.Namespace) -> int:
     noise = 0.0 if incremental is None else args.sigma  # what it will run on is what its norms are fitted to
     inputs = setting.training_inputs(args.norm_batches, noise)
     add_modes(network, space.modes)
-    scorer = Scorer(network, images, labels, setting.output, inputs, incremental, args.robust_images)
+    scorer = Scorer(
+        network,
+        images,
+        labels,
+        setting.output,
+        inputs,
+        incremental=incremental,
+        robust_images=args.robust_images,
+    )
     outcomes = []
     for text, budget in budgets.items():
         for name in methods:

@@ -47,6 +47,7 @@ class QuantizableClassifier(MultiModeModule):
         model: str | nn.Module,
         num_classes: int,
         bits: Sequence[Any] = (2, 4, 8, 32),
+        *,
         quantizer: str = "lsq",
         scheme: str | Scheme = "quantizable",
         weights: str | None = None,

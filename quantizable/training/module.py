@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -17,14 +16,17 @@ from quantizable.bits import BitMode
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.training.batch_transforms import Strategy
 from quantizable.training.description import describe
-from quantizable.training.objectives import Consistency, TaskOnly, mean_squared_error
+from quantizable.training.objectives import Consistency, mean_squared_error
 from quantizable.training.optim import (
     OptimizerConfig,
     configure,
+    damp_scales,
     parameter_groups,
     positive_parameters,
     step_sizes_in_bounds,
 )
+from quantizable.training.processes import average_gradients, share_quantizers
+from quantizable.training.random_state import random_state, set_random_state
 from quantizable.training.schemes import Scheme, get_scheme
 
 
@@ -64,6 +66,7 @@ class MultiModeModule(pl.LightningModule):
         network: QuantizableNetwork,
         scheme: str | Scheme | None = None,
         optimizer: OptimizerConfig | None = None,
+        *,
         accumulate: int = 1,
         clip_norm: float | None = None,
         noise_sigma: float = 0.0,
@@ -82,8 +85,7 @@ class MultiModeModule(pl.LightningModule):
         self.scheme.check(network.modes)
         if not isinstance(accumulate, int) or accumulate < 1:
             raise ValueError(f"accumulate is {accumulate}; it counts batches per optimizer step, at least 1")
-        if accumulate > 1 and self.scheme.step_per_mode:
-            raise ValueError("a scheme with an optimizer step after every mode cannot accumulate batches")
+        self.scheme.check_training(accumulate, teacher is not None)
         if not 0 <= noise_sigma < float("inf"):
             raise ValueError(
                 f"noise_sigma is {noise_sigma}; it is a standard deviation, finite and at least 0"
@@ -94,15 +96,6 @@ class MultiModeModule(pl.LightningModule):
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self.noise_sigma, self.seed = noise_sigma, seed
         self.strategy = strategy
-        if teacher is not None and isinstance(self.scheme.objective, TaskOnly):
-            raise ValueError(
-                "the scheme learns from labels alone and would ignore the teacher; choose another"
-            )
-        if teacher is not None and getattr(self.scheme.objective, "alpha", 1) == 0:
-            raise ValueError(
-                "alpha=0 of the scheme's objective leaves the labels to the mode that has no teacher, and "
-                "with a float teacher there is none; give alpha more than 0, or choose another scheme"
-            )
         # no submodule: neither trained nor saved
         self.__dict__["teacher"] = None if teacher is None else teacher.eval().requires_grad_(False)
         # how quantizable.load builds the float network again; it is given one where that is not known
@@ -181,15 +174,8 @@ class MultiModeModule(pl.LightningModule):
                 loader = self.trainer.train_dataloader
             convert = self.trainer.precision_plugin.convert_input  # as every step gets its batch
             self.network.calibrate(self.inputs(convert(batch)) for batch in loader)  # type: ignore[union-attr]
-            self._share_calibration()
-
-    def _share_calibration(self) -> None:
-        """Every process takes the step sizes of the first, which saw other images."""
-        if self.trainer.world_size > 1:
-            states: list[Any] = [{n: q.state_dict() for n, q in self.network.quantizers().items()}]
-            dist.broadcast_object_list(states, src=0)
-            for name, quantizer in self.network.quantizers().items():
-                quantizer.load_state_dict(states[0][name])
+            if self.trainer.world_size > 1:
+                share_quantizers(self.network)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         optimizer = self.optimizers()
@@ -313,7 +299,7 @@ class MultiModeModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the state of torch's random generators, and what :func:`quantizable.load` reads."""
         checkpoint["quantizable"] = self.description()
-        checkpoint["random"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        checkpoint["random"] = random_state()
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint says of the network, see :func:`describe`."""
@@ -323,9 +309,7 @@ class MultiModeModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue the random generators where a resumed run left them."""
         if self._trainer is not None and self.trainer.training and "random" in checkpoint:
-            torch.set_rng_state(checkpoint["random"]["cpu"].cpu())
-            for device, state in enumerate(checkpoint["random"]["cuda"][: torch.cuda.device_count()]):
-                torch.cuda.set_rng_state(state.cpu(), device)
+            set_random_state(checkpoint["random"])
 
     # -- evaluation: the same for validation and test -----------------------------------------------
 
@@ -367,27 +351,3 @@ class MultiModeModule(pl.LightningModule):
                 sync_dist=True,
             )
         self._check(losses, f"{stage} ")
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Mean of the gradients over all processes, by one all-reduce of one flat tensor per type."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    for dtype in sorted({g.dtype for g in grads}, key=str):  # in one order in every process
-        same = [g for g in grads if g.dtype == dtype]
-        flat = torch.cat([g.flatten() for g in same])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        for grad, mean in zip(same, flat.split([g.numel() for g in same]), strict=True):
-            grad.copy_(mean.view_as(grad))
-
-
-def damp_scales(optimizer: Any, gradient_scale: float = 1.0) -> None:
-    """Shrink the gradient of each step size by ``1 - mean min(|gradient|, 1)`` (see :class:`Scheme`).
-
-    ``gradient_scale``: what the gradients are multiplied with at this moment (float16's loss scale).
-    """
-    for group in optimizer.param_groups:
-        if group.get("name") == "quantizers":
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad *= 1 - (parameter.grad.abs() / gradient_scale).clamp(max=1).mean()

@@ -204,3 +204,15 @@ def schedule(config: OptimizerConfig, optimizer: Optimizer, steps: int) -> LRSch
     if not warm:
         return main
     return SequentialLR(optimizer, [LinearLR(optimizer, 1e-3, total_iters=warm), main], milestones=[warm])
+
+
+def damp_scales(optimizer: Any, gradient_scale: float = 1.0) -> None:
+    """Shrink the gradient of each step size by ``1 - mean min(|gradient|, 1)`` (see :class:`Scheme`).
+
+    ``gradient_scale``: what the gradients are multiplied with at this moment (float16's loss scale).
+    """
+    for group in optimizer.param_groups:
+        if group.get("name") == "quantizers":
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad *= 1 - (parameter.grad.abs() / gradient_scale).clamp(max=1).mean()

@@ -123,8 +123,8 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
         model["name"],
         datamodule.num_classes,
         bits["modes"],
-        cfg["quantizer"]["name"],
-        scheme,
+        quantizer=cfg["quantizer"]["name"],
+        scheme=scheme,
         weights=model["weights"],
         reset_head=model["reset_head"],
         model_options={

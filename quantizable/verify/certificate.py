@@ -124,6 +124,7 @@ def certify(
     network: Path,
     stages_sha256: list[str],
     modes: list[str],
+    *,
     kind: str,
     output: int,
     eps: float,

@@ -109,12 +109,12 @@ def _verify(args: argparse.Namespace) -> int:
                 args.network,
                 [graph.sha256 for graph in graphs],
                 modes,
-                "robustness" if args.robust else "difference",
-                output,
-                eps,
-                box[i : i + 1],
-                verdict,
-                args.time_limit,
+                kind="robustness" if args.robust else "difference",
+                output=output,
+                eps=eps,
+                box=box[i : i + 1],
+                verdict=verdict,
+                time_limit=args.time_limit,
             ).save(args.output / f"certificate-{i}.json")
     print_table(results)
     if args.output is not None:
@@ -140,7 +140,15 @@ def _check(args: argparse.Namespace) -> int:
     verdict = _decider(graphs, old.output, old.eps, old.time_limit, use_milp)(old.box)
     hashes = [graph.sha256 for graph in graphs]
     new = certify(
-        path, hashes, old.modes, old.property, old.output, old.eps, old.box, verdict, old.time_limit
+        path,
+        hashes,
+        old.modes,
+        kind=old.property,
+        output=old.output,
+        eps=old.eps,
+        box=old.box,
+        verdict=verdict,
+        time_limit=old.time_limit,
     )
     problems = compare(old, new) + replayed(old, graphs)
     for problem in problems:
