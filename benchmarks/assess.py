@@ -20,9 +20,9 @@ from quantizable.assess.callables import mode_models
 from quantizable.assess.corruptions import COMMON
 from quantizable.assess.images import images_of
 from quantizable.assess.report import print_summary, write_report
-from quantizable.assess.searchers.compare import (
+from quantizable.assess.searchers.comparison import (
     agreeing,
-    compare,
+    compare_searchers,
     coverage_of,
     pixel_searchers,
     relation_searchers,
@@ -72,7 +72,7 @@ def main() -> None:
 
     def keep() -> None:
         seconds = round(time.perf_counter() - started)
-        kept = {"machine": machine("cpu"), "seconds": seconds, **brief(study.plain())}
+        kept = {"machine": machine("cpu"), "seconds": seconds, **brief(study.as_dict())}
         write_json(options.json, finite(kept))  # a threshold may be infinite
         print(f"{seconds} s: kept {options.json}", flush=True)
 
@@ -95,7 +95,7 @@ def main() -> None:
         loud = [one for one in (*pixels, *relations) if one.name not in options.skip.split(",")]
         for searchers, constraint in ((pixels, LInf(8 / 255)), (loud, Psnr(20))):
             for searcher in searchers:
-                rows = compare(pair, seeds, [searcher], constraint, options.budget, tell=print)
+                rows = compare_searchers(pair, seeds, [searcher], constraint, options.budget, tell=print)
                 searched(study, rows)
                 keep()
                 if not study.complete:

@@ -179,11 +179,11 @@ class QuantizableNetwork(nn.Module):
     def bits(self) -> int | str | dict[str, int | str]:
         """The current assignment, as ``set_bits`` takes it: ``4``, ``"w4a8"``, or a mapping of all parts."""
         if isinstance(self._assignment, BitMode):
-            return plain(self._assignment)
+            return plain_mode(self._assignment)
         shown = {}
         for name, mode in self._assignment.items():
             module = self._switchable[name]
-            shown[name] = plain(module.resolve(mode) if isinstance(module, QuantLayer) else mode)
+            shown[name] = plain_mode(module.resolve(mode) if isinstance(module, QuantLayer) else mode)
         return shown
 
     @contextmanager
@@ -311,6 +311,6 @@ class QuantizableNetwork(nn.Module):
         return float_copy(self.model, self.modes[-1] if mode is None else self.check_mode(mode))
 
 
-def plain(mode: BitMode) -> int | str:
+def plain_mode(mode: BitMode) -> int | str:
     """A mode as YAML and JSON write it: ``4`` or ``"w4a8"``."""
     return mode.weight if mode.weight == mode.activation else mode.name

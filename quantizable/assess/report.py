@@ -92,7 +92,7 @@ def write_report(folder: Path, study: Study) -> list[Path]:
     """Write the report; the files, of which ``report.html`` is the first."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.html", html(study))
-    write_json(folder / "assessment.json", finite(study.plain()))  # a threshold may be infinite
+    write_json(folder / "assessment.json", finite(study.as_dict()))  # a threshold may be infinite
     written = [folder / "report.html", folder / "assessment.json"]
     for name, rows in (("agreement.csv", _agreement_rows(study)), ("search.csv", _search_rows(study))):
         if len(rows) > 1:

@@ -341,13 +341,6 @@ class MultiModeModule(pl.LightningModule):
         size = len(self.inputs(batch))
         losses: dict[str, Tensor] = {}
         for mode, output in self.outputs_by_mode(batch):
-            losses[mode.name] = self.loss(output, batch)
-            self.log(
-                f"{stage}/loss/{mode.name}",
-                losses[mode.name],
-                on_step=False,
-                on_epoch=True,
-                batch_size=size,
-                sync_dist=True,
-            )
+            loss = losses[mode.name] = self.loss(output, batch)
+            self.log(f"{stage}/loss/{mode.name}", loss, on_epoch=True, batch_size=size, sync_dist=True)
         self._check(losses, f"{stage} ")

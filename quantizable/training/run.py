@@ -30,7 +30,7 @@ from torch import nn
 
 import quantizable
 from quantizable.data import ImageDataModule
-from quantizable.data.base import plain
+from quantizable.data.base import plain_types
 from quantizable.models.create import create_model
 from quantizable.models.weights import load_float_weights
 from quantizable.report.files import finite, write_json
@@ -182,7 +182,7 @@ def _from_a_run(path: str, datamodule: ImageDataModule) -> nn.Module:
     with torch.random.fork_rng():
         teacher = load_checkpoint(path)
     for key in ("class_names", "in_chans", "mean", "std"):
-        taught, wanted = teacher.info.get(key), plain(getattr(datamodule, key, None))
+        taught, wanted = teacher.info.get(key), plain_types(getattr(datamodule, key, None))
         if None not in (taught, wanted) and taught != wanted:
             raise ValueError(
                 f"{path} cannot teach here: its {key}: {str(taught)[:80]}, that of the data: "

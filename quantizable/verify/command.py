@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quantizable.verify.box import Box
-from quantizable.verify.certificate import Certificate, certify, compare, file_sha256, replayed
+from quantizable.verify.certificate import Certificate, certify, file_sha256, replayed
 from quantizable.verify.decide import Verdict, check_query, decide
 from quantizable.verify.fixed_point import (
     FixedPoint,
@@ -150,7 +150,7 @@ def _check(args: argparse.Namespace) -> int:
         verdict=verdict,
         time_limit=old.time_limit,
     )
-    problems = compare(old, new) + replayed(old, graphs)
+    problems = differences(old, new) + replayed(old, graphs)
     for problem in problems:
         print(f"not confirmed: {problem}")
     if not problems:
