@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quantizable.verify.box import Box
-from quantizable.verify.certificate import Certificate, certify, file_sha256, replayed
+from quantizable.verify.certificate import Certificate, certify, differences, file_sha256, replayed
 from quantizable.verify.decide import Verdict, check_query, decide
 from quantizable.verify.fixed_point import (
     FixedPoint,
