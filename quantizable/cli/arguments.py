@@ -39,10 +39,10 @@ class Parser(argparse.ArgumentParser):
         return found
 
 
-def add_checkpoint(parser: argparse.ArgumentParser, integers: bool = False) -> None:
-    """``CHECKPOINT``; with ``integers`` it may be a ``.qz`` file, too."""
-    text = "a checkpoint of training, or a .qz file" if integers else "a checkpoint of training"
-    parser.add_argument("checkpoint", type=Path, help=f"{text}, as checkpoints/<run>/best.ckpt")
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """``CHECKPOINT``: what ``storage.load`` takes."""
+    text = "a checkpoint of training, or a .qz file, as checkpoints/<run>/best.ckpt"
+    parser.add_argument("checkpoint", type=Path, help=text)
 
 
 def add_data(parser: argparse.ArgumentParser, what: str = "") -> None:
@@ -83,13 +83,11 @@ def check_listed(what: str, text: str, known: Sequence[str]) -> None:
             raise ValueError(unknown(what, word, known))
 
 
-def check_network(
-    path: Path, bits: str | None = None, data: Sequence[str] = (), integers: bool = False
-) -> None:
+def check_network(path: Path, bits: str | None = None, data: Sequence[str] = ()) -> None:
     """Refuse at once, before torch is imported, what a network's file cannot be asked for.
 
     Args:
-        path: a checkpoint, or with ``integers`` also a ``.qz`` file.
+        path: a checkpoint or a ``.qz`` file.
         bits: of ``--bits``.
         data: words ``data=NAME data.KEY=VALUE``.
 
@@ -97,7 +95,7 @@ def check_network(
         FileNotFoundError: no such checkpoint, assignment file, or folder of images.
         ValueError: no checkpoint, a mode that it lacks, an unknown data set.
     """
-    if integers and path.suffix == ".qz":
+    if path.suffix == ".qz":
         check_file(path)
     else:
         check_checkpoint(path)

@@ -19,7 +19,7 @@ def check_integer(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name}={value}; give at least {least}")
 
 
-def plain(value: Any) -> Any:
+def plain_types(value: Any) -> Any:
     """Tuples as lists and paths as strings: what a checkpoint holds without any code."""
     if isinstance(value, Path):
         return str(value)
@@ -83,7 +83,7 @@ class ImageDataModule(LightningDataModule):
     def settings(self) -> dict[str, Any]:
         """The arguments it was made from, in plain types: what it takes to make it again."""
         given = {key: getattr(self, key) for key in inspect.signature(type(self)).parameters}
-        return {key: plain(value) for key, value in given.items()}
+        return {key: plain_types(value) for key, value in given.items()}
 
     @abstractmethod
     def train_dataloader(self) -> EpochLoader:

@@ -51,6 +51,7 @@ class Folder(ImageDataModule):
     def __init__(
         self,
         root: str | Path = "data/images",
+        *,
         image_size: int = 224,
         in_chans: int = 3,
         batch_size: int = 64,
@@ -147,11 +148,11 @@ class Folder(ImageDataModule):
             self.transform(train),
             self.batch_size,
             train,
-            self.num_workers,
-            "RGB" if self.in_chans == 3 else "L",
-            self.seed,
-            rank,
-            world_size,
+            num_workers=self.num_workers,
+            mode="RGB" if self.in_chans == 3 else "L",
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
         )
 
     def _has(self, part: str) -> bool:
@@ -181,6 +182,7 @@ class ImageNet(Folder):
     def __init__(
         self,
         root: str | Path = "data/imagenet",
+        *,
         image_size: int = 224,
         in_chans: int = 3,
         batch_size: int = 256,
@@ -194,16 +196,16 @@ class ImageNet(Folder):
     ) -> None:
         super().__init__(
             root,
-            image_size,
-            in_chans,
-            batch_size,
-            num_workers,
-            val_size,
-            augment,
-            crop_fraction,
-            verify,
-            seed,
-            split_seed,
+            image_size=image_size,
+            in_chans=in_chans,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            val_size=val_size,
+            augment=augment,
+            crop_fraction=crop_fraction,
+            verify=verify,
+            seed=seed,
+            split_seed=split_seed,
         )
 
     @property

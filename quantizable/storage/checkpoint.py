@@ -79,7 +79,7 @@ def load_network(network: QuantizableNetwork, path: str | Path) -> None:
         raise ValueError(f"{path}{trained} does not fit the network: {reason}") from error
 
 
-def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableNetwork:
+def load_checkpoint(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableNetwork:
     """A trained network in evaluation mode, ready for ``set_bits``; it starts in its highest mode.
 
     Args:

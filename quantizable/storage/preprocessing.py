@@ -24,7 +24,7 @@ def preprocessing(network: QuantizableNetwork) -> dict[str, Any]:
         channels, size = config["input_size"][:2]
         found = {"in_chans": channels, "image_size": size}
         found |= {key: config[key] for key in ("mean", "std", "crop_pct", "interpolation") if config.get(key)}
-    info = dict(getattr(network, "info", None) or {})
+    info = dict(network.info)
     info.pop("settings", None)  # of training, with its folders: no business of whom the file is shipped to
     return found | info
 

@@ -69,8 +69,6 @@ def same(found: dict[str, Tensor], wanted: dict[str, Tensor], rtol: float = 1e-5
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=rtol, atol=1e-3 * rtol)
-            found[name], value, rtol=rtol, atol=1e-3 * rtol, msg=lambda m: f"{name}: {m}"
-        )
 
 
 def plain(net: QuantizableNetwork, x: Tensor) -> Tensor:
