@@ -24,18 +24,14 @@ class Parser(argparse.ArgumentParser):
             what = action.option_strings[0] if action.option_strings else str(action.metavar).lower()
             raise argparse.ArgumentError(None, unknown(what, value, action.choices))
 
-    def options(self, command: str) -> list[str]:
-        """The options of a command, those of its parts too."""
+    def options(self, command: str | None = None) -> list[str]:
+        """The options of a command and its parts, by default of all, with those that any has."""
         found: list[str] = []
-        waiting: list[Any] = []
-        if self._subparsers:
-            commands: Any = self._subparsers._group_actions[0].choices
-            waiting = [commands[command]]
-        while waiting:
-            for action in waiting.pop()._actions:
-                found += action.option_strings
-                if isinstance(action, argparse._SubParsersAction):
-                    waiting += action.choices.values()
+        for action in self._actions:
+            found += action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                for name, parser in action.choices.items():
+                    found += parser.options() if command in (None, name) else []
         return found
 
 
@@ -77,7 +73,9 @@ def listed(text: str) -> list[str]:
 
 
 def check_listed(what: str, text: str, known: Sequence[str]) -> None:
-    """``ValueError`` if a word of the list is not among the known ones."""
+    """``ValueError`` if a word of the list is not among the known ones, or the list is empty."""
+    if not listed(text):
+        raise ValueError(f"{text!r} names no {what}; choose from {', '.join(known)}")
     for word in listed(text):
         if word not in known:
             raise ValueError(unknown(what, word, known))

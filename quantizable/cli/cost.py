@@ -42,7 +42,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then count and measure."""
-    check_listed("engine", args.engine, ENGINES)
+    if args.engine:
+        check_listed("engine", args.engine, ENGINES)
     if args.layer_latency and len(listed(args.engine)) != 1:
         raise ValueError("--layer-latency times layers on one engine; give --engine openvino or onnxruntime")
     check_network(args.checkpoint, args.bits)

@@ -86,7 +86,7 @@ def read_run(folder: Path) -> Run:
         results = json.loads((folder / "results.json").read_text())
         config = flatten(results["config"])
         results["modes"].items()
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder}/results.json was not written by train.py ({error!r})") from error
     config = {
         key: present_name(value) for key, value in config.items() if key.split(".")[0] not in NOT_COMPARED

@@ -107,7 +107,7 @@ def load_checkpoint(path: str | Path, model: torch.nn.Module | None = None) -> Q
             model_options={**about["model_options"], "pretrained": False} if model is None else None,
             quantize_options=options,
         )
-    except TypeError as error:  # an option that neither the network nor the quantizer has
+    except (TypeError, ValueError) as error:  # an option that neither the network nor the quantizer has
         raise ValueError(f"{path} does not say how to build its network: {error}") from error
     load_network(network, path)
     info: Any = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}

@@ -43,7 +43,8 @@ class Scheme:
         if self.single_mode and len(modes) != 1:
             names = ", ".join(mode.name for mode in modes)
             raise ValueError(
-                f"the individual scheme trains one mode, but the network has {names}; give one, as bits=[4]"
+                f"the individual scheme trains one mode, but the network has {names}; give one, as "
+                "bits.modes=[4] (in Python bits=[4])"
             )
         self.sampler.check(modes)
 

@@ -81,9 +81,9 @@ def test_a_name_makes_a_group_of_networks_for_a_mode_each(
     assert "nothing fits" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("contents", ["{", '{"modes": {}}', "[]"])
-def test_bad_results_are_named(tmp_path: Path, contents: str, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "results.json").write_text(contents)
+@pytest.mark.parametrize("contents", [b"{", b'{"modes": {}}', b"[]", b"\xff\xfe"])
+def test_bad_results_are_named(tmp_path: Path, contents: bytes, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "results.json").write_bytes(contents)
     assert main(["compare", str(tmp_path)]) == 2
     assert "results.json was not written by train.py" in capsys.readouterr().err
 
