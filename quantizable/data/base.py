@@ -8,6 +8,7 @@ from typing import Any
 
 from pytorch_lightning import LightningDataModule
 
+from quantizable.data.evaluation_transform import resize_and_crop
 from quantizable.data.loader import EpochLoader
 
 
@@ -84,6 +85,11 @@ class ImageDataModule(LightningDataModule):
         """The arguments it was made from, in plain types: what it takes to make it again."""
         given = {key: getattr(self, key) for key in inspect.signature(type(self)).parameters}
         return {key: plain_types(value) for key, value in given.items()}
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """What an image file goes through outside of training, as `evaluation_transform` takes it."""
+        return resize_and_crop(self.image_size)
 
     @abstractmethod
     def train_dataloader(self) -> EpochLoader:

@@ -23,7 +23,7 @@ def describe(
     """
     data = {
         key: plain_types(getattr(datamodule, key))
-        for key in ("class_names", "in_chans", "image_size", "mean", "std")
+        for key in ("class_names", "in_chans", "image_size", "mean", "std", "evaluation")
         if hasattr(datamodule, key)  # one of the user's own need not have it
     }
     names: dict[Any, str] = {kind: name for name, kind in DATAMODULES.items()}
