@@ -20,9 +20,9 @@ from quantizable.assess.callables import mode_models
 from quantizable.assess.corruptions import COMMON
 from quantizable.assess.images import images_of
 from quantizable.assess.report import print_summary, write_report
-from quantizable.assess.searchers.compare import (
+from quantizable.assess.searchers.comparison import (
     agreeing,
-    compare,
+    compare_searchers,
     coverage_of,
     pixel_searchers,
     relation_searchers,
@@ -32,6 +32,7 @@ from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, pairs_of, searched, study_cascade, study_indicators
 from quantizable.data.choice import make_datamodule
 from quantizable.report.files import finite, write_json
+from quantizable.report.plots import save_figure
 
 
 def brief(plain: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def main() -> None:
 
     def keep() -> None:
         seconds = round(time.perf_counter() - started)
-        kept = {"machine": machine("cpu"), "seconds": seconds, **brief(study.plain())}
+        kept = {"machine": machine("cpu"), "seconds": seconds, **brief(study.as_dict())}
         write_json(options.json, finite(kept))  # a threshold may be infinite
         print(f"{seconds} s: kept {options.json}", flush=True)
 
@@ -94,7 +95,7 @@ def main() -> None:
         loud = [one for one in (*pixels, *relations) if one.name not in options.skip.split(",")]
         for searchers, constraint in ((pixels, LInf(8 / 255)), (loud, Psnr(20))):
             for searcher in searchers:
-                rows = compare(pair, seeds, [searcher], constraint, options.budget, tell=print)
+                rows = compare_searchers(pair, seeds, [searcher], constraint, options.budget, tell=print)
                 searched(study, rows)
                 keep()
                 if not study.complete:
@@ -107,7 +108,7 @@ def main() -> None:
             pictures["cascade"] = figures.cascade_curve(study.cascade, study.bops)
         for name, figure in pictures.items():
             if figure is not None:
-                figure.savefig(options.report / f"{name}.png", dpi=110)
+                save_figure(figure, options.report / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from torch import nn
 from quantizable import calibrate as fitting
 from quantizable.bits import BitMode, ModeLike
 from quantizable.calibrate import Widths
+from quantizable.nn import encoder_fast_path, shifted_windows
 from quantizable.nn.attention import QuantAttention
-from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.missing_modes import start_missing_modes
@@ -43,6 +43,7 @@ class QuantizableNetwork(ModelAttributes):
         model: the converted network; attributes not found here are looked up there.
         modes: the modes it holds, from the lowest to the highest.
         config: what ``quantize`` was asked for, in plain types.
+        info: what a file says of its data (class names, mean, std, image size); empty before.
 
     >>> network.set_bits(4)                                  # doctest: +SKIP
     >>> network.set_bits({"layer1.*": 2}, default="w4a8")    # doctest: +SKIP
@@ -51,11 +52,13 @@ class QuantizableNetwork(ModelAttributes):
 
     def __init__(self, model: nn.Module, modes: list[BitMode], config: dict[str, Any]) -> None:
         super().__init__()
-        call_layers(model)
+        encoder_fast_path.call_layers(model)
+        shifted_windows.call_layers(model)
         self.model = model
         self.training = model.training
         self.modes = modes
         self.config = config
+        self.info: dict[str, Any] = {}
         self.added: set[BitMode] = set()  # modes of ``add_mode``
         # found once: walking a deep network at each switch would cost more than the switch
         self._structure = Structure(model)
@@ -271,11 +274,11 @@ class QuantizableNetwork(ModelAttributes):
     def bits(self) -> int | str | dict[str, int | str]:
         """The current assignment, as ``set_bits`` takes it: ``4``, ``"w4a8"``, or a mapping of all parts."""
         if isinstance(self._assignment, BitMode):
-            return plain(self._assignment)
+            return plain_mode(self._assignment)
         shown = {}
         for name, mode in self._assignment.items():
             module = self._switchable[name]
-            shown[name] = plain(module.resolve(mode) if isinstance(module, QuantLayer) else mode)
+            shown[name] = plain_mode(module.resolve(mode) if isinstance(module, QuantLayer) else mode)
         return shown
 
     @contextmanager
@@ -438,7 +441,7 @@ class QuantizableNetwork(ModelAttributes):
         return float_copy(self.model, self.modes[-1] if mode is None else self.check_mode(mode))
 
 
-def plain(mode: BitMode) -> int | str:
+def plain_mode(mode: BitMode) -> int | str:
     """A mode as YAML and JSON write it: ``4`` or ``"w4a8"``."""
     return mode.weight if mode.weight == mode.activation else mode.name
 

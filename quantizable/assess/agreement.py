@@ -97,7 +97,7 @@ class Agreement:
         """Disagreement of a model with the reference."""
         return self.disagreement[self.names.index(name)][-1]
 
-    def plain(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
 

@@ -14,9 +14,9 @@ from quantizable.assess.corruptions import CORRUPTIONS, SEVERITIES, suite
 from quantizable.assess.images import Images, images_of
 from quantizable.assess.repair import repair
 from quantizable.assess.report import log_wandb, print_summary, write_report
-from quantizable.assess.searchers.compare import (
+from quantizable.assess.searchers.comparison import (
     agreeing,
-    compare,
+    compare_searchers,
     coverage_of,
     pixel_searchers,
     relation_searchers,
@@ -28,7 +28,7 @@ from quantizable.data import ImageDataModule
 from quantizable.data.choice import trained_data
 from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
-from quantizable.storage.checkpoint import load
+from quantizable.storage.load import load
 from quantizable.storage.selection import choose
 
 KNOWN = 1000  # held-out training images that surprise is measured against
@@ -161,6 +161,8 @@ def search_all(
             coverage = attempt(study, f"surprise coverage of {pair.name}", partial(coverage_of, pair, known))
         relations = relation_searchers(images.pixels.shape[1], coverage, args.psnr)
         for searchers, constraint in ((pixels, near), ([*pixels, *relations], loud)):
-            searched(study, compare(pair, seeds, searchers, constraint, args.budget, args.seed, print))
+            searched(
+                study, compare_searchers(pair, seeds, searchers, constraint, args.budget, args.seed, print)
+            )
             if not study.complete:
                 return

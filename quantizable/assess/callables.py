@@ -85,7 +85,7 @@ def chosen_models(chosen: Iterable[Chosen]) -> dict[str, Model]:
     """What :func:`quantizable.storage.selection.choose` gave, by name and in its order."""
     models: dict[str, Model] = {}
     for one in chosen:
-        info = getattr(one.network, "info", {})
+        info = one.network.info
         mean, std = tuple(info.get("mean") or ()), tuple(info.get("std") or ())
         models[one.name] = ModeModel(one.network.eval(), one.bits, mean, std)
     return models

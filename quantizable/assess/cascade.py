@@ -12,7 +12,7 @@ from torch import Tensor
 from quantizable.bits import BitMode
 from quantizable.deploy.guard import Guard
 from quantizable.measure.uncertainty import INDICATORS
-from quantizable.network import plain
+from quantizable.network import plain_mode
 
 
 def choose_guard(
@@ -35,7 +35,7 @@ def choose_guard(
         raise ValueError(
             f"the {indicator} finds disagreeing inputs no better than chance: no threshold helps"
         )
-    return Guard(plain(low_mode), plain(high_mode), float(thresholds[best]), indicator)
+    return Guard(plain_mode(low_mode), plain_mode(high_mode), float(thresholds[best]), indicator)
 
 
 @dataclass(frozen=True)

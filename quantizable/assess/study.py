@@ -13,7 +13,7 @@ from quantizable.assess.callables import Model, Pair
 from quantizable.assess.cascade import CascadePoint, cascade, choose_guard, thresholds_for
 from quantizable.assess.indicators import Quality, indicator_quality
 from quantizable.assess.repair import Repair
-from quantizable.assess.searchers.compare import Row
+from quantizable.assess.searchers.comparison import Row
 from quantizable.assess.searchers.hunt import Found
 from quantizable.assess.shifts import Shifted, pooled
 from quantizable.deploy.guard import Guard
@@ -48,14 +48,15 @@ class Study:
     skipped: dict[str, str] = field(default_factory=dict)
     complete: bool = True
 
-    def plain(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As ``assessment.json`` holds it: shares, not percent; intervals as [value, low, high]; a threshold
         that nothing reaches as infinity, which JSON writes as null."""
         return {
             "title": self.title,
             "complete": self.complete,
             "shifts": [
-                {"shift": one.shift, "severity": one.severity, **one.agreement.plain()} for one in self.shifts
+                {"shift": one.shift, "severity": one.severity, **one.agreement.as_dict()}
+                for one in self.shifts
             ],
             "indicators": {
                 mode: {name: asdict(quality) for name, quality in found.items()}

@@ -13,7 +13,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from quantizable.certify.smoothing import Certificate, Classifier, Smoothing
+from quantizable.certify.smoothing import CertifiedRadius, Classifier, Smoothing
 from quantizable.report.files import written_whole
 from quantizable.storage.journal import Journal
 
@@ -26,7 +26,7 @@ class Certified:
 
     image: int
     label: int
-    certificate: Certificate
+    certificate: CertifiedRadius
     seconds: float
 
     @property
@@ -75,7 +75,7 @@ class Certification:
         for image in [i for i in self.results if i < len(images) and (votes[i] == NO_VOTE).any()]:
             del self.results[image]  # its votes were lost: it is done again, from the same noise
 
-        def certify(x: Tensor, image: int) -> Certificate:
+        def certify(x: Tensor, image: int) -> CertifiedRadius:
             certificate, votes[image] = self.smoothing.certify(classify, x, image)
             votes.flush()
             return certificate
@@ -83,7 +83,7 @@ class Certification:
         return self.fill(certify, images, labels)
 
     def fill(
-        self, certify: Callable[[Tensor, int], Certificate], images: Tensor, labels: Tensor
+        self, certify: Callable[[Tensor, int], CertifiedRadius], images: Tensor, labels: Tensor
     ) -> list[Certified]:
         """Like :meth:`run`, with the certificate of image ``x``, number ``i``, from ``certify(x, i)``."""
         todo: Iterable[int] = [i for i in range(len(images)) if i not in self.results]
@@ -127,4 +127,4 @@ class Certification:
 
 
 def _read(row: dict[str, Any]) -> Certified:
-    return Certified(row["image"], row["label"], Certificate(**row["certificate"]), row["seconds"])
+    return Certified(row["image"], row["label"], CertifiedRadius(**row["certificate"]), row["seconds"])

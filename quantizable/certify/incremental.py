@@ -21,7 +21,7 @@ from quantizable.certify.certification import Certification
 from quantizable.certify.smoothing import (
     ABSTAIN,
     ESTIMATION,
-    Certificate,
+    CertifiedRadius,
     Classifier,
     Smoothing,
     check_samples,
@@ -66,13 +66,15 @@ class Incremental:
         """The largest probability that the certificate of an image is wrong."""
         return self.smoothing.alpha + self.alpha_zeta
 
-    def certify_like(self, classify: Classifier, run: Certification, x: Tensor, image: int) -> Certificate:
+    def certify_like(
+        self, classify: Classifier, run: Certification, x: Tensor, image: int
+    ) -> CertifiedRadius:
         """:meth:`certify` for image number ``image`` of the first mode's run."""
         return self.certify(classify, x, image, run.results[image].certificate, run.votes(image))
 
     def certify(
-        self, classify: Classifier, x: Tensor, image: int, first: Certificate, votes: Tensor
-    ) -> Certificate:
+        self, classify: Classifier, x: Tensor, image: int, first: CertifiedRadius, votes: Tensor
+    ) -> CertifiedRadius:
         """The second mode's certificate for one image.
 
         Args:

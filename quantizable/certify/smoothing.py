@@ -40,7 +40,7 @@ def radius(probability: float, sigma: float) -> float:
 
 
 @dataclass(frozen=True)
-class Certificate:
+class CertifiedRadius:
     """What is known about one image.
 
     Attributes:
@@ -143,17 +143,17 @@ class Smoothing:
         top = int(counts.argmax())
         return top, float(counts[top]) / self.n0
 
-    def certify(self, classify: Classifier, x: Tensor, image: int = 0) -> tuple[Certificate, Tensor]:
+    def certify(self, classify: Classifier, x: Tensor, image: int = 0) -> tuple[CertifiedRadius, Tensor]:
         """CERTIFY: a radius that holds with probability at least ``1 - alpha``, and all ``n`` votes."""
         top, selected = self.select(classify, x, image)
         votes = self.votes(classify, x, image, ESTIMATION, self.n)
         p = lower_bound(int((votes == top).sum()), self.n, self.alpha)
         return self.certificate(p, top, selected, self.n0 + self.n), votes
 
-    def certificate(self, p_lower: float, top: int, selected: float, samples: int) -> Certificate:
+    def certificate(self, p_lower: float, top: int, selected: float, samples: int) -> CertifiedRadius:
         """The certificate that follows from a lower bound of the top class's probability."""
         predicted = top if p_lower > 0.5 else ABSTAIN
-        return Certificate(predicted, radius(p_lower, self.sigma), p_lower, top, selected, samples)
+        return CertifiedRadius(predicted, radius(p_lower, self.sigma), p_lower, top, selected, samples)
 
     def predict(self, classify: Classifier, x: Tensor, image: int = 0) -> int:
         """PREDICT: the class of g, wrong with probability <= ``alpha``; ``ABSTAIN`` if too close to call."""

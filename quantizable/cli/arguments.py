@@ -24,25 +24,21 @@ class Parser(argparse.ArgumentParser):
             what = action.option_strings[0] if action.option_strings else str(action.metavar).lower()
             raise argparse.ArgumentError(None, unknown(what, value, action.choices))
 
-    def options(self, command: str) -> list[str]:
-        """The options of a command, those of its parts too."""
+    def options(self, command: str | None = None) -> list[str]:
+        """The options of a command and its parts, by default of all, with those that any has."""
         found: list[str] = []
-        waiting: list[Any] = []
-        if self._subparsers:
-            commands: Any = self._subparsers._group_actions[0].choices
-            waiting = [commands[command]]
-        while waiting:
-            for action in waiting.pop()._actions:
-                found += action.option_strings
-                if isinstance(action, argparse._SubParsersAction):
-                    waiting += action.choices.values()
+        for action in self._actions:
+            found += action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                for name, parser in action.choices.items():
+                    found += parser.options() if command in (None, name) else []
         return found
 
 
-def add_checkpoint(parser: argparse.ArgumentParser, integers: bool = False) -> None:
-    """``CHECKPOINT``; with ``integers`` it may be a ``.qz`` file, too."""
-    text = "a checkpoint of training, or a .qz file" if integers else "a checkpoint of training"
-    parser.add_argument("checkpoint", type=Path, help=f"{text}, as checkpoints/<run>/best.ckpt")
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """``CHECKPOINT``: what ``storage.load`` takes."""
+    text = "a checkpoint of training, or a .qz file, as checkpoints/<run>/best.ckpt"
+    parser.add_argument("checkpoint", type=Path, help=text)
 
 
 def add_data(parser: argparse.ArgumentParser, what: str = "") -> None:
@@ -77,19 +73,19 @@ def listed(text: str) -> list[str]:
 
 
 def check_listed(what: str, text: str, known: Sequence[str]) -> None:
-    """``ValueError`` if a word of the list is not among the known ones."""
+    """``ValueError`` if a word of the list is not among the known ones, or the list is empty."""
+    if not listed(text):
+        raise ValueError(f"{text!r} names no {what}; choose from {', '.join(known)}")
     for word in listed(text):
         if word not in known:
             raise ValueError(unknown(what, word, known))
 
 
-def check_network(
-    path: Path, bits: str | None = None, data: Sequence[str] = (), integers: bool = False
-) -> None:
+def check_network(path: Path, bits: str | None = None, data: Sequence[str] = ()) -> None:
     """Refuse at once, before torch is imported, what a network's file cannot be asked for.
 
     Args:
-        path: a checkpoint, or with ``integers`` also a ``.qz`` file.
+        path: a checkpoint or a ``.qz`` file.
         bits: of ``--bits``.
         data: words ``data=NAME data.KEY=VALUE``.
 
@@ -97,7 +93,7 @@ def check_network(
         FileNotFoundError: no such checkpoint, assignment file, or folder of images.
         ValueError: no checkpoint, a mode that it lacks, an unknown data set.
     """
-    if integers and path.suffix == ".qz":
+    if path.suffix == ".qz":
         check_file(path)
     else:
         check_checkpoint(path)

@@ -58,6 +58,10 @@ def run(args: argparse.Namespace) -> int:
     for library in ("skimage", "pymoo", "cma"):
         if find_spec(library) is None:
             raise ImportError(f"assess needs {library}: pip install 'quantizable[assess]'")
+    if args.repair and args.checkpoint.suffix == ".qz":
+        raise ValueError(
+            f"--repair trains float weights, and {args.checkpoint} holds integers; give its checkpoint"
+        )
     check_network(args.checkpoint, args.bits, args.data)
     from quantizable.assess.assessment import run
 

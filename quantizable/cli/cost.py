@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "cost", help="MACs, bit operations, bytes, memory and latency of each mode"
     )
-    add_checkpoint(parser, integers=True)
+    add_checkpoint(parser)
     add_bits(parser, default="all", files=False)
     add_engine(parser, default="", text="also measure latency on these, separated by commas")
     parser.add_argument("--threads", type=int, default=2, help="of one inference (default: 2)")
@@ -42,10 +42,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then count and measure."""
-    check_listed("engine", args.engine, ENGINES)
+    if args.engine:
+        check_listed("engine", args.engine, ENGINES)
     if args.layer_latency and len(listed(args.engine)) != 1:
         raise ValueError("--layer-latency times layers on one engine; give --engine openvino or onnxruntime")
-    check_network(args.checkpoint, args.bits, integers=True)
+    check_network(args.checkpoint, args.bits)
     from quantizable.deploy.command_cost import run
 
     return run(args)

@@ -10,7 +10,7 @@ from quantizable.cli.arguments import add_bits, add_checkpoint, add_data, add_ou
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser("evaluate", help="accuracy of a checkpoint in any of its modes")
-    add_checkpoint(parser, integers=True)
+    add_checkpoint(parser)
     add_data(parser)
     add_bits(parser, default="all modes of the network")
     parser.add_argument(
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then evaluate."""
     if args.norm_batches < 0:
         raise ValueError(f"--norm-batches is {args.norm_batches}; it is 0 or more")
-    check_network(args.checkpoint, args.bits, args.data, integers=True)
+    check_network(args.checkpoint, args.bits, args.data)
     from quantizable.measure.evaluate import run
 
     return run(args)

@@ -18,7 +18,7 @@ from quantizable.interface.choices import FORMATS, STYLES, WEIGHT_STORAGE
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser("export", help="write integer files: .qz (every mode), ONNX, OpenVINO")
-    add_checkpoint(parser, integers=True)
+    add_checkpoint(parser)
     add_data(parser, "to fit the norms of an assignment and --residual int8 with; ")
     add_bits(parser, default="all modes that are integer")
     parser.add_argument(
@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then write the files."""
     check_listed("format", args.format, FORMATS)
-    check_network(args.checkpoint, args.bits, args.data, integers=True)
+    check_network(args.checkpoint, args.bits, args.data)
     from quantizable.deploy.command_export import run
 
     return run(args)

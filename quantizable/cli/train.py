@@ -85,9 +85,9 @@ def explained() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         inner = error.__cause__ if isinstance(error, InstantiationException) else None
-        if isinstance(inner, Exception) and not isinstance(inner, TypeError):
+        if isinstance(inner, Exception) and not isinstance(inner, TypeError | ImportError):
             raise inner from error
-        # TypeError: an argument that the class does not have, or of another type
+        # TypeError: an argument that the class does not have, or of another type; ImportError: no such class
         raise ValueError(explanation(inner or error)) from error
 
 

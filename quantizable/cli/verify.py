@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "network",
         nargs="?",
         type=Path,
-        help="a checkpoint of this library, or an .npz of a fully connected ReLU network "
+        help="a checkpoint or .qz file of this library, or an .npz of a fully connected ReLU network "
         "(W0, b0, ...) on pixels 0..255, whose modes are fixed point",
     )
     add_data(parser, "to fit the norms of an assignment with; ")

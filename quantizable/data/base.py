@@ -8,6 +8,7 @@ from typing import Any
 
 from pytorch_lightning import LightningDataModule
 
+from quantizable.data.evaluation_transform import resize_and_crop
 from quantizable.data.loader import EpochLoader
 
 
@@ -19,7 +20,7 @@ def check_integer(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name}={value}; give at least {least}")
 
 
-def plain(value: Any) -> Any:
+def plain_types(value: Any) -> Any:
     """Tuples as lists and paths as strings: what a checkpoint holds without any code."""
     if isinstance(value, Path):
         return str(value)
@@ -83,7 +84,12 @@ class ImageDataModule(LightningDataModule):
     def settings(self) -> dict[str, Any]:
         """The arguments it was made from, in plain types: what it takes to make it again."""
         given = {key: getattr(self, key) for key in inspect.signature(type(self)).parameters}
-        return {key: plain(value) for key, value in given.items()}
+        return {key: plain_types(value) for key, value in given.items()}
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """What an image file goes through outside of training, as `evaluation_transform` takes it."""
+        return resize_and_crop(self.image_size)
 
     @abstractmethod
     def train_dataloader(self) -> EpochLoader:

@@ -24,6 +24,7 @@ class Fake(MemoryDataModule):
         num_classes: int = 10,
         in_chans: int = 3,
         image_size: int = 32,
+        *,
         batch_size: int = 32,
         val_size: int | float = 0.25,
         augment: str = "none",

@@ -99,6 +99,7 @@ class FileLoader(EpochLoader):
         transform: Callable[[Image.Image], Tensor],
         batch_size: int,
         train: bool,
+        *,
         num_workers: int = 0,
         mode: str = "RGB",
         seed: int = 0,

@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -9,6 +10,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
 from quantizable.data.base import ImageDataModule, check_integer
+from quantizable.data.evaluation_transform import evaluation_transform, resize_and_crop
 from quantizable.data.files import FileLoader, Sample, verify_images
 from quantizable.data.layout import IMAGENET, check_tested, class_folders
 from quantizable.data.order import split
@@ -51,6 +53,7 @@ class Folder(ImageDataModule):
     def __init__(
         self,
         root: str | Path = "data/images",
+        *,
         image_size: int = 224,
         in_chans: int = 3,
         batch_size: int = 64,
@@ -128,16 +131,18 @@ class Folder(ImageDataModule):
         """The test set, cut centrally."""
         return self._loader("test")
 
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """The shorter side resized, the middle cut out."""
+        return resize_and_crop(self.image_size, self.crop_fraction, "bicubic")
+
     def transform(self, train: bool) -> v2.Compose:
         """PIL image to normalised float32 (C, H, W)."""
-        side, bicubic = self.image_size, InterpolationMode.BICUBIC
-        if train and self.augment != "none":
-            steps = [v2.RandomResizedCrop(side, interpolation=bicubic)]
-            steps += AUGMENTATIONS[self.augment]
-        else:
-            steps = [v2.Resize(round(side / self.crop_fraction), bicubic), v2.CenterCrop(side)]
+        if not train or self.augment == "none":
+            return evaluation_transform(self.evaluation, self.mean, self.std)
+        crop = v2.RandomResizedCrop(self.image_size, interpolation=InterpolationMode.BICUBIC)
         to_float = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
-        return v2.Compose([*steps, *to_float, v2.Normalize(self.mean, self.std)])
+        return v2.Compose([crop, *AUGMENTATIONS[self.augment], *to_float, v2.Normalize(self.mean, self.std)])
 
     def _loader(self, part: str) -> FileLoader:
         train = part == "train"
@@ -147,11 +152,11 @@ class Folder(ImageDataModule):
             self.transform(train),
             self.batch_size,
             train,
-            self.num_workers,
-            "RGB" if self.in_chans == 3 else "L",
-            self.seed,
-            rank,
-            world_size,
+            num_workers=self.num_workers,
+            mode="RGB" if self.in_chans == 3 else "L",
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
         )
 
     def _has(self, part: str) -> bool:
@@ -181,6 +186,7 @@ class ImageNet(Folder):
     def __init__(
         self,
         root: str | Path = "data/imagenet",
+        *,
         image_size: int = 224,
         in_chans: int = 3,
         batch_size: int = 256,
@@ -194,16 +200,16 @@ class ImageNet(Folder):
     ) -> None:
         super().__init__(
             root,
-            image_size,
-            in_chans,
-            batch_size,
-            num_workers,
-            val_size,
-            augment,
-            crop_fraction,
-            verify,
-            seed,
-            split_seed,
+            image_size=image_size,
+            in_chans=in_chans,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            val_size=val_size,
+            augment=augment,
+            crop_fraction=crop_fraction,
+            verify=verify,
+            seed=seed,
+            split_seed=split_seed,
         )
 
     @property

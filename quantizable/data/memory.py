@@ -80,10 +80,10 @@ class MemoryDataModule(ImageDataModule):
             self.std,
             self.batch_size,
             train,
-            self.augmentation,
-            self.seed,
-            rank,
-            world_size,
+            augmentation=self.augmentation,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
         )
 
 

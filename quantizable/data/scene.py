@@ -43,6 +43,7 @@ class Scene(MemoryDataModule):
         file: str | Path,
         cube: str = "Y",
         labels: str = "S_GT",
+        *,
         patch: int = 7,
         block: int = 19,
         class_names: list[str] | None = None,

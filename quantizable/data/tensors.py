@@ -31,6 +31,7 @@ class TensorLoader(EpochLoader):
         std: Sequence[float],
         batch_size: int,
         train: bool,
+        *,
         augmentation: Augmentation | None = None,
         seed: int = 0,
         rank: int = 0,

@@ -18,6 +18,7 @@ from quantizable.deploy.reference import Codes, integer_network
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import QuantLayer
+from quantizable.nn.watching import watching
 from quantizable.storage.outputs import INPUT
 
 
@@ -62,24 +63,13 @@ def fake_quant_codes(network: QuantizableNetwork, bits: Assignment, images: Tens
     """The codes (int32) that each layer's input has in the fake-quant network, by layer name (and use)."""
     found: dict[str, np.ndarray] = {}
 
-    def note(name: str) -> Any:
-        def hook(quantizer: Any, inputs: tuple[Tensor, ...]) -> None:
-            if quantizer.active is not None:
-                found[next_use(name, found)] = quantizer.codes(inputs[0]).numpy()
+    def note(name: str, quantizer: Any, inputs: tuple[Tensor, ...]) -> None:
+        if quantizer.active is not None:
+            found[next_use(name, found)] = quantizer.codes(inputs[0]).numpy()
 
-        return hook
-
-    hooks = [
-        layer.input_quantizer.register_forward_pre_hook(note(name))
-        for name, layer in network.layers().items()
-        if isinstance(layer, QuantLayer)
-    ]
-    try:
-        with network.at_bits(bits):
-            network.eval()(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    inputs = {n: m.input_quantizer for n, m in network.layers().items() if isinstance(m, QuantLayer)}
+    with watching(inputs, note, before=True), network.at_bits(bits):
+        network.eval()(images)
     return found
 
 
@@ -101,20 +91,18 @@ def reference_codes(
     model = integer_network(network, bits, images[:1], fixed_point)
     found: dict[str, np.ndarray] = {}
 
-    def note(name: str) -> Any:
-        def hook(codes: Codes, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            key = next_use(name, found)
-            found[key] = (output + codes.grid.zero_point).to(torch.int32).numpy()
-            if given is None:
-                return output
-            return torch.from_numpy(given[key]).double() - codes.grid.zero_point
+    def note(name: str, codes: Codes, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        key = next_use(name, found)
+        found[key] = (output + codes.grid.zero_point).to(torch.int32).numpy()
+        if given is None:
+            return output
+        return torch.from_numpy(given[key]).double() - codes.grid.zero_point
 
-        return hook
-
-    for name, module in model.named_modules():
-        if isinstance(module, Codes):
-            module.register_forward_hook(note(name.removesuffix(".input_quantizer")))
-    model(images.double())
+    inputs = {
+        name.removesuffix(".input_quantizer"): m for name, m in model.named_modules() if isinstance(m, Codes)
+    }
+    with watching(inputs, note):
+        model(images.double())
     return found
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.deploy.engines import compile_onnxruntime
-from quantizable.deploy.integer_nodes import OPSET
+from quantizable.deploy.integer_nodes import OPSET, node_layer
 from quantizable.deploy.layer_report import layer_report
 from quantizable.deploy.lowering import Lowered, lower
 from quantizable.deploy.requirements import require
@@ -148,7 +148,14 @@ def _to_onnx(lowered: Lowered, example: Tensor) -> Any:
         )  # fmt: skip
     assert program is not None
     _name_outputs(program.model.graph, names)
-    return program.model_proto
+    proto = program.model_proto
+    # the exporter then falls back, silently, to a trace in which the nodes write floats
+    if lowered.inputs and not any(map(node_layer, proto.graph.node)):
+        raise ValueError(
+            "the network's forward cannot be traced for batches of any size, and an export would hold no "
+            "integers; look for len(x), int() or shapes written as numbers in it (x.size(0) can be traced)"
+        )
+    return proto
 
 
 def _name_outputs(graph: Any, names: list[str]) -> None:

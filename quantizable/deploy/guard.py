@@ -81,7 +81,7 @@ class Guard:
         """Read what :meth:`save` wrote; ``ValueError`` if it is no guard."""
         try:
             return cls(**json.loads(Path(path).read_text()))
-        except (json.JSONDecodeError, TypeError) as error:
+        except (ValueError, TypeError) as error:  # no JSON, no text at all, or what the class refuses
             raise ValueError(f"{path} is no guard: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from timm.layers import Attention
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -40,7 +41,21 @@ def layer_report(lowered: Lowered) -> dict[str, str]:
             report[name] = "float: left out of quantization"
         elif _is_leaf(module) and type(module).__name__ not in TRANSPARENT:
             report[name] = f"float: {type(module).__name__} has no integer form here"
+    if any(_codes_can_saturate(lowered, name) for name in report):  # then no layer is left to the kernels
+        report = {
+            name: how + WITHOUT_VNNI if how.startswith("integer") and not how.endswith(WITHOUT_VNNI) else how
+            for name, how in report.items()
+        }
     return report
+
+
+def _codes_can_saturate(lowered: Lowered, name: str) -> bool:
+    """True for attention whose products of codes with codes can leave int16."""
+    operands = [lowered.inputs.get(f"{name}.{operand}") for operand in ("q", "k", "attn", "v")]
+    codes = [node.highest_code for node in operands if node is not None]
+    return len(codes) == len(operands) and any(
+        can_saturate(np.full((1, 2), right), left) for left, right in (codes[:2], codes[2:])
+    )
 
 
 def _runs(lowered: Lowered, name: str, layer: QuantLayer) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from quantizable.deploy.export import METADATA, onnx_model
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.network import Assignment, QuantizableNetwork
-from quantizable.report.files import check_target
+from quantizable.report.files import check_target, written_whole
 from quantizable.storage.seal import BLANK, KEY, sealed
 
 
@@ -36,14 +35,8 @@ def export_openvino(
     graph = openvino_core("OpenVINO export").read_model(model.SerializeToString())
     graph.set_rt_info(about, METADATA)
     graph.set_rt_info(BLANK, KEY)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.xml")
-    try:
+    # OpenVINO derives the name of the weights from that of the graph, as written_whole does
+    with written_whole(path) as temporary, written_whole(path.with_suffix(".bin")) as weights:
         openvino.save_model(graph, temporary, compress_to_fp16=False)
-        weights = temporary.with_suffix(".bin").read_bytes()
-        temporary.write_bytes(sealed(temporary.read_bytes(), weights))
-        os.replace(temporary.with_suffix(".bin"), path.with_suffix(".bin"))
-        os.replace(temporary, path)
-    finally:
-        for part in (temporary, temporary.with_suffix(".bin")):
-            part.unlink(missing_ok=True)
+        temporary.write_bytes(sealed(temporary.read_bytes(), weights.read_bytes()))
     return json.loads(about)["layers"]

@@ -19,8 +19,8 @@ def mendable(error: BaseException) -> bool:
     """
     if isinstance(error, OSError | MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    if isinstance(error, ModuleNotFoundError) and error.name is not None:
-        return error.name.partition(".")[0] != "quantizable"
+    if isinstance(error, ModuleNotFoundError):
+        return (error.name or "").partition(".")[0] != "quantizable"
     return isinstance(error, CHECKED) and raised_here(error)
 
 

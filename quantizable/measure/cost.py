@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from quantizable.bits import BitMode, ModeLike
-from quantizable.calibrate import evaluating
+from quantizable.measure.macs import count_macs
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantAttention, QuantLayer
+from quantizable.nn.layer_calls import Call
+
+FLOAT = BitMode(32, 32)
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,16 @@ class LayerCost:
 
     Attributes:
         mode: name of the network's mode.
-        layer: its name.
-        weight_bits, input_bits: the widths that the layer runs at in that mode.
+        layer: its name; ``NAME.products`` are the two products of a torch ``MultiheadAttention``.
+        weight_bits, input_bits: the widths that the layer runs at in that mode; of attention products, those
+            of their two operands.
         parameters: numbers in weight and bias.
         macs: multiply-accumulates.
         bops: bit operations, ``macs * weight_bits * input_bits``.
         weight_bytes: of the weight at its width, scales and bias in float32.
         activation_bytes: of its input at its width and its output in 32 bits, held at the same time (of a
-            layer that is used more than once: the use that needs most).
+            layer that is used more than once: the use that needs most; of attention: the product that needs
+            most, with its operands). 0 for products that belong to no layer of their own.
     """
 
     mode: str
@@ -65,7 +69,9 @@ class ModeCost:
 def layer_costs(
     network: QuantizableNetwork, input_size: tuple[int, int, int], modes: Iterable[ModeLike] | None = None
 ) -> list[LayerCost]:
-    """The cost of every layer that multiplies, for one image, mode by mode.
+    """The cost of everything that multiplies, for one image, mode by mode.
+
+    Attention products that are not quantized have rows too, at 32 bits.
 
     Args:
         network: calibrated, trained or neither; it is left as it is.
@@ -73,28 +79,64 @@ def layer_costs(
         modes: by default all.
     """
     chosen = network.modes if modes is None else [network.check_mode(mode) for mode in modes]
-    layers = {n: m for n, m in network.model.named_modules() if _multiplies(m)}
-    macs, uses = _measure(network, layers, torch.zeros(1, *input_size))
-    costs = []
-    for mode in chosen:
-        for name, layer in layers.items():
-            widths = layer.resolve(mode) if isinstance(layer, QuantLayer) else BitMode(32, 32)
-            # a layer inside (the output projection of attention) has a row of its own
-            numbers = sum(p.numel() for p in layer.parameters(recurse=False))
-            quantized = layer.get_parameter(_weight_of(layer)).numel()
-            scales = _scales(layer, widths.weight)
-            costs.append(LayerCost(
-                mode.name, name, widths.weight, widths.activation, numbers, macs[name],
-                macs[name] * widths.weight * widths.activation,
-                -(-quantized * widths.weight // 8) + 4 * (numbers - quantized + scales),
-                max((-(-given * widths.activation // 8) + 4 * out for given, out in uses[name]), default=0),
-            ))  # fmt: skip
-    return costs
+    macs, calls = count_macs(network, torch.zeros(1, *input_size))
+    parts = dict(network.model.named_modules())
+    layers = {name: part for name, part in parts.items() if _has_weight(part)}
+    products = [name for name in macs if name not in layers]  # attention, quantized or not
+    return [
+        _weighted(mode, name, layers[name], macs.get(name, 0), calls[name])
+        if name in layers
+        else _product(mode, name, parts.get(name), macs[name], calls.get(name, []))
+        for mode in chosen
+        for name in [*layers, *products]
+    ]
+
+
+def bit_operations(part: nn.Module | None, macs: int, mode: BitMode) -> int:
+    """Multiply-accumulates times the widths of both operands (ARQ, 2024) of a part that runs in ``mode``.
+
+    Both operands of an attention product are activations.
+    """
+    return macs * (mode.activation if isinstance(part, QuantAttention) else mode.weight) * mode.activation
+
+
+def _weighted(mode: BitMode, name: str, layer: nn.Module, macs: int, calls: list[Call]) -> LayerCost:
+    widths = layer.resolve(mode) if isinstance(layer, QuantLayer) else FLOAT
+    # a layer inside (the output projection of attention) has a row of its own
+    numbers = sum(p.numel() for p in layer.parameters(recurse=False))
+    quantized = layer.get_parameter(_weight_of(layer)).numel()
+    scales = _scales(layer, widths.weight)
+    return LayerCost(
+        mode.name, name, widths.weight, widths.activation, numbers, macs,
+        bit_operations(layer, macs, widths),
+        _bytes(quantized, widths.weight) + 4 * (numbers - quantized + scales),
+        max((_bytes(c.given.numel(), widths.activation) + 4 * c.out.numel() for c in calls), default=0),
+    )  # fmt: skip
+
+
+def _product(mode: BitMode, name: str, part: nn.Module | None, macs: int, calls: list[Call]) -> LayerCost:
+    quantized = isinstance(part, QuantAttention)
+    widths = part.resolve(mode) if isinstance(part, QuantAttention) else FLOAT
+    memory = 0
+    if isinstance(part, QuantAttention):
+        for batch, tokens, _ in (call.given for call in calls):
+            operand, scores = batch * tokens * part.attn_dim, batch * part.num_heads * tokens * tokens
+            first = _bytes(2 * operand, widths.activation) + 4 * scores  # Q K^T
+            second = _bytes(scores + operand, widths.activation) + 4 * operand  # A V
+            memory = max(memory, first, second)
+    first_bits = widths.activation if quantized else widths.weight
+    return LayerCost(
+        mode.name, name, first_bits, widths.activation, 0, macs, bit_operations(part, macs, widths), 0, memory
+    )
+
+
+def _bytes(numbers: int, bits: int) -> int:
+    return -(-numbers * bits // 8)
 
 
 def mode_costs(network: QuantizableNetwork, layers: list[LayerCost]) -> list[ModeCost]:
     """The sums over layers of each mode, from what :func:`layer_costs` gave."""
-    counted = [m for m in network.model.modules() if _multiplies(m)]
+    counted = [m for m in network.model.modules() if _has_weight(m)]
     inside = {id(p): p.numel() for m in counted for p in m.parameters(recurse=False)}
     numbers = sum(inside.values())  # layers may share a parameter
     totals = []
@@ -116,7 +158,7 @@ def as_rows(costs: Iterable[LayerCost | ModeCost]) -> list[dict[str, Any]]:
     return [asdict(cost) for cost in costs]
 
 
-def _multiplies(module: nn.Module) -> bool:
+def _has_weight(module: nn.Module) -> bool:
     kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear | nn.MultiheadAttention
     return isinstance(module, kinds | QuantLayer) and not isinstance(module, QuantAttention)
 
@@ -136,46 +178,3 @@ def _of_mode(parameter: str, mode: str) -> bool:
     """False for the norms of other modes."""
     _, inside, rest = parameter.partition(".norms.")
     return not inside or rest.split(".")[0] == mode
-
-
-@torch.no_grad()
-def _measure(
-    network: QuantizableNetwork, layers: dict[str, nn.Module], image: Tensor
-) -> tuple[dict[str, int], dict[str, list[tuple[int, int]]]]:
-    """Multiply-accumulates of each layer, and elements of input and output of each of its uses, in float."""
-    uses: dict[str, list[tuple[int, int]]] = {name: [] for name in layers}
-
-    def note(name: str) -> Any:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-            out = output[0] if isinstance(output, tuple) else output
-            uses[name].append((inputs[0].numel(), out.numel()))
-
-        return hook
-
-    hooks = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
-    counter = FlopCounterMode(display=False)
-    try:
-        with evaluating(network), _float(network), counter:
-            network.model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    root = type(network.model).__name__
-    flops = counter.get_flop_counts()
-    return {name: sum(flops.get(f"{root}.{name}", {}).values()) // 2 for name in layers}, uses
-
-
-class _float:
-    """All quantizers off for the length of a block, whether or not the network has a float mode."""
-
-    def __init__(self, network: QuantizableNetwork) -> None:
-        self.quantizers = list(network.quantizers().values())
-
-    def __enter__(self) -> None:
-        self.before = [quantizer.bits for quantizer in self.quantizers]
-        for quantizer in self.quantizers:
-            quantizer.set_bits(32)
-
-    def __exit__(self, *_: object) -> None:
-        for quantizer, bits in zip(self.quantizers, self.before, strict=True):
-            quantizer.set_bits(bits)

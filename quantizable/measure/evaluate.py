@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
-import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
 from quantizable.bits import BitMode
 from quantizable.calibrate import active_batch_norms
 from quantizable.data.choice import trained_data, validation_loader
+from quantizable.measure.classification import METRICS, image_metrics
 from quantizable.network import QuantizableNetwork
 from quantizable.report.files import finite, make_folder, write_json
 from quantizable.report.plots import plot_modes
@@ -80,7 +80,7 @@ def evaluate(
             reference.
     """
     runs = [Chosen(m.name, network, m) if isinstance(m, BitMode) else m for m in modes]
-    sums = {run.name: dict.fromkeys(("loss", "top1", "top5", "disagreement"), 0.0) for run in runs}
+    sums = {run.name: dict.fromkeys(METRICS, 0.0) for run in runs}
     count = 0
     for images, labels in loader:
         count += len(labels)
@@ -92,11 +92,8 @@ def evaluate(
             if run.bits != network.modes[-1]:
                 with run.network.at_bits(run.bits) as switched:
                     z = switched(images).float()
-            ranked = z.topk(min(5, z.shape[1])).indices
-            into["loss"] += F.cross_entropy(z, labels, reduction="sum").item()
-            into["top1"] += (ranked[:, 0] == labels).sum().item()
-            into["top5"] += (ranked == labels[:, None]).any(1).sum().item()
-            into["disagreement"] += (z.argmax(1) != reference).sum().item()
+            for metric, values in image_metrics(z, labels, reference).items():
+                into[metric] += values.sum(dtype=torch.float64).item()
     if count == 0:
         raise ValueError("the data has no images")
     return {name: {key: value / count for key, value in values.items()} for name, values in sums.items()}

@@ -37,8 +37,8 @@ def create_model(
         **kwargs: given to the network, for instance `img_size=32, patch_size=4` for a ViT.
 
     Raises:
-        ValueError: unknown name (close ones are suggested), a number out of range, or a network
-            whose stem cannot be swapped.
+        ValueError: unknown name (close ones are suggested), a number out of range, arguments that
+            the network does not take, or a network whose stem cannot be swapped.
         OSError: the published weights cannot be downloaded.
     """
     for what, value in (("num_classes", num_classes), ("in_chans", in_chans)):
@@ -53,6 +53,10 @@ def create_model(
             "machine with a network and load the file with load_float_weights, or use "
             "pretrained=False"
         ) from error
+    except (TypeError, RuntimeError, AssertionError) as error:
+        if not kwargs:
+            raise
+        raise ValueError(f"{name!r} cannot be built with {kwargs}: {error}") from error
     if cifar_stem:
         use_cifar_stem(model)
     return model

@@ -1,7 +1,6 @@
 """Layers whose bit mode can be switched."""
 
 from quantizable.nn.attention import QuantAttention, QuantMultiheadAttention
-from quantizable.nn.bypass import QuantShiftedWindowAttention, QuantShiftedWindowAttentionV2
 from quantizable.nn.layers import (
     QuantConv1d,
     QuantConv2d,
@@ -18,6 +17,7 @@ from quantizable.nn.layers import (
     QuantStdConv2dSame,
 )
 from quantizable.nn.norms import PerModeNorm
+from quantizable.nn.shifted_windows import QuantShiftedWindowAttention, QuantShiftedWindowAttentionV2
 
 __all__ = [
     "PerModeNorm",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quantizable.nn.watching import watching
 from quantizable.quantizers import Quantizer
 
 
@@ -32,23 +33,18 @@ def layer_calls(model: nn.Module, modules: Mapping[str, nn.Module], example: Ten
     """
     calls: dict[str, list[Call]] = {name: [] for name in modules}
 
-    def note(name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            calls[name].append(Call(_shape(inputs), _shape(output)))
-
-        return hook
+    def note(name: str, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        calls[name].append(Call(_shape(inputs), _shape(output)))
 
     blank = [m for m in model.modules() if isinstance(m, Quantizer) and not m.initialised]
-    hooks = [module.register_forward_hook(note(name)) for name, module in modules.items()]
     for quantizer in blank:
         quantizer.start_calibration()
     try:
-        model(example)
+        with watching(modules, note):
+            model(example)
     finally:
         for quantizer in blank:
             quantizer.stop_calibration()
-        for hook in hooks:
-            hook.remove()
     return calls
 
 

@@ -98,7 +98,7 @@ class QuantLayer(Recomputable):
         weight = self.quantized_weight()
         if isinstance(self.input_quantizer, Quantizer):
             return self.input_quantizer.product(x, weight)
-        return self.input_quantizer(x), weight  # deployment puts something else in a quantizer's place
+        return self.input_quantizer(x), weight  # any module may stand in a quantizer's place
 
     def float_weight(self) -> Tensor:
         """The weight before quantization (standardised, where the layer does that)."""
@@ -271,7 +271,7 @@ def all_float(module: nn.Module) -> bool:
     for layer in layers:
         layer.recomputing()
     return all(
-        # what deployment puts in a quantizer's place is never the identity
+        # another module in a quantizer's place is never taken for the identity
         isinstance(quantizer, Quantizer) and quantizer.active is None and not quantizer.calibrating
         for layer in layers
         for quantizer in (layer.input_quantizer, layer.weight_quantizer)

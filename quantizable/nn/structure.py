@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from quantizable.bits import BitMode
+from quantizable.nn import encoder_fast_path, shifted_windows
 from quantizable.nn.attention import QuantAttention
-from quantizable.nn.bypass import call_layers
 from quantizable.nn.conversion import QuantizeConfig, check_weights, classifier_of, convert, warn_of_skipped
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm
@@ -99,7 +99,8 @@ def convert_new(
     known = before.modules
     check_new(model, modes, known)
     warn_of_skipped(model, known)
-    call_layers(model, known)
+    encoder_fast_path.call_layers(model, known)
+    shifted_windows.call_layers(model, known)
     convert(model, modes, QuantizeConfig(**config), known)
     for name, old in before.switchable.items():
         try:

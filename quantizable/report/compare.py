@@ -7,9 +7,7 @@ makes a group of any runs: ``individual='checkpoints/individual_*'`` holds a net
 from __future__ import annotations
 
 import argparse
-import base64
 import csv
-import html
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +19,7 @@ from rich.table import Table
 
 from quantizable.bits import BitMode
 from quantizable.report.files import write_json, write_text, written_whole
+from quantizable.report.page import Grid, render_page
 from quantizable.report.plots import plot_bars, plot_curves, plot_modes
 from quantizable.report.runs import Flat, Run, find_runs, read_run, split_names
 
@@ -125,21 +124,5 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def write_page(path: Path, rows: Sequence[Mapping[str, Any]], pictures: Sequence[Path]) -> None:
     """One HTML file with the table and the pictures inside."""
     keys = ("group", "mode", "seeds", "epochs", "set", "runs")
-    head = "".join(f"<th>{key}</th>" for key in (*keys, "top-1 %"))
-    body = "\n".join(
-        "<tr>"
-        + "".join(f"<td>{html.escape(str(v))}</td>" for v in (*(row[k] for k in keys), _accuracy(row)))
-        + "</tr>"
-        for row in rows
-    )
-    images = "\n".join(
-        f'<img src="data:image/png;base64,{base64.b64encode(p.read_bytes()).decode()}" alt="{p.stem}">'
-        for p in pictures
-    )
-    page = (
-        "<!doctype html><meta charset=utf-8><title>Runs compared</title>"
-        "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}"
-        "img{max-width:32%}</style>"
-        f"<h1>Runs compared</h1><table><tr>{head}</tr>{body}</table>{images}\n"
-    )
-    write_text(path, page)
+    table = Grid("", [*keys, "top-1 %"], [[*(row[key] for key in keys), _accuracy(row)] for row in rows])
+    write_text(path, render_page("Runs compared", [table], [picture.read_bytes() for picture in pictures]))

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
+import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+HOST = re.sub(r"\W", "_", platform.node()) or "here"
+TEMPORARY = re.compile(r"\..+\.(?P<host>\w+)-(?P<pid>\d+)\.tmp(\.\w+)?")  # names that ``written_whole`` gives
+ABANDONED = 24 * 3600  # seconds after which nobody on another machine can be writing the file
 
 
 def check_target(path: str | Path) -> Path:
@@ -49,14 +56,46 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A temporary name to write to; it becomes ``path`` if the block succeeds and is removed if not."""
+    """A temporary name to write to; it becomes ``path`` if the block succeeds and is removed if not.
+
+    What processes that were killed have left in the folder is removed, too.
+    """
     path = check_target(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    remove_abandoned(path.parent)
+    temporary = path.with_name(f".{path.stem}.{HOST}-{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote into a folder."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(".")]
+    for name in names:
+        if (written := TEMPORARY.fullmatch(name)) is None:
+            continue
+        with suppress(OSError):  # gone by now, or another user's
+            if written["host"] == HOST:
+                abandoned = not _is_alive(int(written["pid"]))
+            else:  # of another machine or container that shares the folder
+                abandoned = time.time() - (folder / name).stat().st_mtime > ABANDONED
+            if abandoned:
+                (folder / name).unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # elsewhere signal 0 ends a process
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ from quantizable.report.runs import Curve, Run
 def save_figure(figure: Any, path: str | Path) -> None:
     """Save a matplotlib figure as PNG, whole or not at all."""
     with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
+        temporary.write_bytes(as_png(figure))
+
+
+def as_png(figure: Any) -> bytes:
+    """A matplotlib figure as the contents of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
 
 
 def plot_modes(path: Path, curves: Mapping[str, Mapping[str, Mapping[str, float]]], title: str = "") -> None:

@@ -19,6 +19,14 @@ NOT_COMPARED = (
     "logger",
     "trainer",
 )  # change no result by themselves
+# modules before they moved into folders: kept results name their classes by the old paths
+MOVED = {
+    "quantizable.schemes.": "quantizable.training.schemes.",
+    "quantizable.samplers.": "quantizable.training.samplers.",
+    "quantizable.objectives.": "quantizable.training.objectives.",
+    "quantizable.strategies.": "quantizable.training.batch_transforms.",
+    "quantizable.runs.": "quantizable.training.run_folder.",
+}
 Flat = dict[str, Any]
 Curve = list[tuple[int, float]]
 
@@ -78,15 +86,26 @@ def read_run(folder: Path) -> Run:
         results = json.loads((folder / "results.json").read_text())
         config = flatten(results["config"])
         results["modes"].items()
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder}/results.json was not written by train.py ({error!r})") from error
-    config = {key: value for key, value in config.items() if key.split(".")[0] not in NOT_COMPARED}
+    config = {
+        key: present_name(value) for key, value in config.items() if key.split(".")[0] not in NOT_COMPARED
+    }
     return Run(
         folder.name,
         {k: v for k, v in config.items() if not k.endswith(".seed")},
         results,
         read_curves(folder),
     )
+
+
+def present_name(value: Any) -> Any:
+    """A value of a configuration; a class or function that has moved by its present path."""
+    if isinstance(value, str):
+        for old, new in MOVED.items():
+            if value.startswith(old):
+                return new + value.removeprefix(old)
+    return value
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:

@@ -7,7 +7,7 @@ from quantizable.certify.certification import (
     certified_accuracy,
 )
 from quantizable.certify.incremental import Incremental
-from quantizable.certify.smoothing import ABSTAIN, Certificate, Smoothing
+from quantizable.certify.smoothing import ABSTAIN, CertifiedRadius, Smoothing
 from quantizable.interface.choices import COSTS, OBJECTIVES
 from quantizable.search.costs import Cost, bops_cost, bytes_cost, latency_cost
 from quantizable.search.methods import METHODS
@@ -21,9 +21,9 @@ __all__ = [
     "COSTS",
     "METHODS",
     "OBJECTIVES",
-    "Certificate",
     "Certification",
     "Certified",
+    "CertifiedRadius",
     "Cost",
     "Incremental",
     "Outcome",

@@ -30,8 +30,8 @@ from quantizable.search.scoring import Scorer
 from quantizable.search.sensitivity import print_sensitivity, sensitivity, write_sensitivity
 from quantizable.search.space import Space, parse_budget
 from quantizable.storage.assignment import SavedAssignment, add_modes, noisy_inputs, write_assignment
-from quantizable.storage.checkpoint import load
 from quantizable.storage.digests import digest_network, digest_tensors
+from quantizable.storage.load import load
 from quantizable.storage.selection import choose
 
 RADII = (0.0, 0.25, 0.5, 0.75)
@@ -101,7 +101,15 @@ def run_bits(args: argparse.Namespace) -> int:
     noise = 0.0 if incremental is None else args.sigma  # what it will run on is what its norms are fitted to
     inputs = setting.training_inputs(args.norm_batches, noise)
     add_modes(network, space.modes)
-    scorer = Scorer(network, images, labels, setting.output, inputs, incremental, args.robust_images)
+    scorer = Scorer(
+        network,
+        images,
+        labels,
+        setting.output,
+        inputs,
+        incremental=incremental,
+        robust_images=args.robust_images,
+    )
     outcomes = []
     for text, budget in budgets.items():
         for name in methods:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from quantizable.bits import BitMode
+from quantizable.measure.cost import bit_operations
+from quantizable.measure.macs import count_macs
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantLayer
 
@@ -38,34 +38,22 @@ class Cost:
 
 
 def macs(network: QuantizableNetwork, image: torch.Tensor) -> dict[str, int]:
-    """Multiply-accumulates of each quantized layer for one image ``[1, C, H, W]``, by torch's flop counter.
+    """Multiply-accumulates of each switchable layer for one image ``[1, C, H, W]``.
 
     Attention that is quantized counts its two products only; its projections are layers of their own.
     """
-    network = copy.deepcopy(network).eval()  # hooks and first-use initialisation stay away from the original
-    network.set_bits(network.modes[0])  # float attention is one fused kernel that the counter may not know
-    counter = FlopCounterMode(display=False)
-    with torch.enable_grad(), counter:  # the counter follows modules through autograd hooks
-        network.model(image)
-    root = type(network.model).__name__
-    flops = {
-        name.removeprefix(f"{root}."): sum(ops.values()) for name, ops in counter.get_flop_counts().items()
-    }
-    names = list(network.layers())
-    inside = {name: [n for n in names if n.startswith(f"{name}.")] for name in names}
-    return {n: (flops.get(n, 0) - sum(flops.get(i, 0) for i in inside[n])) // 2 for n in names}
+    counted, _ = count_macs(network, image)
+    return {name: counted.get(name, 0) for name in network.layers()}
 
 
 def bops_cost(network: QuantizableNetwork, image: torch.Tensor) -> Cost:
-    """Bit operations per image: multiply-accumulates * weight bits * activation bits (ARQ, 2024)."""
+    """Bit operations per image of the layers that switch, as ``measure.cost`` counts them."""
     counts, layers = macs(network, image), network.layers()
-
-    def of(name: str, mode: BitMode) -> float:
-        # both operands of an attention product are activations
-        first = mode.weight if isinstance(layers[name], QuantLayer) else mode.activation
-        return counts[name] * first * mode.activation
-
-    return Cost("bops", "bit operations per image", of)
+    return Cost(
+        "bops",
+        "bit operations per image",
+        lambda name, mode: bit_operations(layers[name], counts[name], mode),
+    )
 
 
 def bytes_cost(network: QuantizableNetwork) -> Cost:

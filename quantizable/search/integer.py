@@ -13,7 +13,7 @@ from quantizable.search.problem import Problem
 from quantizable.search.space import Genome
 
 
-class Program:
+class IntegerProgram:
     """The 0-1 program: one mode per layer, costs within the budget, least sum of damages.
 
     Args:
@@ -58,7 +58,7 @@ class Program:
 
 def integer(problem: Problem) -> None:
     """Evaluate the best assignment by total damage, then the second best, and so on."""
-    program = Program(problem, damage(problem))
+    program = IntegerProgram(problem, damage(problem))
     while (genome := program.solve()) is not None:
         if problem.cost_of(genome) <= problem.budget:  # the solver's tolerance may let one slip over
             problem.evaluate(genome)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from quantizable.network import QuantizableNetwork
+from quantizable.nn.layer_calls import layer_calls
 from quantizable.search.ddpg import Agent
 from quantizable.search.problem import Problem
 from quantizable.search.space import Genome, Space
@@ -28,21 +29,10 @@ def layer_states(network: QuantizableNetwork, space: Space, image: Tensor) -> Te
     decision, previous action, 1 for activations and 0 for weights.
     """
     layers = network.layers()
-    sizes: dict[str, int] = {}
-
-    def watch(name: str) -> torch.utils.hooks.RemovableHandle:
-        def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            sizes[name] = sizes.get(name, 0) + inputs[0][0].numel()  # of all its uses
-
-        return layers[name].register_forward_pre_hook(note)
-
-    handles = [watch(name) for name in space.layers]
-    try:
-        with torch.inference_mode():
-            network(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    calls = layer_calls(network, {name: layers[name] for name in space.layers}, image)
+    sizes = {
+        name: sum(call.given[1:].numel() for call in calls[name]) for name in space.layers
+    }  # of all uses
     rows = []
     for index, name in enumerate(space.layers):
         layer: nn.Module = layers[name]
@@ -51,7 +41,7 @@ def layer_states(network: QuantizableNetwork, space: Space, image: Tensor) -> Te
         base = [float(groups > 1 and groups == shape[0]) if shape else 0.0]
         base += [float(shape[1] * groups) if len(shape) > 1 else 0.0, float(shape[0]) if shape else 0.0]
         base += [float(stride[0]), float(shape[-1]) if len(shape) > 2 else 1.0, float(math.prod(shape))]
-        base += [float(sizes.get(name, 0))]
+        base += [float(sizes[name])]
         rows += [
             [*base, float(2 * index + is_activation), 0.0, float(is_activation)] for is_activation in (0, 1)
         ]

@@ -75,6 +75,7 @@ class Scorer:
         labels: Tensor,
         folder: Path,
         norm_inputs: Sequence[Tensor] = (),
+        *,
         incremental: Incremental | None = None,
         robust_images: int = 20,
         batch: int = 64,

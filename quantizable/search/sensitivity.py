@@ -12,12 +12,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.functional import dequantize
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.watching import watching
 from quantizable.quantizers import Quantizer
 from quantizable.report.files import write_text
 from quantizable.report.plots import save_figure
@@ -78,26 +79,17 @@ def noise_ratios(
     ratios: dict[tuple[str, BitMode], tuple[float, float]] = {}
     given: dict[tuple[str, int], Tensor] = {}
 
-    def measure(name: str) -> torch.utils.hooks.RemovableHandle:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(layer, QuantLayer)
-            weight = {b: sqnr(layer.float_weight(), layer.weight_quantizer, b) for b in space.weights}
-            for b in space.activations:
-                found = energies(inputs[0], layer.input_quantizer, b)
-                given[name, b] = given.get((name, b), 0) + found
-            for mode in space.modes:
-                ratios[name, mode] = weight[mode.weight], decibels(given[name, mode.activation])
+    def measure(name: str, layer: QuantLayer, inputs: tuple[Tensor, ...]) -> None:
+        weight = {b: sqnr(layer.float_weight(), layer.weight_quantizer, b) for b in space.weights}
+        for b in space.activations:
+            found = energies(inputs[0], layer.input_quantizer, b)
+            given[name, b] = given.get((name, b), 0) + found
+        for mode in space.modes:
+            ratios[name, mode] = weight[mode.weight], decibels(given[name, mode.activation])
 
-        return network.layers()[name].register_forward_pre_hook(hook)
-
-    layers = network.layers()
-    handles = [measure(name) for name in space.layers if isinstance(layers[name], QuantLayer)]
-    try:
-        with network.at_bits(network.modes[-1]):
-            network(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = {n: m for n, m in network.layers().items() if n in space.layers and isinstance(m, QuantLayer)}
+    with watching(layers, measure, before=True), network.at_bits(network.modes[-1]):
+        network(images)
     return ratios
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quantizable.bits import BitMode, ModeLike
 from quantizable.calibrate import input_of
-from quantizable.network import QuantizableNetwork, plain
+from quantizable.network import QuantizableNetwork, plain_mode
 from quantizable.nn.missing_modes import nearest
 from quantizable.report.files import write_text
 from quantizable.storage.digests import fingerprint
@@ -100,7 +100,7 @@ def write_assignment(path: Path, network: QuantizableNetwork, assignment: SavedA
         "norm_batches": assignment.norm_batches,
         "norm_noise": assignment.norm_noise,
         "about": dict(assignment.about),
-        "bits": {name: plain(BitMode.parse(mode)) for name, mode in assignment.bits.items()},
+        "bits": {name: plain_mode(BitMode.parse(mode)) for name, mode in assignment.bits.items()},
     }
     write_text(path, yaml.safe_dump(contents, sort_keys=False))
 

@@ -79,7 +79,7 @@ def load_network(network: QuantizableNetwork, path: str | Path) -> None:
         raise ValueError(f"{path}{trained} does not fit the network: {reason}") from error
 
 
-def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableNetwork:
+def load_checkpoint(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableNetwork:
     """A trained network in evaluation mode, ready for ``set_bits``; it starts in its highest mode.
 
     Args:
@@ -107,7 +107,7 @@ def load(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableN
             model_options={**about["model_options"], "pretrained": False} if model is None else None,
             quantize_options=options,
         )
-    except TypeError as error:  # an option that neither the network nor the quantizer has
+    except (TypeError, ValueError) as error:  # an option that neither the network nor the quantizer has
         raise ValueError(f"{path} does not say how to build its network: {error}") from error
     load_network(network, path)
     info: Any = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}

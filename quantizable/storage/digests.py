@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -36,9 +37,10 @@ def fingerprint(network: QuantizableNetwork) -> str:
     Modes that ``add_mode`` added and statistics that were re-estimated change nothing.
     """
     added = tuple(f".norms.{mode.name}." for mode in network.added)
+    stored = ((n, t) for n, t in network.named_buffers() if ".stored_" in n)  # of a .qz: no parameters
     own = {
         name: tensor
-        for name, tensor in network.named_parameters()
+        for name, tensor in chain(network.named_parameters(), stored)
         if not any(mark in f"{name}." for mark in added)
     }
     return _with_modules(network, digest_tensors(own))

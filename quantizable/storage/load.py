@@ -15,7 +15,7 @@ from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention
 from quantizable.nn.layers import quantize_layer
 from quantizable.nn.module_names import names_of, replace_module
-from quantizable.storage.checkpoint import load as load_checkpoint
+from quantizable.storage.checkpoint import load_checkpoint
 from quantizable.storage.packing import unpack
 from quantizable.storage.qz import read_qz, stays_float, weight_name
 from quantizable.storage.stored_quantizers import StoredInput, StoredWeight
@@ -33,7 +33,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> QuantizableNetwork
     The result's ``info`` is a dictionary with the class names, mean, std and image size of the data.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`load_qz` and ``quantizable.storage.checkpoint.load``.
+        FileNotFoundError, ValueError: as :func:`load_qz` and :func:`load_checkpoint`.
     """
     if Path(path).suffix == ".qz":
         return load_qz(path, model)

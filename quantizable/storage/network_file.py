@@ -38,9 +38,7 @@ def check_checkpoint(path: Path) -> None:
     """
     check_file(path)
     if path.suffix == ".qz":
-        raise ValueError(
-            f"{path} holds integers, for evaluate, export, cost and predict; give the run's checkpoint"
-        )
+        raise ValueError(f"{path} holds integers, which cannot be trained; give the run's checkpoint")
     with path.open("rb") as file:
         pickled = file.read(1) == pickle.PROTO
     if not pickled and not zipfile.is_zipfile(path):

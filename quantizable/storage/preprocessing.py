@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,50 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
+from quantizable.data.evaluation_transform import KEY, evaluation_transform, resize_and_crop
 from quantizable.data.files import check_depth
+from quantizable.interface.choices import DATA
 from quantizable.network import QuantizableNetwork
 
+TIMM_KEYS = ("crop_pct", "crop_mode", "interpolation")  # of the evaluation transform of timm's networks
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 def preprocessing(network: QuantizableNetwork) -> dict[str, Any]:
-    """``in_chans``, ``image_size``, ``mean``, ``std``, ``class_names``: of the data, else of timm."""
+    """Sizes, ``mean``, ``std``, ``class_names`` and ``evaluation``: of the data, else of timm.
+
+    ``evaluation`` is how the data module resizes and crops. Where no data are known, timm's ``crop_pct``,
+    ``crop_mode`` and ``interpolation`` stand for it.
+    """
     config = getattr(network.model, "pretrained_cfg", None) or {}
     found: dict[str, Any] = {}
     if config.get("input_size"):
         channels, size = config["input_size"][:2]
         found = {"in_chans": channels, "image_size": size}
-        found |= {key: config[key] for key in ("mean", "std", "crop_pct", "interpolation") if config.get(key)}
-    info = dict(getattr(network, "info", None) or {})
-    info.pop("settings", None)  # of training, with its folders: no business of whom the file is shipped to
-    return found | info
+        found |= {key: config[key] for key in ("mean", "std", *TIMM_KEYS) if config.get(key)}
+    found |= dict(network.info)
+    if steps := evaluation_of(found):
+        found = {key: value for key, value in found.items() if key not in TIMM_KEYS} | {KEY: steps}
+    found.pop("settings", None)  # of training, with its folders: no business of whom the file is shipped to
+    return found
+
+
+def evaluation_of(info: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How the data of training are resized and cropped; older files do not say it, but name the data.
+
+    Args:
+        info: as a checkpoint or an exported file holds it.
+
+    None: the data are not known.
+    """
+    if info.get(KEY):
+        return dict(info[KEY])
+    name, size = info.get("data"), info.get("image_size")
+    if name not in DATA or not size:
+        return None
+    if name in ("folder", "imagenet"):
+        return resize_and_crop(size, (info.get("settings") or {}).get("crop_fraction", 0.875), "bicubic")
+    return resize_and_crop(size)
 
 
 def input_size_of(network: QuantizableNetwork) -> tuple[int, int, int]:
@@ -40,10 +68,14 @@ def input_size_of(network: QuantizableNetwork) -> tuple[int, int, int]:
 
 
 def read_images(paths: list[Path], info: dict[str, Any]) -> Tensor:
-    """Images as the network was trained on them, float32 ``[N, C, H, W]``.
+    """Images as the network was evaluated on them, float32 ``[N, C, H, W]``.
 
-    Resized and cropped to ``image_size`` by timm's evaluation transform, scaled to [0, 1], normalized by
-    ``mean`` and ``std``.
+    Resized and cropped as the data module of training does it outside of training (by timm's evaluation
+    transform where no data are known), scaled to [0, 1], normalized by ``mean`` and ``std``.
+
+    Args:
+        paths: of the images.
+        info: what :func:`preprocessing` gave for the network.
 
     Raises:
         ValueError: a file is no image, or one of more than 8 bits a channel; or the model file does not say
@@ -51,12 +83,8 @@ def read_images(paths: list[Path], info: dict[str, Any]) -> Tensor:
     """
     if "image_size" not in info:
         raise ValueError("the model file does not say what images it takes; export it with its preprocessing")
-    channels, size = info["in_chans"], info["image_size"]
-    mean, std = info.get("mean") or (0.0,) * channels, info.get("std") or (1.0,) * channels
-    transform = create_transform(
-        (channels, size, size), mean=tuple(mean), std=tuple(std), crop_pct=info.get("crop_pct", 1.0),
-        interpolation=info.get("interpolation", "bilinear"),
-    )  # fmt: skip
+    channels = info["in_chans"]
+    transform = _transform(info)
     kind = {1: "L", 3: "RGB"}.get(channels)
     if kind is None:
         raise ValueError(
@@ -74,3 +102,14 @@ def read_images(paths: list[Path], info: dict[str, Any]) -> Tensor:
             raise ValueError(f"{path} is no image that can be read ({error})") from error
         check_depth(path, held)
     return torch.stack(images)
+
+
+def _transform(info: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:
+    channels, size = info["in_chans"], info["image_size"]
+    mean, std = info.get("mean") or (0.0,) * channels, info.get("std") or (1.0,) * channels
+    if steps := evaluation_of(info):
+        return evaluation_transform(steps, mean, std)
+    return create_transform(
+        (channels, size, size), mean=tuple(mean), std=tuple(std), crop_pct=info.get("crop_pct", 1.0),
+        crop_mode=info.get("crop_mode"), interpolation=info.get("interpolation", "bilinear"),
+    )  # fmt: skip

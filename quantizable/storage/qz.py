@@ -180,7 +180,7 @@ def stays_float(key: str, dropped: set[str]) -> bool:
 
 def describe_architecture(network: QuantizableNetwork) -> dict[str, Any] | None:
     """How ``create_model`` builds the float network: from the checkpoint's info, else from timm's config."""
-    info = getattr(network, "info", None) or {}
+    info = network.info
     if info.get("model"):
         return {key: info[key] for key in ("model", "num_classes", "model_options")}
     name = (getattr(network.model, "pretrained_cfg", None) or {}).get("architecture")

@@ -69,10 +69,10 @@ class Adversarial:
     iterations: int = 7
 
     def __post_init__(self) -> None:
-        if not 0 < self.eps <= 1 or self.step <= 0 or self.iterations < 1:
+        if not 0 < self.eps <= 1 or self.step <= 0 or self.iterations < 1 or self.iterations % 1:
             raise ValueError(
                 f"eps={self.eps}, step={self.step}, iterations={self.iterations}; give eps in (0, 1], a step "
-                "above 0 and at least 1 iteration"
+                "above 0 and at least 1 whole iteration"
             )
 
     def __call__(self, module: Any, batch: Any, step: int) -> Any:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
+from quantizable.measure.classification import METRICS, image_metrics
 from quantizable.models.switchable import build_network
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.conversion import classifier_of
@@ -49,6 +50,7 @@ class QuantizableClassifier(MultiModeModule):
         model: str | nn.Module | QuantizableNetwork,
         num_classes: int,
         bits: Sequence[Any] = (2, 4, 8, 32),
+        *,
         quantizer: str = "lsq",
         scheme: str | Scheme = "quantizable",
         weights: str | None = None,
@@ -96,7 +98,11 @@ class QuantizableClassifier(MultiModeModule):
             "model_options": dict(known[1] or {}),
         }
         self.metrics = nn.ModuleDict(
-            {f"{stage}_{mode.name}": self._metrics() for stage in ("val", "test") for mode in network.modes}
+            {
+                f"{stage}_{mode.name}": MetricCollection({name: MeanMetric() for name in METRICS})
+                for stage in ("val", "test")
+                for mode in network.modes
+            }
         )
 
     @classmethod
@@ -110,41 +116,30 @@ class QuantizableClassifier(MultiModeModule):
                 f"and call Trainer.fit(module, ckpt_path=path) ({error})"
             ) from error
 
-    def _metrics(self) -> MetricCollection:
-        top5 = MulticlassAccuracy(self.num_classes, top_k=min(5, self.num_classes), average="micro")
-        top1 = MulticlassAccuracy(self.num_classes, average="micro")
-        metrics: dict[str, Any] = {
-            "loss": MeanMetric(),
-            "top1": top1,
-            "top5": top5,
-            "disagreement": MeanMetric(),
-        }
-        return MetricCollection(metrics, compute_groups=False)
-
     def loss(self, output: Tensor, batch: Any) -> Tensor:
         smoothing = self.label_smoothing if self.training else 0.0
-        return self._cross_entropy(output.float(), batch[1], smoothing)
+        with self._labels_checked(output, batch[1]):
+            return F.cross_entropy(output.float(), batch[1], label_smoothing=smoothing)
 
-    def _cross_entropy(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    @contextmanager
+    def _labels_checked(self, logits: Tensor, target: Tensor) -> Iterator[None]:
         try:
-            return F.cross_entropy(logits, target, label_smoothing=smoothing)
+            yield
         except IndexError as error:
             raise ValueError(
                 f"labels reach from {target.min()} to {target.max()}, but num_classes={self.num_classes} and "
                 f"the network has {logits.shape[1]} outputs: labels count from 0"
             ) from error
 
-    def _evaluate(self, batch: Any, stage: str) -> None:
+    def evaluate_step(self, batch: Any, stage: str) -> None:
         target = batch[1]
         reference: Tensor | None = None
         for mode, logits in self.outputs_by_mode(batch):
-            logits = logits.float()
-            reference = logits.argmax(1) if reference is None else reference
+            reference = logits.float().argmax(1) if reference is None else reference
             metrics: Any = self.metrics[f"{stage}_{mode.name}"]
-            metrics["loss"].update(self._cross_entropy(logits, target), len(target))
-            metrics["top1"].update(logits, target)
-            metrics["top5"].update(logits, target)
-            metrics["disagreement"].update((logits.argmax(1) != reference).float())
+            with self._labels_checked(logits, target):
+                for name, values in image_metrics(logits, target, reference).items():
+                    metrics[name].update(values)
 
     def _log_metrics(self, stage: str) -> None:
         top1, losses = [], {}

@@ -94,6 +94,13 @@ def check(cfg: dict[str, Any]) -> None:
         raise ValueError(f"schedule.epochs is {epochs!r}; it must be an integer of at least 1")
     if ema is not None and not (isinstance(ema, float) and 0 < ema < 1):
         raise ValueError(f"train.ema is {ema!r}; it is a decay between 0 and 1, or null for no average")
+    if not isinstance(cfg["seed"], int) or not 0 <= cfg["seed"] < 1 << 32:
+        raise ValueError(f"seed={cfg['seed']!r} is no integer from 0 to {(1 << 32) - 1}")
+    clip = cfg["train"]["clip_norm"]
+    if clip is not None and not isinstance(clip, int | float):
+        raise ValueError(
+            f"train.clip_norm is {clip!r}; it is a number greater than 0, or null for no clipping"
+        )
     sigma = cfg["train"]["noise_sigma"]
     if not isinstance(sigma, int | float) or not 0 <= sigma < float("inf"):
         raise ValueError(f"train.noise_sigma is {sigma!r}; it is a standard deviation, finite and at least 0")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quantizable.data import DATAMODULES, ImageDataModule
-from quantizable.data.base import plain
+from quantizable.data.base import plain_types
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.checkpoint import FORMAT, read_checkpoint
 
@@ -22,8 +22,8 @@ def describe(
         datamodule: the data it is trained on, None where there is no data module.
     """
     data = {
-        key: plain(getattr(datamodule, key))
-        for key in ("class_names", "in_chans", "image_size", "mean", "std")
+        key: plain_types(getattr(datamodule, key))
+        for key in ("class_names", "in_chans", "image_size", "mean", "std", "evaluation")
         if hasattr(datamodule, key)  # one of the user's own need not have it
     }
     names: dict[Any, str] = {kind: name for name, kind in DATAMODULES.items()}

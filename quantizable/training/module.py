@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import CombinedLoader
@@ -21,16 +20,17 @@ from quantizable.seeds import key_seed
 from quantizable.training import schedulers
 from quantizable.training.batch_transforms import Strategy, with_noise
 from quantizable.training.description import describe
-from quantizable.training.objectives import Consistency, TaskOnly, mean_squared_error
+from quantizable.training.objectives import Consistency, mean_squared_error
 from quantizable.training.optim import (
     OptimizerConfig,
-    average_gradients,
     configure,
     damp_scales,
     parameter_groups,
     positive_parameters,
     step_sizes_in_bounds,
 )
+from quantizable.training.processes import average_gradients, share_quantizers
+from quantizable.training.random_state import random_state, set_random_state
 from quantizable.training.schemes import Scheme, get_scheme
 
 
@@ -70,6 +70,7 @@ class MultiModeModule(pl.LightningModule):
         network: QuantizableNetwork,
         scheme: str | Scheme | None = None,
         optimizer: OptimizerConfig | None = None,
+        *,
         accumulate: int = 1,
         clip_norm: float | None = None,
         noise_sigma: float = 0.0,
@@ -88,8 +89,7 @@ class MultiModeModule(pl.LightningModule):
         self.scheme.check(network.modes)
         if not isinstance(accumulate, int) or accumulate < 1:
             raise ValueError(f"accumulate is {accumulate}; it counts batches per optimizer step, at least 1")
-        if accumulate > 1 and self.scheme.step_per_mode:
-            raise ValueError("a scheme with an optimizer step after every mode cannot accumulate batches")
+        self.scheme.check_training(accumulate, teacher is not None)
         if not 0 <= noise_sigma < float("inf"):
             raise ValueError(f"noise_sigma is {noise_sigma}; it is a finite standard deviation, at least 0")
         if clip_norm is not None and not clip_norm > 0:
@@ -98,15 +98,6 @@ class MultiModeModule(pl.LightningModule):
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self.noise_sigma, self.seed = noise_sigma, seed
         self.scheduler_settings: dict[int, dict[str, Any]] = {}  # see Schedulers
-        if teacher is not None and isinstance(self.scheme.objective, TaskOnly):
-            raise ValueError(
-                "the scheme learns from labels alone and would ignore the teacher; choose another"
-            )
-        if teacher is not None and getattr(self.scheme.objective, "alpha", 1) == 0:
-            raise ValueError(
-                "alpha=0 of the scheme's objective leaves the labels to the mode that has no teacher, and "
-                "with a float teacher there is none; give alpha more than 0, or choose another scheme"
-            )
         # no submodule: neither trained nor saved
         self.__dict__["teacher"] = None if teacher is None else teacher.eval().requires_grad_(False)
         # how quantizable.load builds the float network again; it is given one where that is not known
@@ -169,7 +160,8 @@ class MultiModeModule(pl.LightningModule):
             self.trainer.precision_plugin.convert_module(self.teacher).to(self.device)
         if self._lacks_step_sizes():
             self.network.calibrate_lacking(self._calibration_inputs())
-            self._share_calibration()
+            if self.trainer.world_size > 1:
+                share_quantizers(self.network)
 
     def _lacks_step_sizes(self) -> bool:
         network = self.network
@@ -193,14 +185,6 @@ class MultiModeModule(pl.LightningModule):
             batch = self.trainer.precision_plugin.convert_input(batch)
             batch = self._on_before_batch_transfer(batch)
             yield self.inputs(self.trainer.strategy.batch_to_device(batch, self.device))
-
-    def _share_calibration(self) -> None:
-        """Every process takes the step sizes of the first, which saw other images."""
-        if self.trainer.world_size > 1:
-            states: list[Any] = [{n: q.state_dict() for n, q in self.network.quantizers().items()}]
-            dist.broadcast_object_list(states, src=0)
-            for name, quantizer in self.network.quantizers().items():
-                quantizer.load_state_dict(states[0][name])
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         step = self.trainer.current_epoch << 32 | batch_idx  # another for each batch of the run
@@ -311,7 +295,7 @@ class MultiModeModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the state of torch's random generators, and what :func:`quantizable.load` reads."""
         checkpoint["quantizable"] = self.description()
-        checkpoint["random"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        checkpoint["random"] = random_state()
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint says of the network, see :func:`describe`."""
@@ -321,9 +305,7 @@ class MultiModeModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue the random generators where a resumed run left them."""
         if self._trainer is not None and self.trainer.training and "random" in checkpoint:
-            torch.set_rng_state(checkpoint["random"]["cpu"].cpu())
-            for device, state in enumerate(checkpoint["random"]["cuda"][: torch.cuda.device_count()]):
-                torch.cuda.set_rng_state(state.cpu(), device)
+            set_random_state(checkpoint["random"])
 
     # -- evaluation: the same for validation and test -----------------------------------------------
 
@@ -334,28 +316,27 @@ class MultiModeModule(pl.LightningModule):
                 yield mode, self.network(self.inputs(batch))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
+        self.evaluate_step(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         # in float32, as `quantizable evaluate` measures and integers are deployed, whatever was trained in
         with torch.autocast(self.device.type, enabled=False):
-            self._evaluate(batch, "test")
+            self.evaluate_step(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """The output of the current mode; a batch is as in training, or the inputs alone."""
         return self.network(batch if isinstance(batch, Tensor) else self.inputs(batch))
 
-    def _evaluate(self, batch: Any, stage: str) -> None:
+    def evaluate_step(self, batch: Any, stage: str) -> None:
+        """What validation and test do with a batch: log every mode's loss. Override it for other metrics.
+
+        Args:
+            batch: as :meth:`loss` takes it.
+            stage: ``"val"`` or ``"test"``, the first part of what is logged.
+        """
         size = len(self.inputs(batch))
         losses: dict[str, Tensor] = {}
         for mode, output in self.outputs_by_mode(batch):
-            losses[mode.name] = self.loss(output, batch)
-            self.log(
-                f"{stage}/loss/{mode.name}",
-                losses[mode.name],
-                on_step=False,
-                on_epoch=True,
-                batch_size=size,
-                sync_dist=True,
-            )
+            loss = losses[mode.name] = self.loss(output, batch)
+            self.log(f"{stage}/loss/{mode.name}", loss, on_epoch=True, batch_size=size, sync_dist=True)
         self._check(losses, f"{stage} ")

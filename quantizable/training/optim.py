@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from timm.optim import create_optimizer_v2, get_optimizer_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -176,18 +175,6 @@ def _clamp(tensors: list[Tensor], limits: list[Tensor]) -> None:
 
 def _all_finite(tensors: list[Tensor]) -> bool:
     return bool(torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite().all())
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Mean of the gradients over all processes, by one all-reduce of one flat tensor per type."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    for dtype in sorted({g.dtype for g in grads}, key=str):  # in one order in every process
-        same = [g for g in grads if g.dtype == dtype]
-        flat = torch.cat([g.flatten() for g in same])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        for grad, mean in zip(same, flat.split([g.numel() for g in same]), strict=True):
-            grad.copy_(mean.view_as(grad))
 
 
 def damp_scales(optimizer: Any, gradient_scale: float = 1.0) -> None:

@@ -113,6 +113,8 @@ def check_kind(override: Override, value: Any) -> None:
         raise ValueError(
             f"{override.input_line}: {key} holds {', '.join(parts)}; give one of them, as {right}=..."
         )
+    if isinstance(default, list) and isinstance(value, dict):
+        raise ValueError(f"{override.input_line}: {key} is a list, as {key}={written(default)}")
     if key in ANY_KIND or str(value).startswith("${"):  # a reference to another setting
         return
     truth = isinstance(default, bool)
@@ -279,7 +281,8 @@ def _with_defaults(group: str, name: str) -> Iterator[dict[str, Any]]:
 
 @cache
 def _read(name: str) -> dict[str, Any]:
-    return yaml.safe_load((conf_folder() / f"{name}.yaml").read_text()) or {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was compiled
+    return yaml.load((conf_folder() / f"{name}.yaml").read_text(), loader) or {}
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

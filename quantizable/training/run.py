@@ -30,13 +30,13 @@ from torch import nn
 
 import quantizable
 from quantizable.data import ImageDataModule
-from quantizable.data.base import plain
+from quantizable.data.base import plain_types
 from quantizable.models.create import create_model
 from quantizable.models.weights import load_float_weights
 from quantizable.report.files import finite, write_json
 from quantizable.report.plots import plot_modes
 from quantizable.report.tables import by_mode, print_table
-from quantizable.storage.checkpoint import load, load_network, read_checkpoint
+from quantizable.storage.checkpoint import load_checkpoint, load_network, read_checkpoint
 from quantizable.training.callbacks import CompileTime, WandbModes
 from quantizable.training.classifier import QuantizableClassifier
 from quantizable.training.configuration import read_settings
@@ -134,8 +134,8 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
         model["name"],
         datamodule.num_classes,
         bits["modes"],
-        cfg["quantizer"]["name"],
-        scheme,
+        quantizer=cfg["quantizer"]["name"],
+        scheme=scheme,
         weights=model["weights"],
         reset_head=model["reset_head"],
         model_options={
@@ -191,9 +191,9 @@ def make_teacher(cfg: dict[str, Any], datamodule: ImageDataModule) -> nn.Module 
 
 def _from_a_run(path: str, datamodule: ImageDataModule) -> nn.Module:
     with torch.random.fork_rng():
-        teacher = load(path)
+        teacher = load_checkpoint(path)
     for key in ("class_names", "in_chans", "mean", "std"):
-        taught, wanted = teacher.info.get(key), plain(getattr(datamodule, key, None))
+        taught, wanted = teacher.info.get(key), plain_types(getattr(datamodule, key, None))
         if None not in (taught, wanted) and taught != wanted:
             raise ValueError(
                 f"{path} cannot teach here: its {key}: {str(taught)[:80]}, that of the data: "

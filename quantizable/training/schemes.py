@@ -43,9 +43,29 @@ class Scheme:
         if self.single_mode and len(modes) != 1:
             names = ", ".join(mode.name for mode in modes)
             raise ValueError(
-                f"the individual scheme trains one mode, but the network has {names}; give one, as bits=[4]"
+                f"the individual scheme trains one mode, but the network has {names}; give one, as "
+                "bits.modes=[4] (in Python bits=[4])"
             )
         self.sampler.check(modes)
+
+    def check_training(self, accumulate: int, teacher: bool) -> None:
+        """``ValueError`` if the scheme cannot be trained so.
+
+        Args:
+            accumulate: batches per optimizer step.
+            teacher: a float network teaches.
+        """
+        if accumulate > 1 and self.step_per_mode:
+            raise ValueError("a scheme with an optimizer step after every mode cannot accumulate batches")
+        if teacher and isinstance(self.objective, TaskOnly):
+            raise ValueError(
+                "the scheme learns from labels alone and would ignore the teacher; choose another"
+            )
+        if teacher and getattr(self.objective, "alpha", 1) == 0:
+            raise ValueError(
+                "alpha=0 of the scheme's objective leaves the labels to the mode that has no teacher, and "
+                "with a float teacher there is none; give alpha more than 0, or choose another scheme"
+            )
 
 
 SCHEMES: dict[str, Scheme] = {

@@ -124,6 +124,7 @@ def certify(
     network: Path,
     stages_sha256: list[str],
     modes: list[str],
+    *,
     kind: str,
     output: int,
     eps: float,
@@ -161,7 +162,7 @@ def certify(
     )
 
 
-def compare(old: Certificate, new: Certificate) -> list[str]:
+def differences(old: Certificate, new: Certificate) -> list[str]:
     """What a recomputed certificate has different; empty if it confirms the old one.
 
     Bounds count as equal within 1e-9 relative (another machine may sum in another order).

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quantizable.verify.box import Box
-from quantizable.verify.certificate import Certificate, certify, compare, file_sha256, replayed
+from quantizable.verify.certificate import Certificate, certify, differences, file_sha256, replayed
 from quantizable.verify.decide import Verdict, check_query, decide
 from quantizable.verify.fixed_point import (
     FixedPoint,
@@ -35,7 +35,7 @@ def load_graphs(
     """The stages of a network file in each of the modes.
 
     Args:
-        path: a checkpoint or an ``.npz``.
+        path: a checkpoint, a ``.qz`` file or an ``.npz``.
         modes: modes or assignment files.
         input_shape: of one input.
         data: words ``data=NAME data.KEY=VALUE`` that say where an assignment's norms are fitted; by default
@@ -47,7 +47,7 @@ def load_graphs(
             ``load_npz``.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no network file {path}; give a checkpoint or an .npz")
+        raise FileNotFoundError(f"no network file {path}; give a checkpoint, a .qz or an .npz")
     if path.suffix == ".npz":
         weights, biases = load_npz(path)
         return [
@@ -57,7 +57,7 @@ def load_graphs(
             for mode in modes
         ]
     from quantizable.data.choice import trained_data
-    from quantizable.storage.checkpoint import load  # what loads checkpoints needs Lightning
+    from quantizable.storage.load import load  # what loads checkpoints needs Lightning
     from quantizable.storage.selection import choose
     from quantizable.verify.trace import graph_of
 
@@ -109,12 +109,12 @@ def _verify(args: argparse.Namespace) -> int:
                 args.network,
                 [graph.sha256 for graph in graphs],
                 modes,
-                "robustness" if args.robust else "difference",
-                output,
-                eps,
-                box[i : i + 1],
-                verdict,
-                args.time_limit,
+                kind="robustness" if args.robust else "difference",
+                output=output,
+                eps=eps,
+                box=box[i : i + 1],
+                verdict=verdict,
+                time_limit=args.time_limit,
             ).save(args.output / f"certificate-{i}.json")
     print_table(results)
     if args.output is not None:
@@ -140,9 +140,17 @@ def _check(args: argparse.Namespace) -> int:
     verdict = _decider(graphs, old.output, old.eps, old.time_limit, use_milp)(old.box)
     hashes = [graph.sha256 for graph in graphs]
     new = certify(
-        path, hashes, old.modes, old.property, old.output, old.eps, old.box, verdict, old.time_limit
+        path,
+        hashes,
+        old.modes,
+        kind=old.property,
+        output=old.output,
+        eps=old.eps,
+        box=old.box,
+        verdict=verdict,
+        time_limit=old.time_limit,
     )
-    problems = compare(old, new) + replayed(old, graphs)
+    problems = differences(old, new) + replayed(old, graphs)
     for problem in problems:
         print(f"not confirmed: {problem}")
     if not problems:

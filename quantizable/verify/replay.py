@@ -45,6 +45,7 @@ def search(
     weights: Tensor,
     starts: Tensor,
     target: float,
+    *,
     steps: int = 60,
     children: int = 192,
     seed: int = 0,

@@ -80,9 +80,10 @@ def test_the_chosen_guard_separates_and_survives_a_file(tmp_path: Path) -> None:
     assert guard.escalates(low).tolist() == disagree.tolist()
     guard.save(tmp_path / "guard.json")
     assert Guard.load(tmp_path / "guard.json") == guard
-    (tmp_path / "other.json").write_text("[1")
-    with pytest.raises(ValueError, match="is no guard"):
-        Guard.load(tmp_path / "other.json")
+    for contents in (b"[1", b"\xff\xfe", b'{"low": 4, "high": 8, "threshold": 0.5, "indicator": "mood"}'):
+        (tmp_path / "other.json").write_bytes(contents)
+        with pytest.raises(ValueError, match=r"other\.json is no guard"):
+            Guard.load(tmp_path / "other.json")
     with pytest.raises(ValueError, match="disagree"):
         choose_guard(BitMode(4, 4), BitMode(8, 8), low, torch.zeros(4, dtype=torch.bool))
     with pytest.raises(ValueError, match="no better than chance"):  # it is surest where the modes disagree

@@ -23,7 +23,7 @@ from quantizable.assess.searchers import (
     Surprise,
     search_inputs,
 )
-from quantizable.assess.searchers.compare import agreeing, compare, relation_searchers
+from quantizable.assess.searchers.comparison import agreeing, compare_searchers, relation_searchers
 from quantizable.assess.searchers.constraint import psnr
 from quantizable.assess.searchers.optimizers import OPTIMIZERS
 from quantizable.assess.study import Study, searched
@@ -155,7 +155,7 @@ def test_an_interrupted_search_keeps_what_it_found(planted: Pair) -> None:
             raise KeyboardInterrupt
 
     images = Images(seeds([0.3, 0.4]), torch.zeros(2))
-    rows = list(compare(planted, images, [Impatient(), RandomNoise()], LInf(0.5), 10))
+    rows = list(compare_searchers(planted, images, [Impatient(), RandomNoise()], LInf(0.5), 10))
     assert len(rows) == 1  # the next searcher is not started
     row, found = rows[0]
     assert not row.complete
@@ -166,7 +166,7 @@ def test_comparison_starts_from_agreeing_images_and_counts(planted: Pair) -> Non
     images = Images(seeds([0.3, 0.51, 0.9]), torch.tensor([0, 1, 1]))
     chosen = agreeing(planted, images)
     assert chosen.labels.tolist() == [0, 1]
-    row, _ = next(compare(planted, chosen, [RandomNoise()], LInf(0.01), 5))
+    row, _ = next(compare_searchers(planted, chosen, [RandomNoise()], LInf(0.01), 5))
     assert (row.seeds, row.budget, row.success[0], row.queries) == (2, 5, 0.0, None)
     with pytest.raises(ValueError, match="agrees on no image"):
         agreeing(planted, Images(seeds([0.51]), torch.tensor([1])))
@@ -269,7 +269,7 @@ def test_an_interruption_between_two_searchers_loses_no_result(planted: Pair) ->
 
     images, study = Images(seeds([0.3]), torch.zeros(1)), Study("interrupted", ())
     with pytest.raises(KeyboardInterrupt):
-        searched(study, compare(planted, images, [RandomNoise()], LInf(0.1), 4, tell=interrupt))
+        searched(study, compare_searchers(planted, images, [RandomNoise()], LInf(0.1), 4, tell=interrupt))
     assert [row.searcher for row in study.rows] == ["random noise"]
 
 

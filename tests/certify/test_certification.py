@@ -12,11 +12,11 @@ from quantizable.certify.certification import (
     average_certified_radius,
     certified_accuracy,
 )
-from quantizable.certify.smoothing import ABSTAIN, Certificate, Smoothing
+from quantizable.certify.smoothing import ABSTAIN, CertifiedRadius, Smoothing
 
 
 def certified(predicted: int, label: int, radius: float) -> Certified:
-    return Certified(0, label, Certificate(predicted, radius, 0.9, predicted, 1.0, 10), 0.0)
+    return Certified(0, label, CertifiedRadius(predicted, radius, 0.9, predicted, 1.0, 10), 0.0)
 
 
 # right with 0.5, wrong with 0.9, abstained, right with 0.25

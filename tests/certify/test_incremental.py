@@ -6,7 +6,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from quantizable.certify.incremental import Incremental
-from quantizable.certify.smoothing import ABSTAIN, Certificate, Smoothing, lower_bound, upper_bound
+from quantizable.certify.smoothing import ABSTAIN, CertifiedRadius, Smoothing, lower_bound, upper_bound
 
 
 def plane(offset: float):
@@ -53,7 +53,7 @@ def test_no_certificate_is_larger_than_the_distance_to_the_second_plane() -> Non
 
 def test_where_the_first_mode_abstains_so_does_the_second_without_samples() -> None:
     smoothing = Smoothing(0.25, n=100)
-    first = Certificate(ABSTAIN, 0.0, 0.4, 1, 0.6, 200)
+    first = CertifiedRadius(ABSTAIN, 0.0, 0.4, 1, 0.6, 200)
     second = Incremental(smoothing, samples=50).certify(
         plane(0.0), torch.zeros(1, 1, 1), 0, first, torch.ones(100)
     )

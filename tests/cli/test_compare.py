@@ -1,6 +1,8 @@
 """Runs side by side: groups, means and spreads by hand, and what is written."""
 
+import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,9 @@ import pytest
 from quantizable.cli import main
 from quantizable.report.compare import group, table_rows
 from quantizable.report.plots import plot_curves
-from quantizable.report.runs import Run, read_curves, read_run
+from quantizable.report.runs import Run, present_name, read_curves, read_run
+
+KEPT = Path(__file__).parents[2] / "docs" / "results"
 
 
 def write_run(folder: Path, seed: int, epochs: int, top1: dict[str, float]) -> Path:
@@ -77,9 +81,9 @@ def test_a_name_makes_a_group_of_networks_for_a_mode_each(
     assert "nothing fits" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("contents", ["{", '{"modes": {}}', "[]"])
-def test_bad_results_are_named(tmp_path: Path, contents: str, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "results.json").write_text(contents)
+@pytest.mark.parametrize("contents", [b"{", b'{"modes": {}}', b"[]", b"\xff\xfe"])
+def test_bad_results_are_named(tmp_path: Path, contents: bytes, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "results.json").write_bytes(contents)
     assert main(["compare", str(tmp_path)]) == 2
     assert "results.json was not written by train.py" in capsys.readouterr().err
 
@@ -107,3 +111,22 @@ def test_one_run_shows_a_curve_for_each_mode(tmp_path: Path, monkeypatch: pytest
     drawn.clear()
     plot_curves(tmp_path / "curves.png", {"a": [run, run], "b": [run]})
     assert drawn == [("a", [60, 70]), (None, [60, 70]), ("b", [60, 70])]
+
+
+def test_a_run_before_and_one_after_the_classes_moved_are_of_one_group(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, seed, 5, {"2": 0.8}) for seed, name in enumerate("ab")]
+    for folder, home in zip(folders, ("quantizable", "quantizable.training"), strict=True):
+        results = json.loads((folder / "results.json").read_text())
+        distance = {"_target_": "hydra.utils.get_method", "path": f"{home}.objectives.kl_divergence"}
+        results["config"]["scheme"] = {"_target_": f"{home}.schemes.Scheme", "distance": distance}
+        (folder / "results.json").write_text(json.dumps(results))
+    assert [len(runs) for runs in group(map(read_run, folders)).values()] == [2]
+
+
+def test_every_class_that_kept_results_name_is_found_by_its_present_path() -> None:
+    pattern = re.compile(r"\"(quantizable\.[\w.]+)\"")
+    names = {found for file in KEPT.rglob("results.json") for found in pattern.findall(file.read_text())}
+    assert names
+    for name in sorted(names):
+        module, _, attribute = present_name(name).rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name

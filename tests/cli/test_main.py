@@ -109,6 +109,7 @@ def files(calibrated: Callable[..., Path], tmp_path: Path) -> Path:
             "cost 'bop' is unknown; choose from bops, bytes, latency; did",
         ),
         ("search bits run/best.ckpt --methods luck,greedy", "method 'luck' is unknown; choose from uniform"),
+        ("search bits run/best.ckpt --methods ,", "',' names no method; choose from uniform"),
         ("search certify run/best.ckpt --bits 4", "has no mode 4"),
         ("search certify run/best.ckpt --images 0", "--images is 0"),
         (f"predict {SHIPPED} x.png --bits 3", "has no mode 3; it has 2, 4, 8"),

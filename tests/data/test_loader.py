@@ -19,10 +19,10 @@ def make(batch_size=8, train=True, rank=0, world_size=1, seed=0, size=50):
         (0.25,),
         batch_size,
         train,
-        named_augmentation("crop_flip"),
-        seed,
-        rank,
-        world_size,
+        augmentation=named_augmentation("crop_flip"),
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
     )
 
 

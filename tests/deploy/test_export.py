@@ -122,6 +122,24 @@ def test_qonnx_graph_gives_the_fake_quant_logits(make, images: Tensor, name: str
     assert_equal_but_for_ties(got, network, 3, images)
 
 
+class FixedBatch(nn.Module):
+    """``len`` of a tensor is a number to the tracer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x.reshape(len(x), -1)).relu())
+
+
+def test_a_network_that_would_lose_its_integers_is_refused() -> None:
+    network = quantizable.quantize(FixedBatch(), [8]).eval()
+    network.calibrate([torch.randn(4, 1, 2, 2)])
+    with pytest.raises(ValueError, match="cannot be traced for batches of any size"):
+        onnx_model(network, 8, input_size=(1, 2, 2))
+
+
 def test_bad_input_is_refused_before_work(make, tmp_path: Path) -> None:
     network = make(bits=(4, "w16a16"))
     with pytest.raises(ValueError, match="no mode 3; it has 4, 16"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from timm.layers import Conv2dSame
+from timm.layers import Attention, Conv2dSame
 from torch import Tensor, nn
 
 import quantizable
@@ -77,14 +77,28 @@ class Branches(nn.Module):
         return torch.cat([*ends, self.unsigned(x), self.signed(x - 0.1)], 1)
 
 
+class Attends(nn.Module):
+    """Products of codes with codes, behind and before a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.attention, self.last = nn.Linear(6, 16), Attention(16, 2), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.attention(self.first(x.flatten(1, 2))).mean(1))
+
+
 def branches(bits: int) -> tuple[QuantizableNetwork, Tensor]:
-    """Calibrated, with weights and inputs mostly of one sign, so that sums of pairs are large."""
+    return calibrated(Branches(), bits)
+
+
+def calibrated(model: nn.Module, bits: int) -> tuple[QuantizableNetwork, Tensor]:
+    """With weights and inputs mostly of one sign, so that sums of pairs are large."""
     torch.manual_seed(0)
-    model = Branches()
     for parameter in model.parameters():
         nn.init.uniform_(parameter, -0.1, 1)
     images = torch.rand(4, 8, 6, 6)
-    network = quantizable.quantize(model, [bits]).eval()
+    network = quantizable.quantize(model, [bits], attention=isinstance(model, Attends)).eval()
     network.calibrate([images])
     return network, images
 
@@ -93,12 +107,12 @@ def branches(bits: int) -> tuple[QuantizableNetwork, Tensor]:
 def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndarray], str]:
     """What saturating kernels answer, by graph and ``exact``; what is expected; the log."""
     folder = tmp_path_factory.mktemp("graphs")
-    for bits in (8, 4):
-        network, images = branches(bits)
-        np.save(folder / f"{bits}.npy", images.numpy())
-        export_onnx(network, folder / f"{bits}.onnx", bits, input_size=(8, 6, 6))
+    for name, bits, model in (("8", 8, Branches()), ("4", 4, Branches()), ("attention", 8, Attends())):
+        network, images = calibrated(model, bits)
+        np.save(folder / f"{name}.npy", images.numpy())
+        export_onnx(network, folder / f"{name}.onnx", bits, input_size=(8, 6, 6))
         with torch.no_grad():
-            np.save(folder / f"{bits}.expected.npy", network(images).numpy())
+            np.save(folder / f"{name}.expected.npy", network(images).numpy())
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", VARIABLE: "saturating"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, folder], capture_output=True, text=True, env=environment
@@ -107,21 +121,23 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndar
     return {path.name.removesuffix(".npy"): np.load(path) for path in folder.glob("*.npy")}, done.stderr
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_saturating_kernels_give_the_fake_quant_answers(answers, bits: int) -> None:
+@pytest.mark.parametrize("name", ["8", "4", "attention"])
+def test_saturating_kernels_give_the_fake_quant_answers(answers, name: str) -> None:
     found, log = answers
-    expected = found[f"{bits}.expected"]
-    np.testing.assert_allclose(found[f"{bits}.True"], expected, atol=2e-6 * np.abs(expected).max())
+    expected = found[f"{name}.expected"]
+    np.testing.assert_allclose(found[f"{name}.True"], expected, atol=2e-6 * np.abs(expected).max())
     assert "integer kernels taken as saturating on" in log
     assert "18 layers" in log
+    assert "all layers run in float" in log
     assert "2 layers, whose products could leave int16, run in float (first, last)" in log
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="kernels of x86 saturate")
 def test_without_the_precaution_the_same_kernels_are_wrong(answers) -> None:
     found, _ = answers
-    expected = found["8.expected"]
-    assert np.abs(found["8.False"] - expected).max() > 0.05 * np.abs(expected).max()
+    for name in ("8", "attention"):
+        expected = found[f"{name}.expected"]
+        assert np.abs(found[f"{name}.False"] - expected).max() > 0.05 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("ending", ["onnx", "xml"])

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from timm import create_model
 from torch import nn
 
 import quantizable
 from quantizable.measure.cost import layer_costs, mode_costs
-from quantizable.search.costs import macs
+from quantizable.search.costs import bops_cost, macs
 from tests.deploy.reuse import Siamese, Tied, TwoNames, TwoResolutions
 
 
@@ -87,3 +88,57 @@ def test_the_projection_of_attention_counts_once() -> None:
     assert by_name["attention"] == 3 * 8 * 9
     assert by_name["attention.out_proj"] == 8 * 9
     assert mode_costs(network, costs)[0].parameters == sum(p.numel() for p in model.parameters())
+
+
+TOKENS, WIDTH = 17, 192
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_attention_products_count_whether_or_not_they_are_quantized(quantized: bool) -> None:
+    model = create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=1, num_classes=3)
+    network = quantizable.quantize(model, [4, 32], attention=quantized)
+    by_hand = {
+        "patch_embed.proj": (TOKENS - 1) * WIDTH * 3 * 64,
+        "blocks.0.attn.qkv": TOKENS * WIDTH * 3 * WIDTH,
+        "blocks.0.attn": 2 * TOKENS * TOKENS * WIDTH,
+        "blocks.0.attn.proj": TOKENS * WIDTH * WIDTH,
+        "blocks.0.mlp.fc1": TOKENS * WIDTH * 4 * WIDTH,
+        "blocks.0.mlp.fc2": TOKENS * WIDTH * 4 * WIDTH,
+        "head": WIDTH * 3,
+    }
+    costs = {(c.mode, c.layer): c for c in layer_costs(network, (3, 32, 32))}
+    for mode in ("4", "32"):
+        assert {name: c.macs for (of, name), c in costs.items() if of == mode} == by_hand
+    products = costs["4", "blocks.0.attn"]
+    assert products.bops == products.macs * (16 if quantized else 1024)
+    assert products.parameters == products.weight_bytes == 0
+    assert network.bits == 32
+    if quantized:
+        scores = 3 * TOKENS * TOKENS
+        assert products.activation_bytes == max(
+            TOKENS * WIDTH + 4 * scores, -(-(scores + TOKENS * WIDTH) // 2) + 4 * TOKENS * WIDTH
+        )
+
+
+def test_torch_attention_counts_its_parts_in_float_and_quantized() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    model = nn.Sequential(nn.Flatten(2), nn.Linear(6, 8), layer, nn.Flatten(), nn.Linear(8 * 5, 2))
+    by_hand = {
+        "1": 5 * 6 * 8, "2.self_attn": 5 * 8 * 24, "2.self_attn.products": 2 * 5 * 5 * 8,
+        "2.self_attn.out_proj": 5 * 8 * 8, "2.linear1": 5 * 8 * 16, "2.linear2": 5 * 16 * 8, "4": 40 * 2,
+    }  # fmt: skip
+    network = quantizable.quantize(model, [4, 32])
+    costs = {c.layer: c for c in layer_costs(network, (5, 2, 3), [4])}
+    assert {name: c.macs for name, c in costs.items()} == by_hand
+    assert costs["2.self_attn.products"].bops == 1024 * by_hand["2.self_attn.products"]
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_costs_and_the_searchs_cost_agree(attention: bool) -> None:
+    model = create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=3)
+    network = quantizable.quantize(model, [2, 4, 8], attention=attention)
+    cost = bops_cost(network, torch.zeros(1, 3, 32, 32))
+    rows = [c for c in layer_costs(network, (3, 32, 32)) if c.layer in network.layers()]
+    for mode in network.modes:
+        total = cost.total({name: layer.resolve(mode) for name, layer in network.layers().items()})
+        assert total == sum(c.bops for c in rows if c.mode == mode.name)

@@ -15,7 +15,7 @@ from quantizable.search.costs import Cost
 from quantizable.search.ddpg import Agent
 from quantizable.search.front import pareto
 from quantizable.search.greedy import damage
-from quantizable.search.integer import Program
+from quantizable.search.integer import IntegerProgram
 from quantizable.search.methods import METHODS
 from quantizable.search.problem import Problem, Trial, solve
 from quantizable.search.space import Space
@@ -91,7 +91,7 @@ def test_the_integer_program_finds_the_optimum_of_additive_damages(budget: float
 def test_the_integer_program_lists_assignments_from_good_to_bad() -> None:
     problem = additive(176.0, 40)
     rows = damage(problem)
-    program, found = Program(problem, rows), []
+    program, found = IntegerProgram(problem, rows), []
     for _ in range(6):
         genome = program.solve()
         assert genome is not None

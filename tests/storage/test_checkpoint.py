@@ -216,5 +216,5 @@ def test_only_the_same_network_resumes(path: Path, other: Any, what: str) -> Non
 
 def test_a_file_of_integers_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "model.qz").write_bytes(b"integers")
-    with pytest.raises(ValueError, match=r"model\.qz holds integers, for evaluate, export, cost and predict"):
-        quantizable.storage.checkpoint.load(tmp_path / "model.qz")
+    with pytest.raises(ValueError, match=r"model\.qz holds integers, which cannot be trained"):
+        quantizable.storage.checkpoint.load_checkpoint(tmp_path / "model.qz")

@@ -84,6 +84,7 @@ def test_what_was_meant_is_said_and_can_be_composed(word: str, right: str, tmp_p
         (["seed=abc"], "seed='abc' is no number; give one, as seed=0"),
         (["schedule.optimizer.lr=fast"], "no number; give one, as schedule.optimizer.lr=0.05"),
         (["-m", "seed=0,abc"], "seed='abc' is no number"),
+        (["bits.modes={a:1}"], "bits.modes is a list, as bits.modes=[2,4,8,32]"),
         (["test=1"], "test='1' is neither true nor false"),
         (["+data.size=many"], "data.size='many' is no number"),
     ],

@@ -101,7 +101,7 @@ def test_a_mode_the_network_lacks():
 
 def test_a_mode_the_network_lacks_is_said_before_its_layers(tmp_path, monkeypatch):
     pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 3))
-    monkeypatch.setattr("quantizable.storage.checkpoint.load", lambda path: make(model=pooled))
+    monkeypatch.setattr("quantizable.storage.load.load", lambda path: make(model=pooled))
     (tmp_path / "net.ckpt").touch()
     with pytest.raises(ValueError, match="network has no mode 3"):
         load_graphs(tmp_path / "net.ckpt", ["32", "3"], SHAPE)

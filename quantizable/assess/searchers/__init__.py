@@ -6,7 +6,7 @@ from quantizable.assess.searchers.diverget import DiverGet
 from quantizable.assess.searchers.fitness import Coverage, Divergence, Surprise
 from quantizable.assess.searchers.gradient import Gradient
 from quantizable.assess.searchers.hunt import Found, Hunt, Searcher, search_inputs
-from quantizable.assess.searchers.uniform import RandomNoise, RandomRelations
+from quantizable.assess.searchers.random_noise import RandomNoise, RandomRelations
 
 __all__ = [
     "Constraint",

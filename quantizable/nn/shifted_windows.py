@@ -1,44 +1,17 @@
-"""Modules of torch and torchvision that read their layers' weights where they could call the layers.
+"""torchvision's shifted windows (Swin) read their layers' weights; here they call the layers.
 
-What a layer's forward does with its weight is lost on them: they would run in float in every mode.
+What a layer's forward does with its weight would be lost on them: they would run in float in every mode.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
-
-from quantizable.nn.layers import all_float
-
-# the attribute by which each asks whether it may take its fast path for evaluation
-FAST_PATHS = {
-    nn.TransformerEncoder: "use_nested_tensor",
-    nn.TransformerEncoderLayer: "activation_relu_or_gelu",
-}
-
-
-class FastPath:
-    """Stands in for such an attribute: true only while all layers inside are float.
-
-    Asking at each call leaves mode 32 the very path that the float network takes, to the last bit.
-    """
-
-    def __init__(self, module: nn.Module, value: Any) -> None:
-        self.module, self.value = module, value
-
-    def __bool__(self) -> bool:
-        return bool(self.value) and all_float(self.module)
-
-    def __eq__(self, other: object) -> bool:
-        return bool(self.value == other)  # the encoder layer has 1 for ReLU, 2 for GELU
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 class QuantShiftedWindowAttention(ShiftedWindowAttention):
@@ -123,22 +96,14 @@ WINDOWED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def call_layers(model: nn.Module, known: Collection[nn.Module] = ()) -> None:
-    """Make the modules in ``model`` that read weights past their layers call the layers, in place."""
+    """Make the shifted windows in ``model`` call their layers, in place."""
     for module in model.modules():
-        if module in known or any(isinstance(held, FastPath) for held in vars(module).values()):
-            continue
-        for kind, name in FAST_PATHS.items():
-            if isinstance(module, kind) and hasattr(module, name):
-                setattr(module, name, FastPath(module, getattr(module, name)))
-        if type(module) in WINDOWED:
+        if type(module) in WINDOWED and module not in known:
             module.__class__ = WINDOWED[type(module)]
 
 
 def restore(module: nn.Module) -> None:
     """Undo what :func:`call_layers` did to one module, in place."""
-    for name in FAST_PATHS.values():
-        if isinstance(held := getattr(module, name, None), FastPath):
-            setattr(module, name, held.value)
     for original, calling in WINDOWED.items():
         if type(module) is calling:
             module.__class__ = original

@@ -18,7 +18,7 @@ from quantizable.assess.searchers.diverget import DiverGet
 from quantizable.assess.searchers.fitness import Coverage, Surprise
 from quantizable.assess.searchers.gradient import Gradient
 from quantizable.assess.searchers.hunt import Found, Searcher, search_inputs
-from quantizable.assess.searchers.uniform import RandomNoise, RandomRelations
+from quantizable.assess.searchers.random_noise import RandomNoise, RandomRelations
 
 
 def pixel_searchers() -> list[Searcher]:
@@ -89,7 +89,7 @@ def agreeing(pair: Pair, images: Images, count: int | None = None) -> Images:
     return images.subset(same[:count])
 
 
-def compare(
+def compare_searchers(
     pair: Pair,
     seeds: Images,
     searchers: Sequence[Searcher],

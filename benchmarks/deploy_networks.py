@@ -1,0 +1,85 @@
+"""Predictions of exported networks with random weights against fake quantization, 64 images each.
+
+    python benchmarks/deploy_networks.py --output networks.json
+    python benchmarks/deploy_networks.py --without-vnni --output networks_without_vnni.json
+
+``--without-vnni`` as in ``deploy_agreement.py``. Weights are random and norms re-estimated on the images, which
+are smooth noise; a prediction is the largest of ten logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+if "--without-vnni" in sys.argv:  # read once, when OpenVINO is loaded
+    os.environ |= {"ONEDNN_MAX_CPU_ISA": "AVX2", "QUANTIZABLE_INTEGER_KERNELS": "saturating"}
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor
+
+import quantizable
+from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
+from quantizable.deploy.export import onnx_model
+from quantizable.deploy.processor import processor_name
+
+NETWORKS = "mobilenetv2_050,resnet26,vgg13_bn,efficientnet_lite0,convnext_atto"
+RUNS = (  # name, engine, exact
+    ("onnxruntime", compile_onnxruntime, True),
+    ("openvino", compile_openvino, True),
+    ("openvino, exact=False", compile_openvino, False),
+)
+
+
+def smooth_noise(count: int, size: int) -> Tensor:
+    """Images with coarse and fine noise, so that their logits differ, ``[count, 3, size, size]``."""
+    coarse = torch.randn(count, 3, 4, 4)
+    return (
+        torch.nn.functional.interpolate(coarse, size=size, mode="bicubic")
+        + torch.randn(count, 3, size, size) / 4
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default=NETWORKS)
+    parser.add_argument("--bits", default="8,4,2")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--size", type=int, default=96, help="pixels (default: 96)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--without-vnni", action="store_true", help="run OpenVINO's saturating kernels (x86)")
+    parser.add_argument("--output", type=Path, help="JSON file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    kernels = "AVX2 (ONEDNN_MAX_CPU_ISA)" if args.without_vnni else "the processor's own"
+    about = {"processor": processor_name(), "kernels": kernels, "size": args.size}
+    results = []
+    for name in args.networks.split(","):
+        torch.manual_seed(0)
+        bits = [int(word) for word in args.bits.split(",")]
+        network = quantizable.quantize(timm.create_model(name, num_classes=10), bits).eval()
+        images = smooth_noise(args.images, args.size)
+        network.calibrate([images])
+        network.reestimate_norms([images], batches=1)
+        for mode in bits:
+            with network.at_bits(mode), torch.inference_mode():
+                expected = network(images).numpy()
+            model = onnx_model(network, mode, input_size=(3, args.size, args.size)).SerializeToString()
+            row = {"network": name, "bits": mode, "images": len(images),
+                   "classes": len(np.unique(expected.argmax(1)))}  # fmt: skip
+            for engine, compiled, exact in RUNS:
+                got = compiled(model, args.threads, None, exact)(images.numpy())
+                row[engine] = int((got.argmax(1) != expected.argmax(1)).sum())
+            print(row, flush=True)
+            results.append(row)
+            if args.output:  # after every row: a long run that is cut off leaves what it has
+                args.output.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
