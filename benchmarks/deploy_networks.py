@@ -3,8 +3,8 @@
     python benchmarks/deploy_networks.py --output networks.json
     python benchmarks/deploy_networks.py --without-vnni --output networks_without_vnni.json
 
-``--without-vnni`` as in ``deploy_agreement.py``. Weights are random and norms re-estimated on the images, which
-are smooth noise; a prediction is the largest of ten logits.
+``--without-vnni`` as in ``deploy_agreement.py``. Weights are random and norms re-estimated on the images,
+which are smooth noise; a prediction is the largest of ten logits.
 """
 
 from __future__ import annotations
