@@ -24,7 +24,7 @@ from quantizable.nn.model_attributes import ModelAttributes
 from quantizable.nn.norms import PerModeNorm, keep_activations
 from quantizable.nn.recomputation import ModeHistory
 from quantizable.nn.state_dict import without_prefix
-from quantizable.nn.structure import Structure, convert_new
+from quantizable.nn.structure import Structure
 from quantizable.quantizers import Quantizer
 
 Assignment = ModeLike | Mapping[str, ModeLike]
@@ -69,62 +69,6 @@ class QuantizableNetwork(ModelAttributes):
         for quantizer in self.quantizers().values():
             quantizer.warned = self._warned
         self.register_load_state_dict_post_hook(_after_load)
-
-    @property
-    def _switchable(self) -> dict[str, Any]:
-        return self._structure.switchable
-
-    def _share_history(self) -> None:
-        self._history.modules = self._switchable
-        for module in self._switchable.values():
-            module.history = self._history
-        for norm in self._structure.shared_norms:
-            self._history.watch(norm)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._share_history()
-
-    def refresh(self) -> None:
-        """Convert layers that were put in the model after it was made, by the network's own config.
-
-        A forward pass, ``set_bits``, ``state_dict``, ``named_modules`` and what rests on it
-        (``parameters``) do so first; a compiled forward pass does not.
-
-        Raises:
-            ValueError: a new layer cannot be converted: its weights are lazy or computed by a hook, or it
-                comes from a network of other modes.
-        """
-        before = self._structure
-        if before.fits(self.model):
-            return
-        self._structure = convert_new(self.model, before, self.modes, self.config)
-        self._describe_again(before, self._structure)
-        self._history.renew(self._switchable, before.switchable, self.modes)
-        self._share_history()
-
-    def _describe_again(self, before: Structure, now: Structure) -> None:
-        """Say how many classes a new head has, where that was said; name no model that it is not."""
-        info = dict(self.__dict__.get("info") or {})
-        if now.classes is not None and now.classes != before.classes:
-            if getattr(self.model, "num_classes", None) == before.classes:
-                self.model.num_classes = now.classes  # type: ignore[assignment]
-            if "num_classes" in info:
-                info |= {"num_classes": now.classes, "class_names": None}
-        if "model" in info and now.architecture != before.architecture:
-            info["model"] = None  # it cannot be built by its name any more
-        if info:
-            self.info = info
-
-    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
-        """As every module has, with new layers of the model converted."""
-        self.refresh()
-        yield from super().named_modules(*args, **kwargs)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As every module has, with new layers of the model converted."""
-        self.refresh()
-        return super().state_dict(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():

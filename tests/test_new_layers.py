@@ -120,6 +120,16 @@ def test_plain_values_and_parameters_of_the_model_reach_it() -> None:
     assert not {"gain", "offset"} & net.state_dict().keys()
 
 
+def test_what_is_set_on_a_norm_reaches_the_copies_of_all_modes(network: QuantizableNetwork) -> None:
+    keys = list(network.state_dict())
+    network.bn1.eps, network.bn1.weight = 0.1, nn.Parameter(torch.full((6,), 2.0))
+    copies = network.bn1.norms.values()
+    assert [norm.eps for norm in copies] == [0.1] * 5
+    assert torch.equal(torch.stack([*(norm.weight for norm in copies)]), torch.full((5, 6), 2.0))
+    assert len({norm.weight for norm in copies}) == 5
+    assert list(network.state_dict()) == keys
+
+
 REFUSED = {
     "new layer": (lambda net: setattr(net, "aux", nn.Linear(2, 2)), "net.model.aux"),
     "new layer by add_module": (lambda net: net.add_module("aux", nn.Linear(2, 2)), "net.model.aux"),

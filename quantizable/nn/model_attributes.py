@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quantizable.bits import BitMode
-from quantizable.nn.structure import check_new
+from quantizable.nn.recomputation import ModeHistory
+from quantizable.nn.structure import Structure, check_new, convert_new
 
 OWN = ("model", "modes", "config", "added", "info")  # of the network, also where the model has such a name
 
@@ -23,6 +25,10 @@ class ModelAttributes(nn.Module):
 
     model: nn.Module
     modes: list[BitMode]
+    config: dict[str, Any]
+    info: dict[str, Any]
+    _structure: Structure
+    _history: ModeHistory
 
     def belongs_to_model(self, name: str, value: Any = None) -> bool:
         """Whether an attribute of that name is the model's; ``ValueError`` for a new layer or parameter."""
@@ -43,9 +49,6 @@ class ModelAttributes(nn.Module):
                 f"to add it nevertheless write net.model.{name} = ..."
             )
         return False
-
-    def refresh(self) -> None:
-        """Called after the model was changed."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -99,3 +102,61 @@ class ModelAttributes(nn.Module):
             )
         else:
             super().register_buffer(name, tensor, persistent)
+
+    # -- layers put in later -----------------------------------------------------------------------
+
+    @property
+    def _switchable(self) -> dict[str, Any]:
+        return self._structure.switchable
+
+    def _share_history(self) -> None:
+        self._history.modules = self._switchable
+        for module in self._switchable.values():
+            module.history = self._history
+        for norm in self._structure.shared_norms:
+            self._history.watch(norm)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share_history()
+
+    def refresh(self) -> None:
+        """Convert layers that were put in the model after it was made, by the network's own config.
+
+        A forward pass, ``set_bits``, ``state_dict``, ``named_modules`` and what rests on it
+        (``parameters``) do so first; a compiled forward pass does not.
+
+        Raises:
+            ValueError: a new layer cannot be converted: its weights are lazy or computed by a hook, or it
+                comes from a network of other modes.
+        """
+        before = self._structure
+        if before.fits(self.model):
+            return
+        self._structure = convert_new(self.model, before, self.modes, self.config)
+        self._describe_again(before, self._structure)
+        self._history.renew(self._switchable, before.switchable, self.modes)
+        self._share_history()
+
+    def _describe_again(self, before: Structure, now: Structure) -> None:
+        """Say how many classes a new head has, where that was said; name no model that it is not."""
+        info = dict(self.__dict__.get("info") or {})
+        if now.classes is not None and now.classes != before.classes:
+            if getattr(self.model, "num_classes", None) == before.classes:
+                self.model.num_classes = now.classes  # type: ignore[assignment]
+            if "num_classes" in info:
+                info |= {"num_classes": now.classes, "class_names": None}
+        if "model" in info and now.architecture != before.architecture:
+            info["model"] = None  # it cannot be built by its name any more
+        if info:
+            self.info = info
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """As every module has, with new layers of the model converted."""
+        self.refresh()
+        yield from super().named_modules(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As every module has, with new layers of the model converted."""
+        self.refresh()
+        return super().state_dict(*args, **kwargs)

@@ -117,6 +117,16 @@ class PerModeNorm(Recomputable):
             return recomputed
         return self.active(*args, **kwargs)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # what is set on a norm (`bn.eps = 1e-3`) is set on all copies
+        own = "active" not in self.__dict__ or name in self.__dict__ or hasattr(type(self), name)
+        if own or name == "norms" or not hasattr(self.active, name):
+            super().__setattr__(name, value)
+            return
+        for norm in self.norms.values():
+            setattr(norm, name, copy.deepcopy(value))
+        self.tie()
+
     def __getattr__(self, name: str) -> Any:
         # what a network reads off a norm (`bn.weight`, `norm.eps`) is the active one's
         try:
