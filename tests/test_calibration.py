@@ -1,4 +1,4 @@
-"""What sets step sizes, and what must not: evaluation, batches that say nothing, modes that were not asked for."""
+"""What sets step sizes, and what must not: evaluation, batches that say nothing, modes not asked for."""
 
 import copy
 import io
@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from quantizable import QuantizableNetwork, quantize
+from quantizable.calibrate import check_calibrated
 from quantizable.quantizers import LSQActivation, LSQPlusActivation, PACTActivation, Quantizer
 from tests.test_network import SmallNet, images
 
@@ -73,9 +74,7 @@ def test_evaluation_uses_what_training_would_set(kind: type[Quantizer]) -> None:
 def test_one_warning_names_the_remedy() -> None:
     net = quantize(SmallNet(), [2, 4]).eval()
     with pytest.warns(UserWarning, match="used at 8 bits before calibration") as caught:
-        for mode in (2, 4, 2):
-            net.set_bits(mode)
-            net(images())
+        [net(images()) for mode in (2, 4, 2) if not net.set_bits(mode)]
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
     assert "call calibrate(loader) first" in str(caught[0].message)
@@ -88,6 +87,31 @@ def test_one_warning_names_the_remedy() -> None:
         float_mode.calibrate([images()])
         float_mode.set_bits(2)
         float_mode(images())
+
+
+@uncalibrated
+def test_a_pass_without_gradients_sets_nothing_in_training_mode_either() -> None:
+    quantizer = LSQActivation([4])
+    before = state(quantizer)
+    with torch.no_grad():
+        at(quantizer, 4, torch.randn(8, 50))
+    assert not changed(quantizer, before)
+
+
+@uncalibrated
+def test_what_a_few_batches_set_is_not_settled_and_a_training_is() -> None:
+    quantizer = LSQActivation([4])
+    at(quantizer, 4, torch.randn(8, 50))
+    assert quantizer.lacking() == [4]
+    for _ in range(8):
+        quantizer(torch.randn(8, 50))
+    assert quantizer.lacking() == []
+
+
+def test_quantizers_and_norms_are_in_the_mode_of_the_network() -> None:
+    for training in (False, True):
+        net = quantize(SmallNet().train(training), [2, 32])
+        assert {module.training for module in net.modules()} == {training}
 
 
 # -- the first training batch ----------------------------------------------------------------------
@@ -253,10 +277,8 @@ def test_a_partial_network_saves_that_it_is_partial() -> None:
         again.load_state_dict(torch.load(file, weights_only=True))
     assert again.conv2.input_quantizer.lacking() == [3]
     assert copy.deepcopy(again).conv2.input_quantizer.lacking() == [3]
+    again.set_bits(3)
     with pytest.raises(ValueError, match="no step size yet"):
-        from quantizable.calibrate import check_calibrated
-
-        again.set_bits(3)
         check_calibrated(again)
 
 
