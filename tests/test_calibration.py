@@ -73,19 +73,8 @@ def test_evaluation_uses_what_training_would_set(kind: type[Quantizer]) -> None:
 
 def test_one_warning_names_the_remedy() -> None:
     net = quantize(SmallNet(), [2, 4]).eval()
-<<<<<<< HEAD
-
-    def use() -> None:
-        for mode in (2, 4, 2):
-            net.set_bits(mode)
-            net(images())
-
-    with pytest.warns(UserWarning, match="used at 8 bits before calibration") as caught:
-        use()
-=======
     with pytest.warns(UserWarning, match="used at 8 bits before calibration") as caught:
         [net(images()) for mode in (2, 4, 2) if not net.set_bits(mode)]
->>>>>>> calibration
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
     assert "call calibrate(loader) first" in str(caught[0].message)
