@@ -1,6 +1,10 @@
 """Latency of the exported modes beside float and the engines' own int8, all taking turns in one run.
 
     python benchmarks/inference.py --output inference.json
+    python benchmarks/inference.py --without-vnni --output inference_without_vnni.json
+
+``--without-vnni`` holds OpenVINO to AVX2, whose integer kernels saturate. Rows "safe" are the path that is
+exact there: layers that can saturate run in float. They stand beside the native ones on every processor.
 
 Needs OpenVINO's quantization beside the deploy extra (pip install nncf). Networks have random weights, which
 does not change the time. Prints, per network and batch size, the median milliseconds of a batch and how many
@@ -12,12 +16,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import platform
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+if "--without-vnni" in sys.argv:  # read once, when OpenVINO is loaded
+    os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
 
 import nncf
 import numpy as np
@@ -30,6 +39,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 import quantizable
 from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import onnx_model
+from quantizable.deploy.processor import VARIABLE
 from quantizable.deploy.requirements import openvino_core
 from quantizable.measure.latency import interleaved
 
@@ -79,7 +89,10 @@ def runs(name: str, batch: int, size: int, bits: list[int], threads: int, folder
         for name, exact in (("onnxruntime exact", True), ("onnxruntime", False)):
             run = compile_onnxruntime(models[mode], threads, shape, exact=exact)
             found[f"{name} ours {mode}"] = partial(run, array)
-        found[f"openvino ours {mode}"] = partial(compile_openvino(models[mode], threads, shape), array)
+        for name, kernels in (("openvino", "exact"), ("openvino safe", "saturating")):
+            os.environ[VARIABLE] = kernels
+            found[f"{name} ours {mode}"] = partial(compile_openvino(models[mode], threads, shape), array)
+        os.environ.pop(VARIABLE)
         residual = onnx_model(network, mode, input_size=(3, size, size), residual_images=images)
         run = compile_openvino(residual.SerializeToString(), threads, shape)
         found[f"openvino ours {mode}, int8 residual"] = partial(run, array)
@@ -119,12 +132,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels (default: 224)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--without-vnni", action="store_true", help="hold OpenVINO to AVX2")
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     logging.getLogger("nncf").setLevel(logging.ERROR)
     about = {
         "processor": processor(),
+        "without_vnni": args.without_vnni,
         "threads": args.threads,
         "repeats": args.repeats,
         "torch": torch.__version__,
