@@ -25,7 +25,7 @@ MOVED = {
     "quantizable.samplers.": "quantizable.training.samplers.",
     "quantizable.objectives.": "quantizable.training.objectives.",
     "quantizable.strategies.": "quantizable.training.batch_transforms.",
-    "quantizable.runs.": "quantizable.training.run_folder.",
+    "quantizable.runs.": "quantizable.training.metrics_file.",
 }
 Flat = dict[str, Any]
 Curve = list[tuple[int, float]]

@@ -101,18 +101,22 @@ def save_qz(
         "norms": list(network.norms()),
         "unused": unused,
     }
-    try:
-        size = input_size_of(network)
-    except ValueError:  # nothing says what images it takes
-        pass
-    else:
-        about["golden"] = golden(network, {mode.name: mode for mode in chosen}, size).plain()
+    about |= _samples(network, chosen)
     metadata = json.dumps(about)
     contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with written_whole(path) as temporary:
         # written by Python, as safetensors' own file is for its owner's eyes only
         about_file = {METADATA: metadata, CHECKSUM: checksum(contiguous, metadata)}
         temporary.write_bytes(_in_order(save(contiguous, about_file)))
+
+
+def _samples(network: QuantizableNetwork, modes: list[BitMode]) -> dict[str, Any]:
+    """Golden samples of the modes, if the size of the network's images is known."""
+    try:
+        size = input_size_of(network)
+    except ValueError:
+        return {}
+    return {"golden": golden(network, {mode.name: mode for mode in modes}, size).plain()}
 
 
 def _in_order(content: bytes) -> bytes:

@@ -89,7 +89,7 @@ def test_a_layer_that_is_called_must_be_calibrated(images: Tensor, tmp_path: Pat
         save_qz(network, tmp_path / "network.qz")
     with pytest.warns(UserWarning, match="no data passed through"):
         network.calibrate([images])
-    network.model.body.input_quantizer.initialised.fill_(False)
+    network.model.body.input_quantizer.level(4).set_ready(False)
     with pytest.raises(ValueError, match=r"1 quantizers have no step size yet \(body.input_quantizer"):
         save_qz(network, tmp_path / "network.qz")
     assert not (tmp_path / "network.qz").exists()
