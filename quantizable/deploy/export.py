@@ -16,7 +16,7 @@ from torch import Tensor
 
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.deploy.engines import compile_onnxruntime
-from quantizable.deploy.integer_nodes import OPSET, node_layer
+from quantizable.deploy.integer_nodes import LAYER_KEY, OPSET, node_layer
 from quantizable.deploy.layer_report import layer_report
 from quantizable.deploy.lowering import Lowered, lower
 from quantizable.deploy.requirements import require
@@ -155,6 +155,7 @@ def _to_onnx(lowered: Lowered, example: Tensor) -> Any:
             "the network's forward cannot be traced for batches of any size, and an export would hold no "
             "integers; look for len(x), int() or shapes written as numbers in it (x.size(0) can be traced)"
         )
+    _drop_notes(proto.graph)
     return proto
 
 
@@ -166,6 +167,17 @@ def _name_outputs(graph: Any, names: list[str]) -> None:
                 value.name = f"{value.name}.inside"
     for value, name in zip(graph.outputs, names, strict=True):
         value.name = name
+
+
+def _drop_notes(graph: Any) -> None:
+    """Drop the exporter's notes, half of the file: stack traces, with the folders of who exports it."""
+    for node in graph.node:
+        layer = node_layer(node)
+        node.ClearField("metadata_props")
+        if layer is not None:
+            node.metadata_props.add(key=LAYER_KEY, value=layer)
+    for held in (graph, *graph.value_info, *graph.input, *graph.output):
+        held.ClearField("metadata_props")
 
 
 def _store_int4(onnx: Any, model: Any) -> None:

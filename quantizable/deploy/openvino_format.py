@@ -33,6 +33,9 @@ def export_openvino(
     about = {p.key: p.value for p in model.metadata_props}[METADATA]
     del model.metadata_props[:]  # OpenVINO would take them over: the digest is this file's own
     graph = openvino_core("OpenVINO export").read_model(model.SerializeToString())
+    for number, node in enumerate(graph.get_ordered_ops()):
+        if node.get_friendly_name() == node.get_name():  # counted since the process began
+            node.set_friendly_name(f"{node.get_type_name()}.{number}")
     graph.set_rt_info(about, METADATA)
     graph.set_rt_info(BLANK, KEY)
     # OpenVINO derives the name of the weights from that of the graph, as written_whole does
