@@ -3,20 +3,21 @@
     python benchmarks/inference.py --output inference.json
     python benchmarks/inference.py --without-vnni --output inference_without_vnni.json
 
-OpenVINO's own quantization needs nncf beside the deploy extra; without it that row is left out. Rows "exact
-without VNNI" multiply in float what could saturate (docs/deployment.md). With ``--without-vnni`` all rows of
-OpenVINO run on AVX2 kernels, as on such a processor, where "all integer" saturates. Networks have random weights,
-which does not change the time. Prints, per network and batch size, the median milliseconds of a batch and how
-many times faster than torch fp32 that is.
+``--without-vnni`` holds OpenVINO to AVX2, whose integer kernels saturate. Rows "safe" are the path that is
+exact there: layers that can saturate run in float. They stand beside the native ones on every processor.
+
+Needs OpenVINO's quantization beside the deploy extra (pip install nncf). Networks have random weights, which
+does not change the time. Prints, per network and batch size, the median milliseconds of a batch and how many
+times faster than torch fp32 that is.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import logging
 import os
+import platform
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from typing import Any
 if "--without-vnni" in sys.argv:  # read once, when OpenVINO is loaded
     os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
 
+import nncf
 import numpy as np
 import onnxruntime
 import openvino
@@ -37,7 +39,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 import quantizable
 from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import onnx_model
-from quantizable.deploy.processor import EXACT, SATURATING, VARIABLE, processor_name
+from quantizable.deploy.processor import VARIABLE
 from quantizable.deploy.requirements import openvino_core
 from quantizable.measure.latency import interleaved
 
@@ -82,18 +84,15 @@ def runs(name: str, batch: int, size: int, bits: list[int], threads: int, folder
     )
     found["openvino fp32"] = partial(compile_openvino(models[32], threads, shape), array)
     found["openvino bf16"] = partial(compile_openvino(models[32], threads, shape, precision="bf16"), array)
-    if importlib.util.find_spec("nncf"):
-        found["openvino own int8"] = openvino_int8(models[32], array, threads)
+    found["openvino own int8"] = openvino_int8(models[32], array, threads)
     for mode in bits:
         for name, exact in (("onnxruntime exact", True), ("onnxruntime", False)):
             run = compile_onnxruntime(models[mode], threads, shape, exact=exact)
             found[f"{name} ours {mode}"] = partial(run, array)
-        for name, kernels in (("all integer", EXACT), ("exact without VNNI", SATURATING)):
+        for name, kernels in (("openvino", "exact"), ("openvino safe", "saturating")):
             os.environ[VARIABLE] = kernels
-            found[f"openvino ours {mode}, {name}"] = partial(
-                compile_openvino(models[mode], threads, shape), array
-            )
-        os.environ[VARIABLE] = EXACT
+            found[f"{name} ours {mode}"] = partial(compile_openvino(models[mode], threads, shape), array)
+        os.environ.pop(VARIABLE)
         residual = onnx_model(network, mode, input_size=(3, size, size), residual_images=images)
         run = compile_openvino(residual.SerializeToString(), threads, shape)
         found[f"openvino ours {mode}, int8 residual"] = partial(run, array)
@@ -112,8 +111,6 @@ def onnxruntime_int8(model: bytes, array: np.ndarray, folder: Path) -> bytes:
 
 def openvino_int8(model: bytes, array: np.ndarray, threads: int) -> Run:
     """NNCF's post-training quantization of the float network."""
-    import nncf
-
     core = openvino_core("this benchmark")
     graph = core.read_model(model)
     graph.reshape(list(array.shape))
@@ -135,14 +132,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels (default: 224)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--without-vnni", action="store_true", help="hold OpenVINO to AVX2 kernels (x86)")
+    parser.add_argument("--without-vnni", action="store_true", help="hold OpenVINO to AVX2")
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     logging.getLogger("nncf").setLevel(logging.ERROR)
     about = {
-        "processor": processor_name(),
-        "kernels": "OpenVINO: AVX2 (ONEDNN_MAX_CPU_ISA)" if args.without_vnni else "the processor's own",
+        "processor": processor(),
+        "without_vnni": args.without_vnni,
         "threads": args.threads,
         "repeats": args.repeats,
         "torch": torch.__version__,
@@ -162,6 +159,18 @@ def main() -> None:
             results.append({"network": name, "batch": batch, "size": args.size, "ms": medians})
             if args.output:  # after every row: a long run that is cut off leaves what it has
                 args.output.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+
+
+def processor() -> str:
+    """Name of the processor and which of the integer instruction sets it has."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    name = next(
+        (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), ""
+    )
+    return f"{name} ({', '.join(f for f in ('avx2', 'avx512_vnni', 'avx_vnni', 'amx_int8') if f in text)})"
 
 
 if __name__ == "__main__":

@@ -73,14 +73,8 @@ def test_evaluation_uses_what_training_would_set(kind: type[Quantizer]) -> None:
 
 def test_one_warning_names_the_remedy() -> None:
     net = quantize(SmallNet(), [2, 4]).eval()
-
-    def use() -> None:
-        for mode in (2, 4, 2):
-            net.set_bits(mode)
-            net(images())
-
     with pytest.warns(UserWarning, match="used at 8 bits before calibration") as caught:
-        use()
+        [net(images()) for mode in (2, 4, 2) if not net.set_bits(mode)]
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
     assert "call calibrate(loader) first" in str(caught[0].message)
@@ -93,6 +87,31 @@ def test_one_warning_names_the_remedy() -> None:
         float_mode.calibrate([images()])
         float_mode.set_bits(2)
         float_mode(images())
+
+
+@uncalibrated
+def test_a_pass_without_gradients_sets_nothing_in_training_mode_either() -> None:
+    quantizer = LSQActivation([4])
+    before = state(quantizer)
+    with torch.no_grad():
+        at(quantizer, 4, torch.randn(8, 50))
+    assert not changed(quantizer, before)
+
+
+@uncalibrated
+def test_what_a_few_batches_set_is_not_settled_and_a_training_is() -> None:
+    quantizer = LSQActivation([4])
+    at(quantizer, 4, torch.randn(8, 50))
+    assert quantizer.lacking() == [4]
+    for _ in range(8):
+        quantizer(torch.randn(8, 50))
+    assert quantizer.lacking() == []
+
+
+def test_quantizers_and_norms_are_in_the_mode_of_the_network() -> None:
+    for training in (False, True):
+        net = quantize(SmallNet().train(training), [2, 32])
+        assert {module.training for module in net.modules()} == {training}
 
 
 # -- the first training batch ----------------------------------------------------------------------

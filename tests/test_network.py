@@ -135,10 +135,8 @@ def test_add_mode(network: QuantizableNetwork) -> None:
     network.set_bits("w2a4")
     assert network(images()).isfinite().all()
     assert torch.equal(network.bn1.norms["w2a4"].weight, network.bn1.norms["2"].weight)
-    for mode, message in (
-        (4, "has mode 4 already"),
-        ("w1a4", "layer 'conv2': LSQWeight is not defined at 1 bit"),
-    ):
+    undefined = "layer 'conv2': LSQWeight is not defined at 1 bit"
+    for mode, message in ((4, "has mode 4 already"), ("w1a4", undefined)):
         with pytest.raises(ValueError, match=message):
             network.add_mode(mode, like=4)
 

@@ -89,7 +89,7 @@ class QuantAttention(Recomputable, Attention):
         """Turn a timm ``Attention`` into this class in place."""
         layer.__class__ = QuantAttention
         operands = nn.ModuleDict({name: make_quantizer() for name in ("q", "k", "attn", "v")})
-        layer.add_module("operands", operands.to(next(layer.parameters()).device))
+        layer.add_module("operands", operands.to(next(layer.parameters()).device).train(layer.training))
 
     @staticmethod
     def restore(layer: nn.Module) -> None:

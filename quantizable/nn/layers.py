@@ -295,8 +295,8 @@ def quantize_layer(
     assert isinstance(layer, QuantLayer)
     weight = layer.float_weight().detach()
     layer.original_class = original_class
-    layer.input_quantizer = input_quantizer.to(weight.device)
-    layer.weight_quantizer = make_weight_quantizer(weight).to(weight.device)
+    layer.input_quantizer = input_quantizer.to(weight.device).train(layer.training)
+    layer.weight_quantizer = make_weight_quantizer(weight).to(weight.device).train(layer.training)
     layer.fixed_bits = fixed_bits
 
 

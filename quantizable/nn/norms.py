@@ -76,6 +76,7 @@ class PerModeNorm(Recomputable):
         self.norms = nn.ModuleDict()
         for mode in modes:
             self.norms[mode.name] = norm if mode == modes[-1] else copy.deepcopy(norm)
+        self.train(norm.training)
         self.shared_affine = shared_affine
         self.register_load_state_dict_post_hook(_tie_after_load)
         self.tie()

@@ -55,7 +55,9 @@ class Quantizer(nn.Module):
         self._observed: list[Tensor] | None = None
         self.warned: list[bool] = []  # of use without calibration; the quantizers of a network share one
         self.unreached = False  # True: calibration ran, and no data came by
-        self._unsure = 0  # training batches that may still turn a sign taken from the first one
+        # what the first training batch set is not settled for some more: it may have been no training at all
+        self._unsettled: set[int] = set()
+        self._unsure = 0  # training batches to go until it is
         object.__setattr__(self, "active", None)
 
     def _new_level(self, bits: int) -> Level:
@@ -200,8 +202,9 @@ class Quantizer(nn.Module):
         return level.ready
 
     def lacking(self) -> list[int]:
-        """The bit-widths whose parameters still wait for data."""
-        return [int(bits) for bits in self.levels if not self.is_set(int(bits))]
+        """The bit-widths whose parameters still wait for data, or come from a single batch alone."""
+        unsettled = self._unsettled if self._unsure else ()
+        return [int(bits) for bits in self.levels if not self.is_set(int(bits)) or int(bits) in unsettled]
 
     def add_width(self, bits: int, weight: Tensor | None = None) -> None:
         """Hold one more bit-width; a weight's starts from ``weight``, an activation's waits for data.
@@ -226,7 +229,8 @@ class Quantizer(nn.Module):
         """``x`` quantized before there are parameters for it.
 
         In evaluation mode they are those that fit ``x``, and are not kept: it may be anything. In training
-        mode the first batch sets them. One that says nothing of the range (a constant, NaN) passes as it is.
+        mode, with gradients, the first batch sets them. One that says nothing of the range (a constant, NaN)
+        passes as it is.
         """
         assert self.active is not None
         # an average over checkpoints is made before the first batch and filled in place afterwards
@@ -237,23 +241,24 @@ class Quantizer(nn.Module):
         if not self.active.ready:
             values, world = sample(x), dist.get_world_size() if dist.is_initialized() else 1
             telling = values.isfinite().all() & (values[-2] < values[-1])
-            if self.training and world > 1:
+            trains = self.training and torch.is_grad_enabled()
+            if trains and world > 1:
                 dist.broadcast(telling, src=0)  # all processes decide as the first does
             if not telling:
                 return x
             self._warn()
-            if not self.training:
+            if not trains:
                 fitted = self._fitted_copy(values, [self.active.bits])
                 assert fitted.active is not None
                 return fitted.fake_quantize(x, fitted.active, **options)
-            self.fit(values, self.lacking())
+            blank = self.lacking()
+            self.fit(values, blank)
+            self._unsettled, self._unsure = {*blank}, 8  # as many batches as `calibrate` reads
             if world > 1:  # each saw other data
                 for tensor in (*self.parameters(), *self.buffers()):
                     dist.broadcast(tensor.data, src=0)
                 for level in self.levels.values():
                     level.reread()
-            else:
-                self._unsure = 8  # as many batches as `calibrate` reads
         return self.fake_quantize(x, self.active, **options)
 
     def _warn(self) -> None:
@@ -275,6 +280,8 @@ class Quantizer(nn.Module):
     def _watch_sign(self, x: Tensor) -> None:
         """The first batch may have had no negative values where the next ones have."""
         self._unsure -= 1
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            return  # the processes would part
         blind = [int(bits) for bits, level in self.levels.items() if not self.reaches_below_zero(level)]
         if blind and x.min() < 0:
             left = self._unsure

@@ -42,18 +42,21 @@ def first_sizes(module: QuantizableClassifier, *data: Any, **options: Any) -> di
 
 
 @uncalibrated
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("before", ["zeros", "rand", "validate", "sanity"])
-def test_only_training_batches_set_step_sizes(before: str) -> None:
+def test_only_training_batches_set_step_sizes(before: str, training: bool) -> None:
     expected = first_sizes(classifier(), loader())
     module, other, options = classifier(), loader(2), {}
     other.dataset.tensors[0].mul_(7)
     if before == "validate":
         trainer().validate(module, other, verbose=False)
     elif before != "sanity":
-        module.eval()
+        statistics = {name: value.clone() for name, value in module.state_dict().items() if "running" in name}
+        module.train(training)
         with module.at_bits(4):
             module(getattr(torch, before)(2, 3, 8, 8))
         module.train()
+        module.load_state_dict(statistics, strict=False)
     else:
         options = {"num_sanity_val_steps": 2}
     data = (loader(), other) if before == "sanity" else (loader(),)
