@@ -6,9 +6,9 @@
 ``--without-vnni`` holds OpenVINO to AVX2, whose integer kernels saturate. Rows "safe" are the path that is
 exact there: layers that can saturate run in float. They stand beside the native ones on every processor.
 
-OpenVINO's own quantization needs nncf beside the deploy extra; without it that row is left out. Networks have random weights, which
-does not change the time. Prints, per network and batch size, the median milliseconds of a batch and how many
-times faster than torch fp32 that is.
+OpenVINO's own quantization needs nncf beside the deploy extra; without it that row is left out. Networks have
+random weights, which does not change the time. Prints, per network and batch size, the median milliseconds of a
+batch and how many times faster than torch fp32 that is.
 """
 
 from __future__ import annotations
