@@ -7,8 +7,8 @@
 exact there: layers that can saturate run in float. They stand beside the native ones on every processor.
 
 OpenVINO's own quantization needs nncf beside the deploy extra; without it that row is left out. Networks have
-random weights, which does not change the time. Prints, per network and batch size, the median milliseconds of a
-batch and how many times faster than torch fp32 that is.
+random weights, which does not change the time. Prints, per network and batch size, the median milliseconds of
+a batch and how many times faster than torch fp32 that is.
 """
 
 from __future__ import annotations
