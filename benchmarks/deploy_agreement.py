@@ -72,7 +72,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds cifar-10-batches-py")
     parser.add_argument("--bits", default="8,4,2")
     parser.add_argument("--images", type=int, default=10000)
-    parser.add_argument("--code-images", type=int, default=100, help="images whose codes are compared")
+    parser.add_argument(
+        "--code-images", type=int, default=100, help="images whose codes are compared; 0: none"
+    )
+    parser.add_argument("--engines", default=";".join(e[0] for e in ENGINES), help="separated by semicolons")
     parser.add_argument("--without-vnni", action="store_true", help="run OpenVINO's saturating kernels (x86)")
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
@@ -90,52 +93,49 @@ def main() -> None:
             expected = fake_quant_logits(network, bits, images)
             accuracy = 100 * float((expected.argmax(1) == labels).mean())
             print(f"\nmode {bits}: fake quant {accuracy:.2f} %")
-            again = reference_logits(network, bits, images)
-            floor = int((again.argmax(1) != expected.argmax(1)).sum())
-            print(f"  integer reference in float64: {floor} of {len(images)} differ", flush=True)
-            results.append({"bits": bits, "engine": "integer reference", "disagreements": floor})
-            codes = fake_quant_codes(network, bits, images[: args.code_images])
+            if args.code_images:
+                again = reference_logits(network, bits, images)
+                floor = int((again.argmax(1) != expected.argmax(1)).sum())
+                print(f"  integer reference in float64: {floor} of {len(images)} differ", flush=True)
+                results.append({"bits": bits, "engine": "integer reference", "disagreements": floor})
+                codes = fake_quant_codes(network, bits, images[: args.code_images])
             for name, engine, exact, residual in ENGINES:
+                if name not in args.engines.split(";"):
+                    continue
                 path = Path(folder) / "model.qz"
                 if residual:
                     path = Path(folder) / f"{bits}.onnx"
                     export_onnx(network, path, bits, residual_images=calibration)
                 got = Session(path, engine, bits, batch=250, exact=exact)(images)
                 differs = np.flatnonzero(got.argmax(1) != expected.argmax(1))
-                options = {"residual_images": calibration} if residual else {}
-                steps = step_differences(
-                    codes, engine_codes(network, bits, images[: args.code_images], engine, exact, **options)
-                )
                 row = {
                     "bits": bits, "engine": name, "fake_quant_top1": accuracy,
                     "top1": 100 * float((got.argmax(1) == labels).mean()), "images": len(images),
                     "disagreements": len(differs), "margins_of_those": margins(expected[differs]),
-                    "largest_step": max(s.largest for s in steps),
-                    "codes_that_differ": float(np.mean([s.differing for s in steps])),
-                    "layers": [vars(s) for s in steps],
                 }  # fmt: skip
-                if not residual:  # whose function it is not
-                    row["from_reference"] = int((got.argmax(1) != again.argmax(1)).sum())
                 results.append(row)
+                print(f"  {name:24} {row['top1']:.2f} %, {len(differs)} of {len(images)} differ", flush=True)
+                if args.code_images:
+                    options = {"residual_images": calibration} if residual else {}
+                    theirs = engine_codes(network, bits, images[: args.code_images], engine, exact, **options)
+                    row |= compared(codes, theirs)
                 if args.output:  # after every row: a long run that is cut off leaves what it has
                     args.output.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
-                print(
-                    f"  {name:24} {row['top1']:.2f} %, {len(differs)} of {len(images)} differ; codes: "
-                    f"{100 * row['codes_that_differ']:.4f} % differ, by {row['largest_step']} at most",
-                    flush=True,
-                )  # fmt: skip
-            for fixed_point in (False, True):
-                steps = step_differences(
-                    codes, reference_codes(network, bits, images[: args.code_images], fixed_point, codes)
-                )
-                worst = max(steps, key=lambda s: s.differing)
+            for fixed_point in (False, True) if args.code_images else ():
+                theirs = reference_codes(network, bits, images[: args.code_images], fixed_point, codes)
                 name = "reference, fixed point" if fixed_point else "reference"
-                print(
-                    f"  {name}: at most {100 * worst.differing:.4f} % of a layer's codes, by {worst.largest}"
-                )
-                results.append({"bits": bits, "engine": name, "layers": [vars(s) for s in steps]})
+                print(f"  {name}:")
+                results.append({"bits": bits, "engine": name} | compared(codes, theirs))
     if args.output:
         args.output.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+
+
+def compared(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, Any]:
+    """How far the codes of two runs are apart, over all layers and by layer."""
+    steps = step_differences(ours, theirs)
+    mean, largest = float(np.mean([s.differing for s in steps])), max(s.largest for s in steps)
+    print(f"    codes: {100 * mean:.4f} % differ, by {largest} at most", flush=True)
+    return {"codes_that_differ": mean, "largest_step": largest, "layers": [vars(s) for s in steps]}
 
 
 def margins(logits: np.ndarray) -> list[float]:

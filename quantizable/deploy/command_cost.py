@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from quantizable.bits import FLOAT_BITS, parse_modes
 from quantizable.deploy.export import fits_bytes
 from quantizable.deploy.layer_latency import layer_latencies
+from quantizable.deploy.layer_report import WITHOUT_VNNI, layer_report
+from quantizable.deploy.lowering import lower
 from quantizable.deploy.session import Session
 from quantizable.measure.cost import as_rows, layer_costs, mode_costs
 from quantizable.measure.latency import interleaved
@@ -42,12 +45,14 @@ def run(args: argparse.Namespace) -> int:
     layers = layer_costs(network, input_size_of(network), modes)
     rows = as_rows(mode_costs(network, layers))
     timed = [mode.name for mode in modes if mode.weight != FLOAT_BITS and fits_bytes(mode)]
+    saturating = {mode: saturating_layers(network, mode) for mode in timed}
     latencies = measure(network, timed, engines, args.threads)
     accuracies = read_accuracies(
         args.results or args.checkpoint.with_name("results.json"), args.results is not None
     )
     for row in rows:
         row |= {f"{engine}_ms": latencies.get(f"{engine} {row['mode']}") for engine in engines}
+        row["float_without_vnni"] = saturating.get(row["mode"])
         row["top1"] = accuracies.get(row["mode"])
     print_rows("per mode", rows)
     if args.layers:
@@ -65,6 +70,12 @@ def run(args: argparse.Namespace) -> int:
             temporary.write_text(json.dumps(table, indent=1) + "\n")
         print(f"latency of {len(table)} layers kept in {args.layer_latency}")
     return 0
+
+
+def saturating_layers(network: QuantizableNetwork, mode: str) -> int:
+    """How many layers run in float on OpenVINO where integer kernels saturate (processors without VNNI)."""
+    report = layer_report(lower(network, mode, torch.zeros(1, *input_size_of(network))))
+    return sum(how.endswith(WITHOUT_VNNI) for how in report.values())
 
 
 def measure(

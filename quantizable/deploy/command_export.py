@@ -15,6 +15,7 @@ from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.calibrate import first_inputs
 from quantizable.data.choice import trained_data
 from quantizable.deploy.export import export_onnx, fits_bytes
+from quantizable.deploy.layer_report import WITHOUT_VNNI
 from quantizable.deploy.openvino_format import export_openvino
 from quantizable.deploy.requirements import require
 from quantizable.network import QuantizableNetwork
@@ -108,7 +109,9 @@ def show(written: list[Path], reports: dict[str, dict[str, str]], each: bool = F
     console.print(table)
     for mode, layers in reports.items():
         integer = sum(how.startswith("integer") for how in layers.values())
-        console.print(f"mode {mode}: {integer} layers on integers")
+        floats = sum(how.endswith(WITHOUT_VNNI) for how in layers.values())
+        without_vnni = f", {floats} of them in float on processors without VNNI" if floats else ""
+        console.print(f"mode {mode}: {integer} layers on integers{without_vnni}", soft_wrap=True)
         if each:
             for layer, how in layers.items():
                 console.print(f"  {layer}: {how}", soft_wrap=True)

@@ -206,6 +206,7 @@ def test_cost_writes_tables_and_a_plot(folder: Path, tmp_path: Path, capsys: pyt
     assert "layer3.0.conv1" in printed  # whole, however narrow the terminal
     assert "2,359,296" in printed
     rows = list(csv.DictReader((tmp_path / "out" / "cost.csv").open()))
+    assert all(row["float_without_vnni"].isdigit() for row in rows if row["mode"] != "32")
     assert [row["mode"] for row in rows] == ["2", "4"]
     assert [row["top1"] for row in rows] == ["0.8", "0.9"]
     assert all(float(row["onnxruntime_ms"]) > 0 for row in rows)
