@@ -72,7 +72,7 @@ class Golden:
 
     def answered_by(self, run: Callable[[np.ndarray], Any]) -> Golden:
         """The same inputs with the answers of ``run``, for a file that was not trained as it runs."""
-        answers = {mode: _text(columns(tensors_in(run(self.images(mode))))) for mode in self.inputs}
+        answers = {mode: _text(columns([*tensors_in(run(self.images(mode)))])) for mode in self.inputs}
         return Golden(self.size, self.span, self.inputs, answers, self.tolerances)
 
     def check(self, mode: str, run: Callable[[np.ndarray], Any]) -> str | None:
@@ -83,7 +83,7 @@ class Golden:
             run: from inputs to what the network returns, arrays in place of tensors.
         """
         expected = np.frombuffer(base64.b64decode(self.answers[mode]), np.float32).reshape(COUNT, -1)
-        found = columns(tensors_in(run(self.images(mode))))
+        found = columns([*tensors_in(run(self.images(mode)))])
         if found.shape != expected.shape:
             return "its outputs are of another shape"
         worst, explained = deviations(found, expected), np.array(self.tolerances[mode])
