@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 
+import quantizable
 import quantizable.storage.load
 from quantizable.cli import main
 from quantizable.data import Fake
@@ -16,7 +18,7 @@ from quantizable.deploy import session as session_module
 from quantizable.deploy.command_export import check
 from quantizable.deploy.engine_check import AGREES, ENGINES, check_engines
 from quantizable.deploy.openvino_format import export_openvino
-from tests.small_net import SIZE, SmallNet
+from tests.small_net import SIZE, SmallNet, trained_like
 
 for needed in ("onnxscript", "onnxruntime", "openvino"):
     pytest.importorskip(needed, reason="the deploy extra is not installed")
@@ -122,3 +124,19 @@ def test_the_float_mode_is_exported_with_one_line_and_a_checkpoint_predicts(
         assert f'"bits": "{mode}"' in capsys.readouterr().out
     assert main(["predict", str(checkpoint), str(picture), "--bits", "3"]) == 2
     assert "no mode 3" in capsys.readouterr().err
+
+
+# what does not run, or answers otherwise, by network and engine: nothing at present
+EXCEPTIONS: dict[tuple[str, str], str] = {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_byobnet", "test_convnext2", "test_mambaout", "test_nfnet"])
+def test_families_run_on_every_engine(name: str, tmp_path: Path) -> None:
+    """Small networks of timm's; further families are in test_networks.py."""
+    torch.manual_seed(0)
+    network = quantizable.quantize(trained_like(timm.create_model(name, num_classes=10)), [4]).eval()
+    network.calibrate([torch.randn(4, 3, 64, 64)])
+    export_onnx(network, tmp_path / "m.onnx", 4, input_size=(3, 64, 64))
+    verdicts = check_engines(tmp_path / "m.onnx")
+    assert verdicts == {engine: EXCEPTIONS.get((name, engine), AGREES) for engine in ENGINES}
