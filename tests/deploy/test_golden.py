@@ -14,7 +14,7 @@ import torch
 import quantizable
 import quantizable.storage.load
 import quantizable.storage.qz
-from quantizable.deploy import Session, engines, export_onnx, save_qz
+from quantizable.deploy import Session, engines, export_onnx, norm_folding, save_qz
 from quantizable.deploy import session as session_module
 from quantizable.deploy.openvino_format import export_openvino
 from quantizable.storage.golden import (
@@ -34,6 +34,8 @@ from quantizable.storage.golden import (
 )
 from quantizable.storage.load import open_qz
 from quantizable.storage.qz import read_qz
+from tests.deploy.reuse import NormBehindAddition, OnceWithoutNorm, OneLayerTwoNorms, OneNormBehindTwo
+from tests.deploy.test_norm_folding import reusing
 from tests.small_net import SIZE, SmallNet
 
 pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
@@ -137,6 +139,11 @@ def test_one_flipped_byte_of_a_weight_is_refused(saved, tmp_path: Path) -> None:
     flipped(tmp_path / "m.bin", (tmp_path / "m.bin").stat().st_size // 2)
     with pytest.raises(ValueError, match="checksum does not fit"):
         Session(tmp_path / "m.xml", "openvino")
+    export_openvino(network, tmp_path / "m.xml", bits=8)
+    flipped(tmp_path / "m.xml", (tmp_path / "m.xml").read_bytes().index(b'offset="') + 8)  # of a weight in .bin
+    with pytest.raises(ValueError, match="checksum does not fit|truncated") as refused:
+        Session(tmp_path / "m.xml", "openvino")
+    assert "\n" not in str(refused.value)
 
 
 def test_two_exports_are_the_same_bytes(saved, tmp_path: Path) -> None:
@@ -284,3 +291,20 @@ def test_samples_leave_the_network_as_it_was(saved) -> None:
     assert network.training
     assert network.bits == 2
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def fold_by_the_first_call(norm: torch.nn.Module, calls: dict) -> torch.nn.Module | None:
+    """How norms were folded once: into the layer in front of their first call, whatever else uses either."""
+    product = norm_folding.product_before(calls[norm][0])
+    return next((layer for layer, made in calls.items() if product in made), None)
+
+
+@pytest.mark.parametrize("kind", [OneNormBehindTwo, OneLayerTwoNorms, OnceWithoutNorm, NormBehindAddition])
+def test_an_export_that_folds_what_is_used_twice_is_refused(kind, tmp_path: Path, monkeypatch) -> None:
+    network, _ = reusing(kind)
+    export_onnx(network, tmp_path / "right.onnx", 8, input_size=(3, 8, 8))
+    Session(tmp_path / "right.onnx")
+    monkeypatch.setattr(norm_folding, "layer_before", fold_by_the_first_call)
+    export_onnx(network, tmp_path / "wrong.onnx", 8, input_size=(3, 8, 8))
+    with pytest.raises(RuntimeError, match="does not compute what"):
+        Session(tmp_path / "wrong.onnx")
