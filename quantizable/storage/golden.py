@@ -11,7 +11,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -69,8 +69,8 @@ class Golden:
 
     @classmethod
     def read(cls, values: dict[str, Any] | None) -> Golden | None:
-        """From a file's metadata; None where there are none. ``KeyError``, ``TypeError``: damaged."""
-        if values is None:
+        """From a file's metadata; None where there are none, or of another version's kind."""
+        if values is None or set(values) != {field.name for field in fields(cls)}:
             return None
         return cls(**{**values, "size": tuple(values["size"]), "span": tuple(values["span"])})
 

@@ -264,6 +264,11 @@ def test_an_older_file_is_compared_with_its_own_integers(saved, tmp_path: Path, 
         Session(tmp_path / "old.qz", "onnxruntime", 4)
 
 
+def test_samples_of_another_version_are_not_read() -> None:
+    assert Golden.read(None) is None
+    assert Golden.read({"cells": "", "size": [3, 8, 8], "answers": {}, "tolerances": {}}) is None
+
+
 def _unknown_size(network: object) -> tuple[int, int, int]:
     raise ValueError("not known")
 
