@@ -13,7 +13,7 @@ from quantizable.storage.network_file import check_file, read_about
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser("predict", help="classify images with an exported file")
-    parser.add_argument("model", type=Path, help="a .qz, .onnx or OpenVINO's .xml file")
+    parser.add_argument("model", type=Path, help="a .qz, .onnx or OpenVINO's .xml file, or a checkpoint")
     parser.add_argument(
         "images", nargs="+", help="image files, folders, globs, or - for a list on standard input"
     )
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("predict runs one mode on one engine, as --bits 4 --engine openvino")
     check_listed("engine", args.engine, ENGINES)
     check_file(args.model)
-    about = read_about(args.model) if args.model.suffix == ".qz" else None
+    about = read_about(args.model) if args.model.suffix not in (".onnx", ".xml") else None
     check_bits(args.bits, args.model, about["modes"] if about else None)
     from quantizable.deploy.command_predict import run
 

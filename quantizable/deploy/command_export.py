@@ -14,6 +14,7 @@ from torch import Tensor
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.calibrate import first_inputs
 from quantizable.data.choice import trained_data
+from quantizable.deploy.engine_check import DISAGREES, check_engines
 from quantizable.deploy.export import export_onnx, fits_bytes
 from quantizable.deploy.layer_report import WITHOUT_VNNI
 from quantizable.deploy.openvino_format import export_openvino
@@ -28,7 +29,11 @@ CALIBRATION_BATCHES = 4
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the files and print their sizes; everything asked for is checked before the first is written."""
+    """Write the files, print their sizes and how the engines at hand answer.
+
+    Everything asked for is checked before the first file is written. Returns 1 if an engine answers otherwise
+    than training does.
+    """
     formats = args.format.split(",")
     if args.style == "qonnx" and ("openvino" in formats or args.weights == "int4" or args.residual == "int8"):
         raise ValueError(
@@ -81,7 +86,27 @@ def run(args: argparse.Namespace) -> int:
                 one.network, written[-1], one.bits, weight_storage=args.weights, residual_images=images
             )
     show(written, reports, args.layers)
-    return 0
+    if args.style == "qonnx":
+        return 0
+    modes = [one.name for one in chosen if isinstance(one.bits, BitMode) and fits_bytes(one.bits)]
+    return check(written, modes)
+
+
+def check(written: list[Path], modes: list[str]) -> int:
+    """Print how each engine at hand answers; 1 if one answers otherwise than training does, else 0.
+
+    Args:
+        written: the files.
+        modes: of a ``.qz`` file those that engines can run.
+    """
+    console, wrong = Console(), False
+    for path in written:
+        for engine, verdict in check_engines(path, modes).items():
+            console.print(
+                f"{path.name} on {engine}: {verdict}", soft_wrap=True, markup=False, highlight=False
+            )
+            wrong |= DISAGREES in verdict
+    return int(wrong)
 
 
 def _training_images(network: QuantizableNetwork, words: list[str]) -> Tensor:
@@ -109,6 +134,9 @@ def show(written: list[Path], reports: dict[str, dict[str, str]], each: bool = F
     console.print(table)
     for mode, layers in reports.items():
         integer = sum(how.startswith("integer") for how in layers.values())
+        if not integer and "float: mode 32" in layers.values():
+            console.print(f"mode {mode}: float, no layer on integers")
+            continue
         floats = sum(how.endswith(WITHOUT_VNNI) for how in layers.values())
         without_vnni = f", {floats} of them in float on processors without VNNI" if floats else ""
         console.print(f"mode {mode}: {integer} layers on integers{without_vnni}", soft_wrap=True)

@@ -13,6 +13,7 @@ from quantizable.deploy.lowering import Lowered
 from quantizable.deploy.real_zero_point import RemainderShare, adds_remainder
 from quantizable.deploy.saturation import can_saturate
 from quantizable.nn import QuantAttention, QuantLayer
+from quantizable.quantizers import Quantizer
 
 WITHOUT_VNNI = ", float without VNNI"  # where its integers could saturate, see deploy/saturation.py
 # these pass codes on, or are folded into the requantization of the layer before
@@ -25,7 +26,15 @@ TRANSPARENT = {
 def layer_report(lowered: Lowered) -> dict[str, str]:
     """``"integer w4a4"`` or ``"float: why"`` by layer name, in the network's order."""
     report = {}
+    own = {
+        part
+        for module in lowered.model.modules()
+        if isinstance(module, Quantizer)
+        for part in module.modules()
+    }
     for name, module in lowered.model.named_modules():
+        if module in own:  # a quantizer that passes everything on, as in mode 32
+            continue
         if name in lowered.unused and (_is_leaf(module) or isinstance(module, QuantLayer)):
             if isinstance(module, nn.Linear | _ConvNd | _BatchNorm):
                 report[name] = "float: evaluation never calls it"
@@ -60,6 +69,8 @@ def _codes_can_saturate(lowered: Lowered, name: str) -> bool:
 
 def _runs(lowered: Lowered, name: str, layer: QuantLayer) -> str:
     weight, given = lowered.weights.get(name), lowered.inputs.get(name)
+    if weight is None and given is None:
+        return "float: mode 32"
     if weight is None or given is None:
         return "float: only its weight is quantized" if weight else "float: its weight is not quantized"
     if not weight.fits_int8:

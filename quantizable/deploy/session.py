@@ -21,8 +21,8 @@ from quantizable.deploy.requirements import openvino_core, require
 from quantizable.interface.choices import ENGINES
 from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
-from quantizable.storage.golden import MIXED, Golden
-from quantizable.storage.load import open_qz
+from quantizable.storage.golden import MIXED, Golden, golden
+from quantizable.storage.load import load, open_qz
 from quantizable.storage.network_file import check_file
 from quantizable.storage.outputs import OUTPUT, Structure, restored, structure_of, tensors_in
 from quantizable.storage.preprocessing import input_size_of, preprocessing
@@ -36,20 +36,25 @@ class Session:
 
     A ``.qz`` file holds several modes; each is compiled when it is first used and kept, so that going back
     to it takes no time. An ``.onnx`` file and OpenVINO's ``.xml`` hold one, or a mode per layer (exported
-    from an assignment), which cannot be switched.
+    from an assignment), which cannot be switched. A checkpoint of training runs as the ``.qz`` file
+    that would be exported from it, and in its float mode.
 
     Args:
-        path: a ``.qz`` or ``.onnx`` file, or ``.xml`` for OpenVINO.
+        path: a ``.qz`` or ``.onnx`` file, ``.xml`` for OpenVINO, or a checkpoint.
         engine: ``"onnxruntime"``, ``"openvino"``, or ``"torch"`` (fake quantization, ``.qz`` only).
         bits: the mode to start in; by default the highest.
         threads: of one inference, at least 1; by default as many as cores.
         batch: images per inference, at least 1; by default whatever a call brings. Fixed, OpenVINO is faster;
-            a call may still bring any number.
+            a call may still bring any number. Where OpenVINO refuses a free batch size, it is 1.
         exact: False trades exactness for speed. ONNX Runtime then fuses its integer kernels, which round the
             bias and move some codes; without VNNI the integer kernels of both engines saturate.
         warmup: inferences on zeros after a mode is compiled, at least 0.
         verify: compare the engine's answers with those of training whenever a mode is compiled, and the file
-            with its checksum. With ``exact=False`` a difference is logged and not refused.
+            with its checksum. With ``exact=False``, or of a file with int8 residual additions, a difference
+            is logged and not refused.
+
+    Attributes:
+        problem: what was wrong with the answers in the mode that was compiled last; empty: nothing.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or not a sound one; an unknown engine or mode; a
@@ -84,6 +89,8 @@ class Session:
         self.threads, self.batch, self.warmup, self.exact = threads, batch, warmup, exact
         self.verify = verify
         self._golden: Golden | None = None
+        self._inexact = "" if exact else "exact=False"
+        self.problem = ""
         self._runners: dict[BitMode | None, Runner] = {}
         self._network: QuantizableNetwork | None = None
         self._graph: bytes | Path = b""
@@ -91,17 +98,20 @@ class Session:
         if self.path.suffix in (".onnx", ".xml"):
             self._open_graph()
         else:
-            self._open_qz()
+            self._open_network()
         if bits is None:
             self._switch(self.modes[-1] if self.modes else None)
         else:
             self.set_bits(bits)
 
-    def _open_qz(self) -> None:
+    def _open_network(self) -> None:
         if self.engine != "torch":
             require("onnxscript", "compiling a mode")
-        self._network, about = open_qz(self.path)
-        self._golden = Golden.read(about.get("golden"))
+        if self.path.suffix == ".qz":
+            self._network, about = open_qz(self.path)
+            self._golden = Golden.read(about.get("golden"))
+        else:
+            self._network = load(self.path)
         self.modes, self.info = self._network.modes, preprocessing(self._network)
         self.input_size: tuple[int, ...] = input_size_of(self._network)
 
@@ -121,6 +131,8 @@ class Session:
             bits, self.info = about["bits"], about["info"]
             self._outputs = about.get("outputs", OUTPUT)
             self._golden = Golden.read(about.get("golden"))
+            if about.get("residual additions") == "int8":  # OpenVINO puts a layer's input on their grid, too
+                self._inexact = "its residual additions are int8"
         except ImportError:
             raise
         except Exception as error:  # protobuf and OpenVINO answer damaged bytes with errors of many kinds
@@ -175,23 +187,28 @@ class Session:
     def _check_answers(self, mode: BitMode | None, runner: Runner) -> None:
         """``RuntimeError`` if the answers to the golden samples are not those of training."""
         name = MIXED if mode is None else mode.name
-        if self._golden is None or name not in self._golden.answers:
+        samples = self._golden
+        if (samples is None or name not in samples.answers) and self._network is not None:
+            assert mode is not None
+            if self.path.suffix == ".qz":
+                log.warning("%s holds no golden samples; they are computed from its integers here", self.path)
+            samples = golden(self._network, {name: mode}, self.input_size)  # type: ignore[arg-type]
+        if samples is None or name not in samples.answers:
             log.warning(
-                "%s holds no golden samples of mode %s, so that the engine's answers are not verified; "
+                "%s holds no golden samples, so that the engine's answers are not verified; "
                 "export it again with this version",
-                self.path, name,
-            )  # fmt: skip
+                self.path,
+            )
             return
-        found, explained = self._golden.check(name, lambda inputs: self._run(inputs, runner))
-        if found <= explained:
+        self.problem = samples.check(name, lambda inputs: self._run(inputs, runner)) or ""
+        if not self.problem:
             return
         what = (
             f"{self.engine} does not compute what {self.path} promises in mode {name} on {processor_name()}: "
-            f"answers differ by {100 * found:.2g} % of the largest, and rounding explains "
-            f"{100 * explained:.2g} %"
+            f"{self.problem}"
         )
-        if not self.exact:
-            log.warning("%s (exact=False)", what)
+        if self._inexact:
+            log.warning("%s (%s)", what, self._inexact)
             return
         raise RuntimeError(f"{what}; export it again, try another engine or version, or pass verify=False")
 
@@ -222,8 +239,20 @@ class Session:
                 return compile_onnxruntime(graph, self.threads, shape, self.exact)
             return compile_openvino(graph, self.threads, shape, self.exact)
         except Exception as error:  # each engine has errors of its own kinds
+            if self.engine == "openvino" and self.batch is None and (runner := self._one_by_one(graph)):
+                return runner
             why = " ".join(str(error).split())[:300]
             raise ValueError(f"{self.engine} cannot run {self.path}: {why}") from error
+
+    def _one_by_one(self, graph: bytes | Path) -> Runner | None:
+        """OpenVINO refuses a free batch size for some graphs, and runs them with a fixed one."""
+        try:
+            runner = compile_openvino(graph, self.threads, (1, *self.input_size), self.exact)
+        except Exception:  # then it is not the batch size
+            return None
+        self.batch = 1
+        log.warning("openvino refuses %s with a free batch size; it runs image by image (batch=1)", self.path)
+        return runner
 
     def _torch_runner(self, mode: BitMode) -> Runner:
         network = self._network
