@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -19,7 +18,6 @@ from quantizable.nn.attention import QuantAttention
 from quantizable.nn.bypass import call_layers
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
-from quantizable.nn.missing_modes import start_missing_modes
 from quantizable.nn.norms import PerModeNorm, keep_activations
 from quantizable.nn.state_dict import without_prefix
 from quantizable.quantizers import Quantizer
@@ -356,13 +354,6 @@ def plain(mode: BitMode) -> int | str:
 
 
 def _after_load(network: nn.Module, incompatible_keys: Any) -> None:
-    """Name the modes that the checkpoint lacks, and start of them what needs no data."""
     assert isinstance(network, QuantizableNetwork)
-    start_missing_modes(network.model, network.__dict__.pop("_held"))
-    if missing := ", ".join(mode.name for mode in fitting.partly_lacking(network.model, network.modes)):
+    if fitting.start_missing_modes(network.model, network.modes, network.__dict__.pop("_held")):
         network._warned.clear()
-        warnings.warn(
-            f"the checkpoint lacks mode {missing}: its step sizes wait for data and its norms start as those "
-            f"of the nearest mode; call calibrate(loader, modes=[{missing}]) and reestimate_norms, or train",
-            stacklevel=2,
-        )

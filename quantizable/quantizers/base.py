@@ -229,7 +229,8 @@ class Quantizer(nn.Module):
         """``x`` quantized before there are parameters for it.
 
         In evaluation mode they are those that fit ``x``, and are not kept: it may be anything. In training
-        mode, with gradients, the first batch sets them. One that says nothing of the range (a constant, NaN) passes as it is.
+        mode, with gradients, the first batch sets them. One that says nothing of the range (a constant, NaN)
+        passes as it is.
         """
         assert self.active is not None
         # an average over checkpoints is made before the first batch and filled in place afterwards
