@@ -22,6 +22,7 @@ from quantizable.nn.norm_statistics import (
     is_fresh,
     named_batch_norms,
 )
+from quantizable.nn.norms import PerModeNorm
 from quantizable.quantizers import Quantizer
 
 Widths = dict[str, set[int]]  # bit-widths by name of the quantizer
@@ -172,6 +173,8 @@ def fit_norms(
                     network(x)
     if not fit_reference:
         first.restore()
+    for statistics in others:  # whose norms may be the reference's
+        statistics.write()
 
 
 @contextmanager
@@ -235,6 +238,14 @@ def input_of(batch: Any) -> Any:
     if isinstance(batch, tuple | list):
         return batch[0] if batch else None
     return batch
+
+
+def norms_are_copies(model: nn.Module) -> bool:
+    """True if all modes still have one and the same statistics, the float network's: none was trained."""
+    norms = [module.norms for module in model.modules() if isinstance(module, PerModeNorm)]
+    pairs = [(first, other) for first, *rest in (held.values() for held in norms) for other in rest]
+    states = [(first.state_dict(), other.state_dict()) for first, other in pairs]
+    return bool(states) and all(torch.equal(one[n], two[n]) for one, two in states for n in one)
 
 
 def has_fresh_norms(model: nn.Module) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from quantizable import calibrate as fitting
-from quantizable.bits import BitMode, ModeLike
+from quantizable.bits import FLOAT_BITS, BitMode, ModeLike
 from quantizable.calibrate import Widths
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.bypass import call_layers
@@ -268,9 +268,10 @@ class QuantizableNetwork(nn.Module):
         """Fit the batch-norm statistics of each mode to training batches, where quantization moved them.
 
         A mode is compared with the highest mode on the same images, and blended with what it has stored by
-        how far it moved and how sure that is; formula and source in ``nn/norm_statistics.py``. The float
-        mode keeps its own statistics unless it is named or its norms were never trained. Unlike
-        ``torch.optim.swa_utils.update_bn`` it touches the statistics of the asked modes only.
+        how far it moved and how sure that is; formula and source in ``nn/norm_statistics.py``. Where no mode
+        is float and none was trained, the comparison is with the network in float. Else the highest mode
+        keeps its statistics, unless it alone is named (after its weights changed, say) or its norms were
+        never trained. Unlike ``torch.optim.swa_utils.update_bn`` it touches those of the asked modes only.
 
         Args:
             loader: as for :meth:`calibrate`.
@@ -287,15 +288,19 @@ class QuantizableNetwork(nn.Module):
         else:
             asked = [*self.modes] if isinstance(before, BitMode) else [before]
         inputs = [*fitting.first_inputs(loader, batches, self._device())]
-        # the float mode was not moved by quantization
-        fit_top = top in asked and (
-            modes is not None or not top.is_float or fitting.has_fresh_norms(self.model)
-        )
+        in_float = not top.is_float and fitting.norms_are_copies(self.model)
+        fit_top = not in_float and top in asked and (asked == [top] or fitting.has_fresh_norms(self.model))
+        switches = [partial(self._switch, mode) for mode in asked if in_float or mode != top]
         try:
-            switches = [partial(self._switch, assignment) for assignment in asked if assignment != top]
-            fitting.fit_norms(self, inputs, switches, partial(self._switch, top), fit_top)
+            fitting.fit_norms(self, inputs, switches, partial(self._reference, in_float), fit_top)
         finally:
             self._switch(before)
+
+    def _reference(self, in_float: bool) -> None:
+        self._switch(self.modes[-1])
+        if in_float:
+            for quantizer in self.quantizers().values():
+                quantizer.set_bits(FLOAT_BITS)
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
