@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -15,12 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.missing_modes import start_without_data
 from quantizable.nn.norm_statistics import (
     NormStatistics,
     active_batch_norms,
     is_fresh,
     named_batch_norms,
 )
+from quantizable.nn.norms import PerModeNorm
 from quantizable.quantizers import Quantizer
 
 Widths = dict[str, set[int]]  # bit-widths by name of the quantizer
@@ -42,6 +44,26 @@ def partly_lacking(model: nn.Module, modes: Iterable[BitMode]) -> list[BitMode]:
     partly = {name: widths for name, widths in blank.items() if 0 < len(widths) < len(held[name].levels)}
     used = {mode: widths_used(model, [mode]) for mode in modes}
     return [mode for mode, widths in used.items() if any(partly[n] & widths.get(n, set()) for n in partly)]
+
+
+def start_missing_modes(model: nn.Module, modes: Iterable[BitMode], held: Collection[str]) -> bool:
+    """After a checkpoint was loaded: name the modes that it lacks, and start of them what needs no data.
+
+    Args:
+        model: the network.
+        modes: those it holds.
+        held: the keys of the checkpoint, as ``model.state_dict()`` has them.
+    """
+    start_without_data(model, held)
+    found = partly_lacking(model, modes)
+    missing = ", ".join(m.name if m.weight == m.activation else repr(m.name) for m in found)
+    if missing:
+        warnings.warn(
+            f"the checkpoint lacks mode {missing}: its step sizes wait for data and its norms start as those "
+            f"of the nearest mode; call calibrate(loader, modes=[{missing}]) and reestimate_norms, or train",
+            stacklevel=2,
+        )
+    return bool(missing)
 
 
 def own_widths(model: nn.Module, modes: Iterable[BitMode], others: Iterable[BitMode]) -> Widths:
@@ -151,6 +173,8 @@ def fit_norms(
                     network(x)
     if not fit_reference:
         first.restore()
+    for statistics in others:  # whose norms may be the reference's
+        statistics.write()
 
 
 @contextmanager
@@ -214,6 +238,14 @@ def input_of(batch: Any) -> Any:
     if isinstance(batch, tuple | list):
         return batch[0] if batch else None
     return batch
+
+
+def norms_are_copies(model: nn.Module) -> bool:
+    """True if all modes still have one and the same statistics, the float network's: none was trained."""
+    norms = [module.norms for module in model.modules() if isinstance(module, PerModeNorm)]
+    pairs = [(first, other) for first, *rest in (held.values() for held in norms) for other in rest]
+    states = [(first.state_dict(), other.state_dict()) for first, other in pairs]
+    return bool(states) and all(torch.equal(one[n], two[n]) for one, two in states for n in one)
 
 
 def has_fresh_norms(model: nn.Module) -> bool:

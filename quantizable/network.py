@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -13,13 +12,12 @@ import torch
 from torch import nn
 
 from quantizable import calibrate as fitting
-from quantizable.bits import BitMode, ModeLike
+from quantizable.bits import FLOAT_BITS, BitMode, ModeLike
 from quantizable.calibrate import Widths
 from quantizable.nn import encoder_fast_path, shifted_windows
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
-from quantizable.nn.missing_modes import start_missing_modes
 from quantizable.nn.model_attributes import ModelAttributes
 from quantizable.nn.norms import PerModeNorm, keep_activations
 from quantizable.nn.recomputation import ModeHistory
@@ -305,9 +303,10 @@ class QuantizableNetwork(ModelAttributes):
         """Fit the batch-norm statistics of each mode to training batches, where quantization moved them.
 
         A mode is compared with the highest mode on the same images, and blended with what it has stored by
-        how far it moved and how sure that is; formula and source in ``nn/norm_statistics.py``. The float
-        mode keeps its own statistics unless it is named or its norms were never trained. Unlike
-        ``torch.optim.swa_utils.update_bn`` it touches the statistics of the asked modes only.
+        how far it moved and how sure that is; formula and source in ``nn/norm_statistics.py``. Where no mode
+        is float and none was trained, the comparison is with the network in float. Else the highest mode
+        keeps its statistics, unless it alone is named (after its weights changed, say) or its norms were
+        never trained. Unlike ``torch.optim.swa_utils.update_bn`` it touches those of the asked modes only.
 
         Args:
             loader: as for :meth:`calibrate`.
@@ -324,15 +323,19 @@ class QuantizableNetwork(ModelAttributes):
         else:
             asked = [*self.modes] if isinstance(before, BitMode) else [before]
         inputs = [*fitting.first_inputs(loader, batches, self._device())]
-        # the float mode was not moved by quantization
-        fit_top = top in asked and (
-            modes is not None or not top.is_float or fitting.has_fresh_norms(self.model)
-        )
+        in_float = not top.is_float and fitting.norms_are_copies(self.model)
+        fit_top = not in_float and top in asked and (asked == [top] or fitting.has_fresh_norms(self.model))
+        switches = [partial(self._switch, mode) for mode in asked if in_float or mode != top]
         try:
-            switches = [partial(self._switch, assignment) for assignment in asked if assignment != top]
-            fitting.fit_norms(self, inputs, switches, partial(self._switch, top), fit_top)
+            fitting.fit_norms(self, inputs, switches, partial(self._reference, in_float), fit_top)
         finally:
             self._switch(before)
+
+    def _reference(self, in_float: bool) -> None:
+        self._switch(self.modes[-1])
+        if in_float:
+            for quantizer in self.quantizers().values():
+                quantizer.set_bits(FLOAT_BITS)
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
@@ -391,13 +394,6 @@ def plain_mode(mode: BitMode) -> int | str:
 
 
 def _after_load(network: nn.Module, incompatible_keys: Any) -> None:
-    """Name the modes that the checkpoint lacks, and start of them what needs no data."""
     assert isinstance(network, QuantizableNetwork)
-    start_missing_modes(network.model, network.__dict__.pop("_held"))
-    if missing := ", ".join(mode.name for mode in fitting.partly_lacking(network.model, network.modes)):
+    if fitting.start_missing_modes(network.model, network.modes, network.__dict__.pop("_held")):
         network._warned.clear()
-        warnings.warn(
-            f"the checkpoint lacks mode {missing}: its step sizes wait for data and its norms start as those "
-            f"of the nearest mode; call calibrate(loader, modes=[{missing}]) and reestimate_norms, or train",
-            stacklevel=2,
-        )

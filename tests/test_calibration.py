@@ -206,7 +206,7 @@ def _first_batch(rank: int, folder: str) -> None:
 @pytest.mark.slow
 @uncalibrated
 def test_two_processes_take_the_first_ones_step_sizes(tmp_path: Path) -> None:
-    mp.spawn(_first_batch, (str(tmp_path),), nprocs=2)
+    mp.start_processes(_first_batch, (str(tmp_path),), nprocs=2, start_method="fork")  # imports nothing anew
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
 

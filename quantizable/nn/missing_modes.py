@@ -12,7 +12,7 @@ from quantizable.nn.norms import PerModeNorm
 from quantizable.quantizers import Quantizer
 
 
-def start_missing_modes(model: nn.Module, held: Collection[str]) -> None:
+def start_without_data(model: nn.Module, held: Collection[str]) -> None:
     """Start what a checkpoint of fewer modes left as it was, after it was loaded, in place.
 
     Norms become copies of those of the nearest mode that it has; step sizes of weights are fitted to the

@@ -90,6 +90,13 @@ class NormStatistics:
         for name, norm in self.norms.items():
             _write(norm, self.records[name].mean, self.records[name].var)
 
+    def write(self) -> None:
+        """Put the statistics that were fitted last."""
+        for name, norm in self.norms.items():
+            fitted = self.records[name].fitted
+            if fitted is not None:
+                _write(norm, *fitted)
+
     def _fitted(self, name: str, record: _Record) -> tuple[Tensor, Tensor]:
         other = self.reference.records.get(name) if self.reference else None
         moments = record.moments()

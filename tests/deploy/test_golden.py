@@ -140,8 +140,9 @@ def test_one_flipped_byte_of_a_weight_is_refused(saved, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="checksum does not fit"):
         Session(tmp_path / "m.xml", "openvino")
     export_openvino(network, tmp_path / "m.xml", bits=8)
-    flipped(tmp_path / "m.xml", (tmp_path / "m.xml").read_bytes().index(b'offset="') + 8)  # of a weight in .bin
-    with pytest.raises(ValueError, match="checksum does not fit|truncated") as refused:
+    where_a_weight_starts = (tmp_path / "m.xml").read_bytes().index(b'offset="') + 8
+    flipped(tmp_path / "m.xml", where_a_weight_starts)
+    with pytest.raises(ValueError, match=r"checksum does not fit|truncated") as refused:
         Session(tmp_path / "m.xml", "openvino")
     assert "\n" not in str(refused.value)
 

@@ -136,6 +136,38 @@ def test_no_mode_moves_away_from_the_float_mode(
         assert after["2"] < 0.8 * before["2"]
 
 
+@pytest.mark.parametrize("named", [None, [32, 8, 4], [8, 32]])
+def test_the_float_mode_stays_also_if_named_with_others(
+    pretrained: tuple[QuantizableNetwork, Tensor], named: list | None
+) -> None:
+    net, x = pretrained
+    before, output = {name: value.clone() for name, value in net.state_dict().items()}, net(x)
+    net.reestimate_norms([x[:32]], modes=named)
+    assert torch.equal(net(x), output)
+    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert any(".norms.8." in name for name in moved)
+    assert not any(".norms.32." in name for name in moved)
+
+
+def test_a_network_without_float_mode_is_compared_with_itself_in_float(
+    pretrained: tuple[QuantizableNetwork, Tensor],
+) -> None:
+    with_float, x = pretrained
+    net = quantize(with_float.to_float(), [2, 4]).eval()
+    both = quantize(with_float.to_float(), [2, 4, 32]).eval()
+    for network in (net, both):
+        network.calibrate_lacking([x[:64]])
+    for name, value in net.state_dict().items():
+        value.copy_(both.state_dict()[name])
+    for network in (net, both):
+        network.reestimate_norms([x[:64], x[64:128]])
+        network.set_bits(4)
+    torch.testing.assert_close(net(x), both(x))
+    trained = {name: value.clone() for name, value in net.state_dict().items()}
+    net.reestimate_norms([x[128:256]])  # its modes differ now: the highest is what it is
+    assert torch.equal(net.stem_norm.norms["4"].running_mean, trained["model.stem_norm.norms.4.running_mean"])
+
+
 def test_a_named_float_mode_follows_weights_that_changed(
     pretrained: tuple[QuantizableNetwork, Tensor],
 ) -> None:
