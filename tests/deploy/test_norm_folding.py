@@ -149,7 +149,7 @@ def test_a_quantizer_of_two_layers_serves_both() -> None:
 def test_the_report_says_why_a_norm_stays() -> None:
     network, x = reusing(OneLayerTwoNorms)
     report = layer_report(lower(network, 8, x[:1]))
-    assert report["conv"] == "integer w8a8"
+    assert report["conv"].startswith("integer w8a8")  # and whether it could saturate, by its weights
     assert report["norm"] == report["other"] == f"float: BatchNorm2d {NOT_ALONE}"
     assert report["second"] == "float: evaluation never calls it"
 

@@ -1,0 +1,94 @@
+"""The claim on CIFAR-100: is each mode as accurate as a network trained for it alone, from one float start?
+
+    python benchmarks/claim.py --data data --start start.pth --stage rates --epochs 4
+    python benchmarks/claim.py --data data --start start.pth --epochs 10 --seeds 1
+
+All runs start from one float network and differ in nothing but what is compared: linear decay to zero,
+alternating flip, label smoothing, weight decay are the same. Stage ``rates`` tries learning rates for each
+side on seed 0 and looks at held-out training images alone; the best go into ``RATES``. Stage ``budget``
+trains at these: one network in all modes, one in a sandwich, networks for one mode at equal epochs and, by
+``--passes``, at equal passes (four times the epochs). Runs are kept in ``docs/results/evidence/NAME/`` and
+are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from runs import ROOT, finished, trained
+from steps import command_line, positive, table
+
+KEPT = ROOT / "docs" / "results" / "evidence"
+MODES = (2, 4, 8, 32)
+TRIED = (0.02, 0.05, 0.1)
+# The best of TRIED on held-out images (stage rates, 4 epochs, seed 0).
+RATES = {"all": 0.05, "sandwich": 0.05, "2": 0.05, "4": 0.05, "8": 0.05, "32": 0.05}
+SIDES = {
+    "all": ("scheme=quantizable", "bits.modes=[2,4,8,32]"),
+    "sandwich": ("scheme=sandwich", "bits.modes=[2,4,8,32]"),
+} | {str(mode): ("scheme=individual", f"bits.modes=[{mode}]") for mode in MODES}
+SAME = (
+    "experiment=cifar100_resnet20",
+    "schedule.augment=crop_alternating_flip",
+    "schedule.optimizer.schedule=linear",
+    "schedule.optimizer.weight_decay=5e-4",
+    "train.label_smoothing=0.1",
+)
+
+
+def run(
+    args: argparse.Namespace, side: str, rate: float, epochs: int, seed: int, *said: str
+) -> dict[str, Any]:
+    """One row: top-1 in % by mode, of the run for a side, trained unless it is kept."""
+    name = f"claim100_{side}_rate{rate}_{epochs}epochs_seed{seed}"
+    kept = KEPT / name
+    if not (kept / "results.json").exists():
+        here = [f"data.root={args.data}", f"model.weights={args.start}", "trainer=cpu", *said]
+        settings = [f"schedule.epochs={epochs}", f"schedule.optimizer.lr={rate}", f"seed={seed}"]
+        trained(name, [*SAME, *SIDES[side], *settings, *here], args.output)
+        folder = finished(name, args.output)
+        assert folder is not None
+        kept.mkdir(parents=True, exist_ok=True)
+        for file in ("results.json", "metrics.csv"):
+            shutil.copy(folder / file, kept / file)
+    results = json.loads((kept / "results.json").read_text())
+    top1 = {mode: round(100 * values["top1"], 2) for mode, values in results["modes"].items()}
+    return {
+        "side": side,
+        "rate": rate,
+        "epochs": epochs,
+        "seed": seed,
+        "set": results["set"],
+        "top-1, %": top1,
+    }
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--data", required=True, help="folder with CIFAR-100")
+    parser.add_argument("--start", required=True, help="weights of the float network that all start from")
+    parser.add_argument("--stage", choices=["rates", "budget"], default="budget")
+    parser.add_argument("--epochs", type=positive, default=10)
+    parser.add_argument("--seeds", type=positive, default=1)
+    parser.add_argument("--sides", nargs="+", choices=[*SIDES], default=[*SIDES])
+    parser.add_argument("--passes", action="store_true", help="one mode alone: four times the epochs")
+    parser.add_argument("--output", type=Path, default=Path("checkpoints/evidence"))
+    args = parser.parse_args()
+    rows = []
+    if args.stage == "rates":
+        for side in args.sides:
+            rows += [run(args, side, rate, args.epochs, 0, "test=false") for rate in TRIED]
+    else:
+        for seed in range(args.seeds):
+            for side in args.sides:
+                epochs = args.epochs * (len(MODES) if args.passes and side.isdigit() else 1)
+                rows.append(run(args, side, RATES[side], epochs, seed))
+    print(table([row | {"top-1, %": " / ".join(map(str, row["top-1, %"].values()))} for row in rows]))
+
+
+if __name__ == "__main__":
+    main()
