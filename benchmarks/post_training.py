@@ -21,7 +21,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from quantizable.report.results import write_json
+from quantizable.report.files import write_json
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
