@@ -21,12 +21,12 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from quantizable.report.files import write_json
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from quantizable import QuantizableNetwork, quantize
+from quantizable.report.files import write_json
 
 CROP, MEAN, STD = 224, 127 / 255, 128 / 255  # of the weights' authors
 
