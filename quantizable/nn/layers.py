@@ -141,6 +141,16 @@ class QuantConv3d(QuantLayer, nn.Conv3d):
         return self._conv_forward(*self.factors(x), self.bias)
 
 
+class QuantBilinear(QuantLayer, nn.Bilinear):
+    """``nn.Bilinear`` on quantized weight and first input; the product with the second is one of activations."""
+
+    float_class = nn.Bilinear
+
+    def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
+        x, weight = self.factors(input1)
+        return F.bilinear(x, input2, weight, self.bias)
+
+
 class _QuantConvTranspose(QuantLayer, _ConvTransposeNd):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         functional = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -244,7 +254,7 @@ class QuantScaledStdConv2dSame(_QuantStdConv, ScaledStdConv2dSame):
 QUANT_CLASSES: dict[type[nn.Module], type[QuantLayer]] = {
     quant.float_class: quant
     for quant in (
-        QuantLinear, QuantConv1d, QuantConv2d, QuantConv3d,
+        QuantLinear, QuantBilinear, QuantConv1d, QuantConv2d, QuantConv3d,
         QuantConvTranspose1d, QuantConvTranspose2d, QuantConvTranspose3d, QuantConv2dSame,
         QuantStdConv2d, QuantStdConv2dSame, QuantScaledStdConv2d, QuantScaledStdConv2dSame,
     )
