@@ -13,6 +13,7 @@ from quantizable.bits import ModeLike, parse_modes
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import recurrent
 from quantizable.nn.conversion import (
+    PRODUCTS,
     FirstLast,
     QuantizeConfig,
     check_weights,
@@ -58,9 +59,9 @@ def quantize(
     """A quantizable copy of ``model``: the same weights, run at any of ``bits``.
 
     Convolutions (also grouped, depthwise, transposed, timm's same-padded and weight-standardised ones) and
-    linear layers get quantizers for input and weight, the products inside recurrent layers too (``rnn.ih_l0``,
-    ``rnn.hh_l0``, ...); norms one copy per mode. The network starts in its highest mode. Call ``calibrate(loader)`` before the first quantized use; else the step sizes
-    of the activations come from the first training batch, and in evaluation mode from each batch for itself.
+    linear layers get quantizers for input and weight, so do the products in recurrent layers (``rnn.ih_l0``,
+    ``rnn.hh_l0``); norms one copy per mode. The network starts in its highest mode. Call
+    ``calibrate(loader)`` before the first quantized use; else the step sizes of the activations come from the first training batch, and in evaluation mode from each batch for itself.
 
     Args:
         model: a float network; it is left as it is.
@@ -108,7 +109,7 @@ def quantize(
     for pattern in [*config.include, *config.exclude, *config.overrides]:
         if not any(fnmatchcase(name, pattern) for name in layers):
             raise ValueError(f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}")
-    warn_of_skipped(model)
+    warn_of_skipped(model, kinds=(*PRODUCTS, *EMBEDDINGS) if embedding else PRODUCTS)
     if attention and not any(type(m) is Attention for m in model.modules()):
         raise ValueError(
             "attention=True quantizes timm's Attention blocks (ViT, DeiT), but the model has none"

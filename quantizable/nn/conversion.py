@@ -109,7 +109,9 @@ def quantizable_layers(model: nn.Module, embedding: bool = False) -> dict[str, n
 
 def multiplying(model: nn.Module) -> list[str]:
     """Names of the layers that multiply and can be quantized, or are."""
-    known = ((n, isinstance(m, QuantLayer) or quant_class(m) is not None, m) for n, m in model.named_modules())
+    known = (
+        (n, isinstance(m, QuantLayer) or quant_class(m) is not None, m) for n, m in model.named_modules()
+    )
     return [name for name, is_known, m in known if is_known and not isinstance(m, EMBEDDINGS)]
 
 
@@ -128,7 +130,12 @@ def check_weights(model: nn.Module, within: str = "") -> None:
     if lazy := names(lambda m: isinstance(m, LazyModuleMixin)):
         raise ValueError(f"{lazy}: lazy layers without weights; run the model on one batch first")
     # a parameter is not in vars(), and such a weight is: a plain tensor, which cannot be copied
-    if hooked := names(lambda m: isinstance(m, PRODUCTS) and any(n.startswith("weight") and isinstance(w, Tensor) for n, w in vars(m).items())):
+    if hooked := names(
+        lambda m: (
+            isinstance(m, PRODUCTS)
+            and any(n.startswith("weight") and isinstance(w, Tensor) for n, w in vars(m).items())
+        )
+    ):
         raise ValueError(
             f"{hooked}: a hook computes the weight (torch.nn.utils.weight_norm, spectral_norm or "
             "prune); make it a parameter first, with remove_weight_norm(layer), remove_spectral_norm(layer) "
@@ -136,11 +143,13 @@ def check_weights(model: nn.Module, within: str = "") -> None:
         )
 
 
-def warn_of_skipped(model: nn.Module, known: Collection[nn.Module] = ()) -> None:
-    """Name the convolutions, linear and attention layers, save known ones, that stay float in every mode."""
+def warn_of_skipped(
+    model: nn.Module, known: Collection[nn.Module] = (), kinds: tuple[type[nn.Module], ...] = PRODUCTS
+) -> None:
+    """Name the layers of some kinds, save known ones, that stay float in every mode."""
     skipped = [
         name for name, m in model.named_modules()
-        if isinstance(m, PRODUCTS) and not isinstance(m, QuantLayer | Recurrent)
+        if isinstance(m, kinds) and not isinstance(m, QuantLayer | Recurrent)
         and quant_class(m) is None and m not in known
     ]  # fmt: skip
     if skipped:

@@ -142,7 +142,7 @@ class QuantConv3d(QuantLayer, nn.Conv3d):
 
 
 class QuantBilinear(QuantLayer, nn.Bilinear):
-    """``nn.Bilinear`` on quantized weight and first input; the product with the second is one of activations."""
+    """``nn.Bilinear`` on quantized weight and first input; what the second multiplies is an activation."""
 
     float_class = nn.Bilinear
 
@@ -275,9 +275,21 @@ def quant_class(layer: nn.Module) -> type[QuantLayer] | None:
     return None
 
 
+def quantized_inside(module: nn.Module) -> list[QuantLayer]:
+    """The quantized layers of a module, found without a look into quantizers.
+
+    A compiled graph would else hold on to the level that is active, and every mode would cost one.
+    """
+    found = [module] if isinstance(module, QuantLayer) else []
+    for child in module._modules.values():
+        if child is not None and not isinstance(child, Quantizer):
+            found += quantized_inside(child)
+    return found
+
+
 def all_float(module: nn.Module) -> bool:
     """True if all quantized layers inside are the identity just now: mode 32, and no calibration."""
-    layers = [layer for layer in module.modules() if isinstance(layer, QuantLayer)]
+    layers = quantized_inside(module)
     for layer in layers:
         layer.recomputing()
     return all(

@@ -56,7 +56,7 @@ class Sequences(NamedTuple):
 
     Attributes:
         batch: how many sequences.
-        sizes: of packed ones how many take part in each step, falling; None: all in all, ``[B, T, features]``.
+        sizes: of packed ones how many take part in each step, falling; None: all, ``[B, T, features]``.
     """
 
     batch: int
@@ -102,8 +102,12 @@ class Sequences(NamedTuple):
 
 
 class _Recurrent(Recurrent, nn.RNNBase):
-    """Stacked, bidirectional layers over whole sequences."""
+    """Stacked, bidirectional layers over whole sequences.
 
+    In a compiled network it runs as it is, like the float layer, which the compiler does not look into.
+    """
+
+    @torch.compiler.disable
     def forward(self, input: Any, hx: Any = None) -> Any:
         if all_float(self):
             return super().forward(input, hx)
@@ -114,7 +118,7 @@ class _Recurrent(Recurrent, nn.RNNBase):
         batched = packed is not None or x.dim() == 3
         time_first = packed is None and batched and not self.batch_first
         if packed is None:
-            x = x.transpose(0, 1) if time_first else x if batched else x[None]
+            x = x.transpose(0, 1).contiguous() if time_first else x if batched else x[None]
         order = None if packed is None else packed.batch_sizes.tolist()
         sequences = Sequences(x.shape[0] if order is None else order[0], order)
         state = self._first_state(x, hx, sequences, packed, batched)
@@ -165,9 +169,7 @@ class _Recurrent(Recurrent, nn.RNNBase):
                 x = F.dropout(x, self.dropout, self.training)
         return x, tuple(torch.stack(parts) for parts in zip(*last, strict=True))
 
-    def _direction(
-        self, x: Tensor, state: State, name: str, sequences: Sequences
-    ) -> tuple[Tensor, State]:
+    def _direction(self, x: Tensor, state: State, name: str, sequences: Sequences) -> tuple[Tensor, State]:
         """One layer in one direction: outputs as ``x`` lies, and the state after the last step."""
         from_input = self.product(f"ih_{name}")
         recurrence = [self.product(f"hh_{name}"), *([self.product(f"hr_{name}")] if self.proj_size else [])]
@@ -185,7 +187,12 @@ class _Recurrent(Recurrent, nn.RNNBase):
         return sequences.together(outputs), final
 
     def _loop(
-        self, gates: list[Tensor], first: State, sequences: Sequences, products: list[Product], backwards: bool
+        self,
+        gates: list[Tensor],
+        first: State,
+        sequences: Sequences,
+        products: list[Product],
+        backwards: bool,
     ) -> tuple[list[Tensor], State]:
         """The recurrence; outputs in the order of the steps, and the state after the last one."""
         weights = [product.operand() for product in products]

@@ -1,9 +1,9 @@
 """The matrix products inside recurrent layers, as layers of their own that can be quantized.
 
 A recurrent layer multiplies its input, its hidden state and, with a projection, its output by weights that it
-holds itself. Each such product becomes a child of the layer (``ih_l0``, ``hh_l0``, ``hr_l0``, ``..._reverse``;
-``ih`` and ``hh`` of a cell) that owns no weight but its quantizers, so that it has a name, bits and a grid as
-every other layer has, and the layer's own parameters keep their names.
+holds itself. Each such product becomes a child of the layer (``ih_l0``, ``hh_l0``, ``hr_l0``, ``ih_l0_reverse``;
+of a cell ``ih`` and ``hh``) that owns its quantizers and no weight. So it has a name, bits and a grid as every
+other layer has, and the layer's own parameters keep their names.
 """
 
 from __future__ import annotations

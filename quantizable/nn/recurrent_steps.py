@@ -1,7 +1,7 @@
 """One step of each recurrent network: from the products of a step to the next state, in float.
 
-Formulas as in torch's documentation. Every function takes the input's share of the gates ``x`` and the hidden
-state's ``h``, both ``[B, gates * H]``, and the state before, whose first entry is the hidden state ``[B, H]``.
+Formulas as in torch's documentation. Every function takes the input's share of the gates ``x`` and the state's
+share ``h``, both ``[B, gates * H]``, and the state before, whose first entry is the hidden state ``[B, H]``.
 """
 
 from __future__ import annotations
