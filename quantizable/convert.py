@@ -61,7 +61,8 @@ def quantize(
     Convolutions (also grouped, depthwise, transposed, timm's same-padded and weight-standardised ones) and
     linear layers get quantizers for input and weight, so do the products in recurrent layers (``rnn.ih_l0``,
     ``rnn.hh_l0``); norms one copy per mode. The network starts in its highest mode. Call
-    ``calibrate(loader)`` before the first quantized use; else the step sizes of the activations come from the first training batch, and in evaluation mode from each batch for itself.
+    ``calibrate(loader)`` before the first quantized use; else the step sizes of the activations come
+    from the first training batch, and in evaluation mode from each batch for itself.
 
     Args:
         model: a float network; it is left as it is.

@@ -20,8 +20,12 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.rnn import PackedSequence
 
 from quantizable.nn.layers import all_float
+from quantizable.nn.recurrence import gru_recurrence, lstm_recurrence
 from quantizable.nn.recurrent_products import Product, QuantProduct, noting_states
 from quantizable.nn.recurrent_steps import State, Step, gru_step, lstm_step, relu_step, tanh_step
+
+
+RECURRENCES = {"LSTM": lstm_recurrence, "GRU": gru_recurrence}
 
 
 class Recurrent(nn.Module):
@@ -46,7 +50,7 @@ class Recurrent(nn.Module):
 
     def reset_parameters(self) -> None:
         """As the float layer does: it would take the step sizes of the products for weights."""
-        bound = self.hidden_size**-0.5  # type: ignore[operator]
+        bound = float(self.hidden_size) ** -0.5  # type: ignore[arg-type]
         for parameter in self.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound)
 
@@ -174,10 +178,14 @@ class _Recurrent(Recurrent, nn.RNNBase):
         from_input = self.product(f"ih_{name}")
         recurrence = [self.product(f"hh_{name}"), *([self.product(f"hr_{name}")] if self.proj_size else [])]
         sequences.share_samples(from_input, x)
-        gates = sequences.steps(from_input(x))
+        products = from_input(x)
+        gates = sequences.steps(products)
         for product in recurrence:
             sequences.share_samples(product, x, len(gates))
         loop = partial(self._loop, gates, state, sequences, recurrence, name.endswith("_reverse"))
+        fused = None if sequences.sizes or len(recurrence) > 1 else self._fused(products, state, name)
+        if fused is not None:
+            return fused
         waiting = [p for p in recurrence if isinstance(p, QuantProduct) and p.awaits_states()]
         if waiting:
             with noting_states(waiting):
@@ -185,6 +193,18 @@ class _Recurrent(Recurrent, nn.RNNBase):
         if not any(product.input_quantizer.calibrating for product in waiting):
             outputs, final = loop()
         return sequences.together(outputs), final
+
+    def _fused(self, gates: Tensor, state: State, name: str) -> tuple[Tensor, State] | None:
+        """The same as one node of the graph, where there is one: outputs ``[B, T, H]`` and last state."""
+        product, recurrence = self.product(f"hh_{name}"), RECURRENCES.get(self.mode)
+        found = product.grid(state[0]) if recurrence and isinstance(product, QuantProduct) else None
+        if recurrence is None or found is None:
+            return None
+        backwards = name.endswith("_reverse")
+        steps = gates.transpose(0, 1)
+        steps = steps.flip(0) if backwards else steps.contiguous()
+        outputs, final = recurrence(steps, product.operand(), product.bias, state, *found)
+        return (outputs.flip(0) if backwards else outputs).transpose(0, 1), final
 
     def _loop(
         self,

@@ -1,9 +1,9 @@
 """The matrix products inside recurrent layers, as layers of their own that can be quantized.
 
-A recurrent layer multiplies its input, its hidden state and, with a projection, its output by weights that it
-holds itself. Each such product becomes a child of the layer (``ih_l0``, ``hh_l0``, ``hr_l0``, ``ih_l0_reverse``;
-of a cell ``ih`` and ``hh``) that owns its quantizers and no weight. So it has a name, bits and a grid as every
-other layer has, and the layer's own parameters keep their names.
+A recurrent layer multiplies its input, its state and, with a projection, its output by weights that it holds
+itself. Each such product becomes a child of the layer (``ih_l0``, ``hh_l0``, ``hr_l0``, ``ih_l0_reverse``; of a
+cell ``ih`` and ``hh``) that owns its quantizers and no weight. So it has a name, bits and a grid as every other
+layer has, and the layer's own parameters keep their names.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantizable.nn.layers import QUANT_CLASSES, QuantLayer
+from quantizable.nn.recurrence import Grid
 from quantizable.quantizers import LSQActivation, Quantizer
 
 
@@ -95,6 +96,37 @@ class QuantProduct(QuantLayer, Product):
         """Say how many calls are of one sample, for the gradient of a learned step size."""
         if isinstance(self.input_quantizer, LSQActivation):
             self.input_quantizer.calls_a_sample = calls
+
+
+    def grid(self, x: Tensor) -> tuple[Tensor, Grid] | None:
+        """Step size and range of the states, where the recurrence of :mod:`~quantizable.nn.recurrence` fits.
+
+        It does in training by LSQ in float32, if nobody watches the product by hooks.
+
+        Args:
+            x: the first state, ``[B, H]``.
+        """
+        quantizer = self.input_quantizer
+        level = quantizer.active if type(quantizer) is LSQActivation else None
+        if level is None or not torch.is_grad_enabled() or not level.ready or torch.compiler.is_compiling():
+            return None
+        settling = quantizer.calibrating or (quantizer._unsure and quantizer.training)
+        if settling or watched(self) or watched(quantizer) or torch.is_autocast_enabled(x.device.type):
+            return None
+        if not x.dtype == self.weight.dtype == level.scale.dtype == torch.float32:
+            return None
+        return level.scale, Grid(level.quant_min, level.quant_max, quantizer.grad_scale(x, level))
+
+
+def watched(module: nn.Module) -> bool:
+    """True if a hook wants to see the calls of a module."""
+    everywhere = torch.nn.modules.module
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+        or module._backward_pre_hooks or everywhere._global_forward_hooks
+        or everywhere._global_forward_pre_hooks or everywhere._global_backward_hooks
+        or everywhere._global_backward_pre_hooks
+    )  # fmt: skip
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """One step of each recurrent network: from the products of a step to the next state, in float.
 
-Formulas as in torch's documentation. Every function takes the input's share of the gates ``x`` and the state's
-share ``h``, both ``[B, gates * H]``, and the state before, whose first entry is the hidden state ``[B, H]``.
+Formulas as in torch's documentation. Every function takes the share of the input in the gates ``x`` and that of
+the state ``h``, both ``[B, gates * H]``, and the state before, whose first entry is the hidden state ``[B, H]``.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ Step = Callable[[Tensor, Tensor, State], State]
 
 def lstm_step(x: Tensor, h: Tensor, state: State) -> State:
     """Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000."""
-    i, f, g, o = (x + h).chunk(4, -1)
-    cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
-    return o.sigmoid() * cell.tanh(), cell
+    size = state[1].shape[-1]
+    i_f, new, out = (x + h).split([2 * size, size, size], -1)
+    i, f = i_f.sigmoid().chunk(2, -1)
+    cell = f * state[1] + i * new.tanh()
+    return out.sigmoid() * cell.tanh(), cell
 
 
 def gru_step(x: Tensor, h: Tensor, state: State) -> State:
     """Cho et al. 2014 in cuDNN's form: the reset gate acts on the product of the hidden state."""
-    (x_r, x_z, x_n), (h_r, h_z, h_n) = x.chunk(3, -1), h.chunk(3, -1)
-    z = (x_z + h_z).sigmoid()
-    new = torch.addcmul(x_n, (x_r + h_r).sigmoid(), h_n).tanh()
+    size = state[0].shape[-1]
+    (x_rz, x_n), (h_rz, h_n) = x.split([2 * size, size], -1), h.split([2 * size, size], -1)
+    r, z = (x_rz + h_rz).sigmoid().chunk(2, -1)
+    new = torch.addcmul(x_n, r, h_n).tanh()
     return (torch.lerp(new, state[0], z),)
 
 

@@ -179,6 +179,7 @@ def weight_keys(model: nn.Module, layer: nn.Module) -> set[str]:
     """The keys of that parameter in the state dict of a network, one for each name of its module."""
     weight = weight_of(layer)
     holder = layer.layer if isinstance(layer, Product) else layer
+    assert isinstance(holder, nn.Module)
     (name,) = (name for name, held in holder.named_parameters(recurse=False) if held is weight)
     return {f"{one}.{name}".lstrip(".") for one in names_of(model, holder)}
 
