@@ -2,8 +2,8 @@
 
 Step by step through autograd, a sequence of 40 steps makes 800 nodes. Here a step costs the forward pass its
 arithmetic alone; in the backward pass the gradient of the state is linear in that of the next step, so that
-all factors are computed at once for the whole sequence, and so are the gradients of weight and step size. What
-is left for a step is a matrix product and a few passes over ``[B, gates * H]``. The forward pass rounds as
+all factors are computed at once for the whole sequence, and so are the gradients of weight and step size. A
+matrix product and a few passes over ``[B, gates * H]`` are left for a step. The forward pass rounds as
 ``recurrent_steps`` does.
 """
 
@@ -23,7 +23,7 @@ class Grid(NamedTuple):
 
     low: int
     high: int
-    factor: float
+    factor: float | Tensor
 
 
 class _States:
@@ -57,11 +57,12 @@ class _Backward:
         inside = torch.ones_like(self.before)
         self.passes = hardtanh_backward(inside, self.before, grid.low * step, grid.high * step)
         self.of_operands = torch.empty_like(self.before)
+        self.steps = self.of_operands.unbind(), self.passes.unbind()  # once: an index costs what a sum does
 
     def of_state(self, t: int, of_gates: Tensor, out: Tensor) -> Tensor:
         """Gradient of the state before step ``t``, through its product, from that of the gates."""
-        of_operand = torch.mm(of_gates.flatten(1), self.weight, out=self.of_operands[t])
-        return torch.mul(of_operand, self.passes[t], out=out)
+        of_operands, passes = self.steps
+        return torch.mul(torch.mm(of_gates, self.weight, out=of_operands[t]), passes[t], out=out)
 
     def of_weight(self, of_gates: Tensor) -> Tensor:
         """Gradient of the weight."""
@@ -89,13 +90,13 @@ class _LSTM(torch.autograd.Function):
         cells[0] = c
         i_f, new, out = (part.unbind() for part in acts.split([2 * size, size, size], -1))
         i, f = (part.unbind() for part in acts[..., : 2 * size].chunk(2, -1))
-        each = cells.unbind()
+        each, each_squashed = cells.unbind(), squashed.unbind()
         for t, (x, act) in enumerate(zip(gates.unbind(), acts.unbind(), strict=True)):
             product = torch.nn.functional.linear(states.operand(t), weight, bias)
             torch.add(x, product, out=act)
             i_f[t].sigmoid_(), new[t].tanh_(), out[t].sigmoid_()
             torch.mul(f[t], each[t], out=each[t + 1]).add_(i[t] * new[t])
-            torch.mul(out[t], torch.tanh(each[t + 1], out=squashed[t]), out=states.each[t + 1])
+            torch.mul(out[t], torch.tanh(each[t + 1], out=each_squashed[t]), out=states.each[t + 1])
         ctx.save_for_backward(acts, cells, squashed, states.all, states.quantized, weight, scale)
         ctx.grid, ctx.biased = grid, bias is not None
         return states.all[1:], cells[-1].clone()
@@ -112,15 +113,18 @@ class _LSTM(torch.autograd.Function):
         )
         to_cell = out * (1 - squashed * squashed)
         of_gates = torch.empty_like(factors)
-        of_h, of_c = torch.zeros_like(squashed[0]), of_cell.clone()
-        for t in reversed(range(steps)):
-            of_h.add_(of_outputs[t])
-            of_c.addcmul_(of_h, to_cell[t])
-            torch.mul(of_c[:, None], factors[t, :, :3], out=of_gates[t, :, :3])
-            torch.mul(of_h, factors[t, :, 3], out=of_gates[t, :, 3])
-            of_c.mul_(f[t])
-            back.of_state(t, of_gates[t], out=of_h)
         of_x = of_gates.flatten(2)
+        of_h, of_c = torch.zeros_like(squashed[0]), of_cell.clone()
+        of_three, of_out = of_gates[:, :, :3].unbind(), of_gates[:, :, 3].unbind()
+        to_three, to_out, to_c = factors[:, :, :3].unbind(), factors[:, :, 3].unbind(), to_cell.unbind()
+        given, kept, together, three = of_outputs.unbind(), f.unbind(), of_x.unbind(), of_c[:, None]
+        for t in reversed(range(steps)):
+            of_h.add_(given[t])
+            of_c.addcmul_(of_h, to_c[t])
+            torch.mul(three, to_three[t], out=of_three[t])
+            torch.mul(of_h, to_out[t], out=of_out[t])
+            of_c.mul_(kept[t])
+            back.of_state(t, together[t], out=of_h)
         of_bias = of_x.sum((0, 1)) if ctx.biased else None
         return of_x, back.of_weight(of_gates), of_bias, of_h, of_c, back.of_scale(), None
 
@@ -138,12 +142,13 @@ class _GRU(torch.autograd.Function):
         products = gates.new_empty(steps, *h.shape)  # of the new state, before the reset gate
         x_rz, x_n = (part.unbind() for part in gates.split([2 * size, size], -1))
         r, z = (part.unbind() for part in acts.chunk(2, -1))
+        each_new, each_product = new.unbind(), products.unbind()
         for t, act in enumerate(acts.unbind()):
             product = torch.nn.functional.linear(states.operand(t), weight, bias)
             torch.add(x_rz[t], product[:, : 2 * size], out=act).sigmoid_()
-            products[t] = product[:, 2 * size :]
-            torch.addcmul(x_n[t], r[t], product[:, 2 * size :], out=new[t]).tanh_()
-            torch.lerp(new[t], states.each[t], z[t], out=states.each[t + 1])
+            of_new = each_product[t].copy_(product[:, 2 * size :])
+            torch.addcmul(x_n[t], r[t], of_new, out=each_new[t]).tanh_()
+            torch.lerp(each_new[t], states.each[t], z[t], out=states.each[t + 1])
         ctx.save_for_backward(acts, new, products, states.all, states.quantized, weight, scale)
         ctx.grid, ctx.biased = grid, bias is not None
         return states.all[1:]
@@ -159,11 +164,12 @@ class _GRU(torch.autograd.Function):
             [to_new * products * r * (1 - r), (back.before - new) * z * (1 - z), to_new * r], 2
         )
         of_gates, of_states = torch.empty_like(factors), torch.empty_like(new)
-        of_h = torch.zeros_like(new[0])
+        of_h, totals, each, kept = torch.zeros_like(new[0]), of_states.unbind(), of_gates.unbind(), z.unbind()
+        given, to_gates, together = of_outputs.unbind(), factors.unbind(), of_gates.flatten(2).unbind()
         for t in reversed(range(len(new))):
-            total = torch.add(of_h, of_outputs[t], out=of_states[t])
-            torch.mul(total[:, None], factors[t], out=of_gates[t])
-            back.of_state(t, of_gates[t], out=of_h).addcmul_(total, z[t])
+            total = torch.add(of_h, given[t], out=totals[t])
+            torch.mul(total[:, None], to_gates[t], out=each[t])
+            back.of_state(t, together[t], out=of_h).addcmul_(total, kept[t])
         of_weight, of_bias = back.of_weight(of_gates), of_gates.sum((0, 1)).flatten() if ctx.biased else None
         of_gates[:, :, 2] = of_states * to_new  # before the reset gate that of the product, now of the input
         return of_gates.flatten(2), of_weight, of_bias, of_h, back.of_scale(), None

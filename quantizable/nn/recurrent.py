@@ -24,7 +24,6 @@ from quantizable.nn.recurrence import gru_recurrence, lstm_recurrence
 from quantizable.nn.recurrent_products import Product, QuantProduct, noting_states
 from quantizable.nn.recurrent_steps import State, Step, gru_step, lstm_step, relu_step, tanh_step
 
-
 RECURRENCES = {"LSTM": lstm_recurrence, "GRU": gru_recurrence}
 
 

@@ -1,9 +1,9 @@
 """The matrix products inside recurrent layers, as layers of their own that can be quantized.
 
-A recurrent layer multiplies its input, its state and, with a projection, its output by weights that it holds
-itself. Each such product becomes a child of the layer (``ih_l0``, ``hh_l0``, ``hr_l0``, ``ih_l0_reverse``; of a
-cell ``ih`` and ``hh``) that owns its quantizers and no weight. So it has a name, bits and a grid as every other
-layer has, and the layer's own parameters keep their names.
+A recurrent layer multiplies its input, its state and, with a projection, its output by its own weights. Each
+such product becomes a child of it (``ih_l0``, ``hh_l0``, ``hr_l0``, ``ih_l0_reverse``; of cells ``ih``
+and ``hh``) that owns its quantizers and no weight. So it has a name, bits and a grid as other layers have,
+and the layer's own parameters keep their names.
 """
 
 from __future__ import annotations
@@ -97,7 +97,6 @@ class QuantProduct(QuantLayer, Product):
         if isinstance(self.input_quantizer, LSQActivation):
             self.input_quantizer.calls_a_sample = calls
 
-
     def grid(self, x: Tensor) -> tuple[Tensor, Grid] | None:
         """Step size and range of the states, where the recurrence of :mod:`~quantizable.nn.recurrence` fits.
 
@@ -110,6 +109,7 @@ class QuantProduct(QuantLayer, Product):
         level = quantizer.active if type(quantizer) is LSQActivation else None
         if level is None or not torch.is_grad_enabled() or not level.ready or torch.compiler.is_compiling():
             return None
+        assert isinstance(quantizer, LSQActivation)
         settling = quantizer.calibrating or (quantizer._unsure and quantizer.training)
         if settling or watched(self) or watched(quantizer) or torch.is_autocast_enabled(x.device.type):
             return None

@@ -1,7 +1,7 @@
 """One step of each recurrent network: from the products of a step to the next state, in float.
 
-Formulas as in torch's documentation. Every function takes the share of the input in the gates ``x`` and that of
-the state ``h``, both ``[B, gates * H]``, and the state before, whose first entry is the hidden state ``[B, H]``.
+Formulas as in torch's documentation. Every function takes what gates get from the input, ``x``, and from the
+state, ``h``, both ``[B, gates * H]``, and the state before, whose first entry is the hidden state ``[B, H]``.
 """
 
 from __future__ import annotations
