@@ -177,7 +177,7 @@ class _Recurrent(Recurrent, nn.RNNBase):
         from_input = self.product(f"ih_{name}")
         recurrence = [self.product(f"hh_{name}"), *([self.product(f"hr_{name}")] if self.proj_size else [])]
         sequences.share_samples(from_input, x)
-        products = from_input(x)
+        products = from_input(x).to(state[0].dtype)  # products alone are in bf16 under autocast
         gates = sequences.steps(products)
         for product in recurrence:
             sequences.share_samples(product, x, len(gates))
@@ -221,9 +221,9 @@ class _Recurrent(Recurrent, nn.RNNBase):
         for t in order:
             state, rest = sequences.change(t, state, first)
             ended += rest
-            state = self.step(gates[t], products[0](state[0], weights[0]), state)
+            state = self.step(gates[t], products[0](state[0], weights[0]).to(gates[t].dtype), state)
             if len(products) > 1:
-                state = (products[1](state[0], weights[1]), *state[1:])
+                state = (products[1](state[0], weights[1]).to(gates[t].dtype), *state[1:])
             outputs.append(state[0])
         for rest_of_all in reversed(ended):
             state = joined(state, rest_of_all)
@@ -269,7 +269,8 @@ class _RecurrentCell(Recurrent, nn.RNNCellBase):
         else:
             given = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
             state = tuple(part if part.dim() == 2 else part[None] for part in given)
-        state = self.step(self.product("ih")(x), self.product("hh")(state[0]), state)
+        from_input, from_state = (self.product(n)(v) for n, v in (("ih", x), ("hh", state[0])))
+        state = self.step(from_input.to(state[0].dtype), from_state.to(state[0].dtype), state)
         if input.dim() == 1:
             state = tuple(part[0] for part in state)
         return state if len(state) > 1 else state[0]

@@ -173,6 +173,22 @@ def test_every_form_of_input_gives_what_the_float_cell_gives(name: str) -> None:
                 torch.testing.assert_close(one, other, rtol=0, atol=3e-3)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize("name", [*LAYERS, *CELLS])
+def test_under_autocast_states_and_gates_stay_in_float32(name: str) -> None:
+    kind, options = (LAYERS | CELLS)[name]
+    net = fine(kind(4, 6, **options).eval())
+    net.set_bits(16)
+    x = torch.randn(5, 3, 4) if name in LAYERS else torch.randn(5, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = tensors(net(x))
+    for one, other in zip(found, tensors(net(x)), strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0, atol=0.05)
+        assert not torch.equal(one, other)
+    sum(one.sum() for one in found).backward()
+
+
 def test_wrong_shapes_are_refused_as_by_the_float_layer() -> None:
     for kind in (nn.LSTM, nn.GRU):
         layer = kind(4, 6)
