@@ -220,7 +220,8 @@ class QuantizableNetwork(ModelAttributes):
         shown = {}
         for name, mode in self._assignment.items():
             module = self._switchable[name]
-            shown[name] = plain_mode(module.resolve(mode) if isinstance(module, QuantLayer) else mode)
+            fixed = isinstance(module, QuantLayer) and module.fixed_bits is not None
+            shown[name] = plain_mode(module.resolve(mode) if fixed else mode)
         return shown
 
     @contextmanager

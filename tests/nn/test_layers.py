@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from quantizable import quantize
 from quantizable.nn import QuantLayer
 from quantizable.quantizers import LSQActivation, Quantizer
+from tests.nn.contract import LayerContract
 
 LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Linear(6, 4), (2, 3, 6)),
@@ -37,6 +38,13 @@ LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (ScaledStdConv2d(6, 4, 3, padding=1), (2, 6, 7, 7)),
     (ScaledStdConv2dSame(6, 4, 3, stride=2), (2, 6, 7, 7)),
 ]
+
+
+class TestLayers(LayerContract):
+    @pytest.fixture(params=LAYERS, ids=[type(layer).__name__ for layer, _ in LAYERS])
+    def case(self, request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
+        layer, shape = request.param
+        return copy.deepcopy(layer), torch.rand(shape)
 
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=[type(layer).__name__ for layer, _ in LAYERS])
@@ -148,6 +156,12 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, **masks: Tensor) -> Tensor:
         return self.attention(x, x, x, need_weights=False, **masks)[0]
+
+
+class TestMultiheadAttention(LayerContract):
+    @pytest.fixture
+    def case(self) -> tuple[nn.Module, Tensor]:
+        return SelfAttention(batch_first=True), torch.randn(3, 5, 8)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
