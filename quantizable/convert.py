@@ -17,10 +17,10 @@ from quantizable.nn.conversion import (
     check_weights,
     convert,
     quantizable_layers,
-    warn_of_skipped,
 )
 from quantizable.nn.float_copy import same_copy
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.left_float import warn_of_left_float
 
 
 def pattern_list(patterns: str | Iterable[str]) -> list[str]:
@@ -102,7 +102,7 @@ def quantize(
     for pattern in [*config.include, *config.exclude, *config.overrides]:
         if not any(fnmatchcase(name, pattern) for name in layers):
             raise ValueError(f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}")
-    warn_of_skipped(model)
+    warn_of_left_float(model)
     if attention and not any(type(m) is Attention for m in model.modules()):
         raise ValueError(
             "attention=True quantizes timm's Attention blocks (ViT, DeiT), but the model has none"

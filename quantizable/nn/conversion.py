@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -10,18 +9,17 @@ from typing import Any, Literal
 
 from timm.layers import Attention
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from quantizable.bits import FLOAT_BITS, BitMode, check_bits
 from quantizable.interface.errors import unknown
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.layers import QuantLayer, quant_class, quantize_layer
+from quantizable.nn.left_float import PRODUCTS
 from quantizable.nn.norms import SHARING, PerModeNorm, is_norm
 from quantizable.quantizers import QUANTIZERS, LSQActivation
 
 FirstLast = int | Literal["mode", "float"]
-PRODUCTS = (nn.Linear, _ConvNd, nn.MultiheadAttention)
 OVERRIDES = ("quantizer", "bits", "per_channel")
 
 
@@ -91,7 +89,14 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 def quantizable_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Layers that can be quantized, by name, in the order in which the network registers them."""
-    return {name: layer for name, layer in model.named_modules() if quant_class(layer) is not None}
+    read_past = {
+        m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention) and quant_class(m) is None
+    }  # a float attention never calls its own
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if quant_class(layer) is not None and layer not in read_past
+    }
 
 
 def check_weights(model: nn.Module, within: str = "") -> None:
@@ -114,21 +119,6 @@ def check_weights(model: nn.Module, within: str = "") -> None:
             f"{hooked}: a hook computes the weight (torch.nn.utils.weight_norm, spectral_norm or "
             "prune); make it a parameter first, with remove_weight_norm(layer), remove_spectral_norm(layer) "
             'or prune.remove(layer, "weight")'
-        )
-
-
-def warn_of_skipped(model: nn.Module, known: Collection[nn.Module] = ()) -> None:
-    """Name the convolutions, linear and attention layers, save known ones, that stay float in every mode."""
-    skipped = [
-        name for name, m in model.named_modules()
-        if isinstance(m, PRODUCTS) and not isinstance(m, QuantLayer)
-        and quant_class(m) is None and m not in known
-    ]  # fmt: skip
-    if skipped:
-        warnings.warn(
-            f"{', '.join(skipped)}: these layers have a forward of their own that is not known here "
-            "and stay float in every mode",
-            stacklevel=3,
         )
 
 
