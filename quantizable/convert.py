@@ -20,7 +20,7 @@ from quantizable.nn.conversion import (
 )
 from quantizable.nn.float_copy import same_copy
 from quantizable.nn.layers import QuantLayer
-from quantizable.nn.left_float import warn_of_left_float
+from quantizable.nn.left_float import left_float, warn_of_left_float
 
 
 def pattern_list(patterns: str | Iterable[str]) -> list[str]:
@@ -100,9 +100,9 @@ def quantize(
             "needed is at least one convolution or linear layer"
         )
     for pattern in [*config.include, *config.exclude, *config.overrides]:
-        if not any(fnmatchcase(name, pattern) for name in layers):
+        if not any(fnmatchcase(name, pattern) for name in [*layers, *left_float(model)[0]]):
             raise ValueError(f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}")
-    warn_of_left_float(model)
+    warn_of_left_float(model, config.exclude)
     if attention and not any(type(m) is Attention for m in model.modules()):
         raise ValueError(
             "attention=True quantizes timm's Attention blocks (ViT, DeiT), but the model has none"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -37,6 +38,10 @@ def matrices(module: nn.Module) -> dict[str, int]:
 def left_float(model: nn.Module, known: Collection[nn.Module] = ()) -> tuple[dict[str, nn.Module], float]:
     """The modules, save known ones, whose weights of products have no quantized form here.
 
+    Args:
+        model: a network, converted or not.
+        known: modules to leave out.
+
     Returns:
         (the modules by name, their share of all weights of products, 0 to 1).
     """
@@ -60,12 +65,20 @@ def _numbers(module: nn.Module) -> list[int]:
     return own + [n for part in inside.values() for m in part.modules() for n in matrices(m).values()]
 
 
-def warn_of_left_float(model: nn.Module, known: Collection[nn.Module] = ()) -> None:
+def warn_of_left_float(
+    model: nn.Module, exclude: Iterable[str] = (), known: Collection[nn.Module] = ()
+) -> None:
     """Name the modules, with their classes, whose weights stay float, if they are more than 1 %.
 
     Convolutions, linear layers and attention are named whatever their share.
+
+    Args:
+        model: a network, converted or not.
+        exclude: shell patterns of names of which the user said that they stay float.
+        known: modules to leave out.
     """
-    found, share = left_float(model, known)
+    meant = {m for name, m in model.named_modules() if any(fnmatchcase(name, one) for one in exclude)}
+    found, share = left_float(model, {*known, *meant})
     if share <= UNSAID:
         found = {name: module for name, module in found.items() if isinstance(module, PRODUCTS)}
     if found:

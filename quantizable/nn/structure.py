@@ -99,7 +99,7 @@ def convert_new(
     """
     known = before.modules
     check_new(model, modes, known)
-    warn_of_left_float(model, known)
+    warn_of_left_float(model, config["exclude"], known)
     encoder_fast_path.call_layers(model, known)
     shifted_windows.call_layers(model, known)
     convert(model, modes, QuantizeConfig(**config), known)
