@@ -16,13 +16,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from quantizable.bits import FLOAT_BITS, parse_modes
+from quantizable.bits import FLOAT_BITS, BitMode, parse_modes
 from quantizable.deploy.export import fits_bytes
 from quantizable.deploy.layer_latency import layer_latencies
 from quantizable.deploy.layer_report import WITHOUT_VNNI, layer_report
 from quantizable.deploy.lowering import lower
 from quantizable.deploy.session import Session
 from quantizable.measure.cost import as_rows, layer_costs, mode_costs
+from quantizable.measure.coverage import coverage
 from quantizable.measure.latency import interleaved
 from quantizable.network import QuantizableNetwork
 from quantizable.report.files import check_target, make_folder, written_whole
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     print_rows("per mode", rows)
     if args.layers:
         print_rows("per layer", as_rows(layers))
+    if args.coverage:
+        show_coverage(network, modes)
     if args.output:
         write_csv(args.output / "cost.csv", rows)
         write_csv(args.output / "layers.csv", as_rows(layers))
@@ -70,6 +73,14 @@ def run(args: argparse.Namespace) -> int:
             temporary.write_text(json.dumps(table, indent=1) + "\n")
         print(f"latency of {len(table)} layers kept in {args.layer_latency}")
     return 0
+
+
+def show_coverage(network: QuantizableNetwork, modes: Sequence[BitMode]) -> None:
+    """Print what runs at which bits, mode by mode."""
+    image = torch.zeros(1, *input_size_of(network))
+    for mode in modes:
+        with network.at_bits(mode):
+            print(f"\n{coverage(network, image)}")
 
 
 def saturating_layers(network: QuantizableNetwork, mode: str) -> int:
