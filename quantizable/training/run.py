@@ -256,6 +256,7 @@ def make_trainer(
             default_root_dir=folder,
             plugins=[AtomicCheckpointIO()],
             enable_model_summary=False,
+            enable_autolog_hparams=False,  # the whole configuration is logged instead
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # the loaders share the images out themselves
             **options,
