@@ -26,7 +26,7 @@ KEYS = {
     "schedule": ("epochs", "augment", "optimizer"),
     "train": (
         *("label_smoothing", "accumulate", "clip_norm", "noise_sigma", "recompute_activations", "ema"),
-        *("teacher", "teacher_weights"),
+        *("teacher", "teacher_weights", "histograms_every"),
     ),
 }
 EXAMPLES = {"model.name": "mobilenetv2_100", "data.root": "my_images", "data.file": "Samson.mat"}

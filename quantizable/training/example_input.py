@@ -22,12 +22,14 @@ def example_input(module: Any) -> Tensor | None:
 
 
 def _shape_of_data(module: Any) -> tuple[int, ...] | None:
-    if module._trainer is None or module.trainer.state.fn != pl.trainer.states.TrainerFn.FITTING:
+    if module._trainer is None:
         return None
     data = module.trainer.datamodule
     channels, size = getattr(data, "in_chans", None), getattr(data, "image_size", None)
     if isinstance(channels, int) and isinstance(size, int):
         return channels, size, size
+    if module.trainer.state.fn != pl.trainer.states.TrainerFn.FITTING:
+        return None
     source = module.trainer.fit_loop._data_source
     loader = source.dataloader() if source.is_defined() else None
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):

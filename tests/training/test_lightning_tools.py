@@ -1,5 +1,6 @@
 """What a Lightning user expects of a module: tuners, hparams, load_from_checkpoint, the summary, the CLI."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def test_lr_find_trains_at_the_rates_it_reports_and_leaves_no_trace() -> None:
     search: Any = Tuner(run).lr_find(module, loader(8), num_training=20)
     assert used == search.results["lr"], "each step of the optimizer, at the rate of its loss"
     # min_lr = 1e-8, max_lr = 1: the rate grows by the same factor each step
-    factors = [b / a for a, b in zip(used[1:], used[2:], strict=False)]
+    factors = [b / a for a, b in itertools.pairwise(used[1:])]
     assert factors == pytest.approx([(1 / 1e-8) ** (1 / 20)] * 18)
     assert all(torch.tensor(search.results["loss"]).isfinite())
     assert module.lr == search.suggestion()
@@ -167,7 +168,8 @@ def test_a_logger_shows_the_settings(tmp_path: Path) -> None:
 def test_load_from_checkpoint_needs_nothing_but_the_path() -> None:
     settings: dict[str, Any] = {
         "optimizer": {"lr": 0.25, "name": "adamw"}, "clip_norm": 2.0, "accumulate": 3, "scheme": "sandwich",
-        "label_smoothing": 0.1, "quantizer": "lsq_plus", "quantize_options": {"first_last": "mode"}, "seed": 5,
+        "label_smoothing": 0.1, "quantizer": "lsq_plus", "quantize_options": {"first_last": "mode"},
+        "seed": 5,
     }  # fmt: skip
     module = classifier((2, "w4a8", 32), **settings)
     again = QuantizableClassifier.load_from_checkpoint(saved(module))
