@@ -123,3 +123,5 @@ def check(cfg: dict[str, Any]) -> None:
         find_spec("tensorboard") or find_spec("tensorboardX")
     ):
         raise ImportError("logger=tensorboard needs tensorboard: pip install 'quantizable[tensorboard]'")
+    if "MLFlow" in cfg["logger"]["_target_"] and not find_spec("mlflow"):
+        raise ImportError("logger=mlflow needs MLflow: pip install mlflow")

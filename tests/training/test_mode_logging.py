@@ -214,7 +214,8 @@ def test_tensorboard_shows_the_same_numbers(tmp_path: Path) -> None:
     assert "throughput" not in logged, "one seed fills it with the same numbers"
 
 
-def test_mlflow_shows_the_same_numbers(tmp_path: Path) -> None:
+def test_mlflow_shows_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # its database needs more than mlflow-skinny
     pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
     from pytorch_lightning.loggers import MLFlowLogger
 
