@@ -14,7 +14,7 @@ from quantizable.interface.lightning_package import pl
 from quantizable.measure.cost import layer_costs, mode_costs
 from quantizable.nn import QuantLayer
 from quantizable.report.metric_names import AGAINST_BITS, COSTS, TABLE, THROUGHPUT
-from quantizable.report.tables import by_mode
+from quantizable.report.tables import COLUMNS, by_mode
 from quantizable.training import trackers
 
 
@@ -98,7 +98,12 @@ class ModeLogging(pl.Callback):
         modes = by_mode(trainer.callback_metrics, stage)
         costs = costs_by_mode(module)
         rows = [
-            {"mode": mode.name, "bits": mean_bits(mode), **modes[mode.name], **costs.get(mode.name, {})}
+            {
+                "mode": mode.name,
+                "bits": mean_bits(mode),
+                **{name: modes[mode.name][name] for name in COLUMNS if name in modes[mode.name]},
+                **costs.get(mode.name, {}),
+            }
             for mode in module.modes
             if mode.name in modes
         ]
