@@ -8,6 +8,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from quantizable.deploy.layer_latency import layer_latencies
 from quantizable.deploy.layer_report import WITHOUT_VNNI, layer_report
 from quantizable.deploy.lowering import lower
 from quantizable.deploy.session import Session
+from quantizable.interface.progress import progress
 from quantizable.measure.cost import as_rows, layer_costs, mode_costs
 from quantizable.measure.coverage import coverage
 from quantizable.measure.latency import interleaved
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     layers = layer_costs(network, input_size_of(network), modes)
     rows = as_rows(mode_costs(network, layers))
     timed = [mode.name for mode in modes if mode.weight != FLOAT_BITS and fits_bytes(mode)]
-    saturating = {mode: saturating_layers(network, mode) for mode in timed}
+    saturating = {mode: saturating_layers(network, mode) for mode in progress(timed, "counting layers")}
     latencies = measure(network, timed, engines, args.threads)
     accuracies = read_accuracies(
         args.results or args.checkpoint.with_name("results.json"), args.results is not None
@@ -98,10 +100,9 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         save_qz(network, Path(folder) / "model.qz", modes)
         runs = {}
-        for engine in engines:
-            for mode in modes:
-                session = Session(Path(folder) / "model.qz", engine, mode, threads, batch=1)
-                runs[f"{engine} {mode}"] = partial(session, np.zeros((1, *session.input_size), np.float32))
+        for engine, mode in progress([*product(engines, modes)], "compiling"):
+            session = Session(Path(folder) / "model.qz", engine, mode, threads, batch=1)
+            runs[f"{engine} {mode}"] = partial(session, np.zeros((1, *session.input_size), np.float32))
         return interleaved(runs)
 
 

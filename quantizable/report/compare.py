@@ -104,12 +104,18 @@ def _accuracy(row: Mapping[str, Any]) -> str:
     return f"{row['top1_mean']:.2f}{spread}"
 
 
+def _cell(value: Any) -> Any:
+    """A list as words; anything else as it is."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     """The table in the terminal."""
     table = Table("runs", "mode", "top-1 %", "seeds", "epochs", "set")
     for row in rows:
-        seeds, epochs = (", ".join(map(str, row[key])) for key in ("seeds", "epochs"))
-        table.add_row(row["group"], row["mode"], _accuracy(row), seeds, epochs, row["set"])
+        table.add_row(
+            row["group"], row["mode"], _accuracy(row), _cell(row["seeds"]), _cell(row["epochs"]), row["set"]
+        )
     Console().print(table)
 
 
@@ -118,11 +124,13 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with written_whole(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
 
 
 def write_page(path: Path, rows: Sequence[Mapping[str, Any]], pictures: Sequence[Path]) -> None:
     """One HTML file with the table and the pictures inside."""
     keys = ("group", "mode", "seeds", "epochs", "set", "runs")
-    table = Grid("", [*keys, "top-1 %"], [[*(row[key] for key in keys), _accuracy(row)] for row in rows])
+    table = Grid(
+        "", [*keys, "top-1 %"], [[*(_cell(row[key]) for key in keys), _accuracy(row)] for row in rows]
+    )
     write_text(path, render_page("Runs compared", [table], [picture.read_bytes() for picture in pictures]))
