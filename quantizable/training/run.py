@@ -40,7 +40,7 @@ from quantizable.storage.checkpoint import load_checkpoint, load_network, read_c
 from quantizable.training.callbacks import CompileTime, WandbModes
 from quantizable.training.classifier import QuantizableClassifier
 from quantizable.training.configuration import read_settings
-from quantizable.training.description import check_same_network
+from quantizable.training.description import check_same_network, measured_images
 from quantizable.training.end_together import EndTogether, is_lost
 from quantizable.training.memory import keep_freed_memory
 from quantizable.training.metrics_file import forget_rows_after
@@ -321,6 +321,7 @@ def finish(
     results = {
         "modes": modes,
         "set": stage,
+        "images": measured_images(datamodule, trainer, stage),
         "epochs": cfg["schedule"]["epochs"],
         "seed": cfg["seed"],
         "train_seconds": round(seconds, 1),
