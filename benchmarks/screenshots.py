@@ -168,11 +168,12 @@ def report(runs: list[str], output: Path) -> None:
             browser.close()
 
 
-def demo(model: Path, image: Path, output: Path) -> None:
+def demo(model: Path, guard: Path | None, image: Path, output: Path) -> None:
     """The demo after an image was dropped, at both widths."""
-    from quantizable.deploy.demo_page import launch
+    from quantizable.deploy.demo import Demo
+    from quantizable.deploy.demo_page import serve
 
-    with launch(model, port=0) as url:
+    with serve(Demo(model, guard=guard)) as (url, _):
         for name, width in WIDTHS.items():
             browser = Browser(width, 900)
             browser.open(url)
@@ -206,6 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--report", nargs="+", default=[], metavar="RUN")
     parser.add_argument("--demo", type=Path, metavar="MODEL")
+    parser.add_argument("--guard", type=Path, help="guard.json for the demo")
     parser.add_argument("--image", type=Path, help="what is dropped on the demo")
     parser.add_argument("--output", type=Path, default=Path("docs/pictures"))
     options = parser.parse_args()
@@ -214,7 +216,7 @@ def main() -> None:
     if options.report:
         steps.append(lambda: report(options.report, options.output))
     if options.demo:
-        steps.append(lambda: demo(options.demo, options.image, options.output))
+        steps.append(lambda: demo(options.demo, options.guard, options.image, options.output))
     for step in steps:
         step()
 
