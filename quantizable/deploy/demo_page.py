@@ -26,25 +26,22 @@ STYLE = """
 #bits input[type=number], #bits .min_value, #bits .max_value, #bits .reset-button, footer {
   display: none !important}
 .modes {display: flex; justify-content: space-between; font-weight: 600; margin: -.6rem .2rem 0}
-.answer {overflow-x: auto} .answer table {border-collapse: collapse; width: 100%; font-size: .92rem}
-.answer th, .answer td {padding: .35rem .6rem; border-bottom: 1px solid #d9dee6; text-align: right;
-  white-space: nowrap}
-.answer th:first-child, .answer td:first-child, .answer td.classes {text-align: left}
-.answer tr.chosen td, .answer td.chosen {background: #e8f0fc; color: #1c2330}
-.answer .differs {color: #b42318; font-weight: 600} .answer p {margin: .5rem 0}
-.answer .said {font-size: 1.3rem; font-weight: 600} .answer .small {font-size: .85rem; opacity: .75}
+.answer {overflow-x: auto} .answer p {margin: .5rem 0} .answer .said {font-size: 1.3rem; font-weight: 600}
+.answer table {border: 0 !important; border-collapse: collapse; font-size: .92rem; min-width: 100%}
+.answer th, .answer td {padding: .35rem .7rem !important; border: 0 !important; text-align: right !important;
+  border-bottom: 1px solid #d9dee6 !important; white-space: nowrap}
+.answer th:first-child, .answer td:first-child {text-align: left !important}
+.answer .chosen {background: #e8f0fc; color: #1c2330}
+.answer .differs {color: #b42318; font-weight: 600}
+.answer .head td {padding-top: 1rem !important; font-weight: 600}
+.answer .small {font-size: .85rem; opacity: .75}
+#image img {width: 100%; height: 100%; object-fit: contain}
+@media (max-width: 600px) {
+  .answer table {font-size: .78rem}
+  .answer th, .answer td {padding: .3rem .3rem !important; white-space: normal}
+}
 """
-ANSWER = """<div class=answer>
-<p class=said>Mode {{ chosen.mode }} says {{ chosen.top[0].class }} ({{ "%.1f" | format(100 * chosen.top[0].probability) }} %)</p>
-<p>{% if differing %}<span class=differs>Modes differ</span>: {% for one in differing %}mode {{ one.mode }} says {{ one.top[0].class }}{{ ", " if not loop.last }}{% endfor %}; mode {{ highest.mode }} says {{ highest.top[0].class }}.{% else %}All modes agree.{% endif %}</p>
-<p>{% if guard %}<b>Guard:</b> the {{ guard.indicator | replace("_", " ") }} of mode {{ guard.low }} is {{ "%.3g" | format(guard.score) }}, {% if guard.escalated %}at least the threshold {{ "%.3g" | format(guard.threshold) }}: it asks mode {{ guard.high }}{% else %}below the threshold {{ "%.3g" | format(guard.threshold) }}: mode {{ guard.low }} is enough{% endif %}, and answers {{ guard.answer }}.{% else %}<b>Guard:</b> none given; quantizable assess chooses one (guard.json).{% endif %}</p>
-<table><tr><th>mode</th><th>top 5</th><th>latency, ms</th><th>energy, µJ</th><th>weights, kB</th></tr>
-{% for one in modes %}<tr{% if one.mode == chosen.mode %} class=chosen{% endif %}><td>{{ one.mode }}</td><td class=classes>{% for c in one.top %}<span{% if loop.first and one in differing %} class=differs{% endif %}>{{ c.class }} {{ "%.1f" | format(100 * c.probability) }} %</span>{{ ", " if not loop.last }}{% endfor %}</td><td>{{ "%.3g" | format(one.milliseconds) }}</td><td>{{ "%.3g" | format(one.microjoules) }}</td><td>{{ "%.1f" | format(one.weight_bytes / 1000) }}</td></tr>
-{% endfor %}</table>
-<p class=small>Latency: median of one image on this machine. The energy is an estimate of the multiplications and additions alone (45 nm, Horowitz 2014).</p>
-<table><tr><th>logits</th>{% for one in modes %}<th>mode {{ one.mode }}</th>{% endfor %}</tr>
-{% for name, values in logits %}<tr><td>{{ name }}</td>{% for value in values %}<td{% if modes[loop.index0].mode == chosen.mode %} class=chosen{% endif %}>{{ "%.2f" | format(value) }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>"""  # noqa: E501
+ANSWER = Path(__file__).with_name("demo_answer.html")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,14 +74,17 @@ def render(answer: Answer | None, chosen: int, names: list[str] | None) -> str:
     """
     if answer is None:
         return "<div class=answer><p>Drop an image to see what every mode says to it.</p></div>"
-    highest = answer.modes[-1]
-    order = np.argsort(-highest.logits, kind="stable")[:SHOWN]
-    logits = [(names[i] if names else str(i), [float(one.logits[i]) for one in answer.modes]) for i in order]
-    differing = [one for one in answer.modes if one.mode in answer.differing]
-    return Environment(autoescape=True).from_string(ANSWER).render(
-        modes=answer.modes, chosen=answer.modes[chosen], highest=highest, differing=differing,
-        guard=answer.guard, logits=logits,
-    )  # fmt: skip
+    modes = answer.modes
+    order = np.argsort(-modes[-1].logits, kind="stable")[:SHOWN]
+    shown = {
+        "latency": [f"{one.milliseconds:.3g}" for one in modes],
+        "energy": [f"{one.microjoules:.3g}" for one in modes],
+        "weights": [f"{one.weight_bytes / 1000:.1f}" for one in modes],
+        "logits": [(names[i] if names else str(i), [f"{one.logits[i]:.2f}" for one in modes]) for i in order],
+        "differing": [one for one in modes if one.mode in answer.differing],
+    }
+    template = Environment(autoescape=True).from_string(ANSWER.read_text())
+    return template.render(modes=modes, chosen=chosen, guard=answer.guard, **shown)
 
 
 def page(demo: Demo) -> Any:
@@ -104,7 +104,13 @@ def page(demo: Demo) -> Any:
         gr.Markdown(f"## {demo.session.path.name} at every bit-width")
         with gr.Row():
             with gr.Column(scale=1):
-                image = gr.Image(type="filepath", label="image", height=260, sources=["upload", "clipboard"])
+                image = gr.Image(
+                    type="filepath",
+                    label="image",
+                    elem_id="image",
+                    height=260,
+                    sources=["upload", "clipboard"],
+                )
                 bits = gr.Slider(0, last, value=last, step=1, label="bits", elem_id="bits")
                 gr.HTML(f"<div class=modes>{''.join(f'<span>{name}</span>' for name in demo.modes)}</div>")
             with gr.Column(scale=2):
