@@ -14,6 +14,7 @@ from torch import nn
 from quantizable import calibrate as fitting
 from quantizable.bits import FLOAT_BITS, BitMode, ModeLike
 from quantizable.calibrate import Forward, Run, Widths
+from quantizable.interface.sharing import Sharing
 from quantizable.nn import encoder_fast_path, shifted_windows
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.float_copy import float_copy
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Assignment = ModeLike | Mapping[str, ModeLike]
 
 
-class QuantizableNetwork(ModelAttributes):
+class QuantizableNetwork(Sharing, ModelAttributes):
     """A network that runs at any of its bit modes; made by :func:`quantizable.quantize`.
 
     What is set on it and belongs to the model reaches the model; layers put in later are converted like the

@@ -42,7 +42,7 @@ from quantizable.training import trackers
 from quantizable.training.classifier import QuantizableClassifier
 from quantizable.training.compile_time import CompileTime
 from quantizable.training.configuration import read_settings
-from quantizable.training.description import check_same_network
+from quantizable.training.description import check_same_network, measured_images
 from quantizable.training.end_together import EndTogether, is_lost
 from quantizable.training.loggers import make_loggers
 from quantizable.training.memory import keep_freed_memory
@@ -303,6 +303,7 @@ def finish(
     results = {
         "modes": modes,
         "set": stage,
+        "images": measured_images(datamodule, trainer, stage),
         "epochs": cfg["schedule"]["epochs"],
         "seed": cfg["seed"],
         "train_seconds": round(seconds, 1),
