@@ -34,7 +34,8 @@ from quantizable.storage.seal import BLANK, KEY, sealed
 NOT_TRACED = (
     "the network's forward cannot be traced for batches of any size, and an export would hold no integers; "
     "look for len(x), int() or shapes written as numbers in it (x.size(0) can be traced), for packed "
-    "sequences, and for inputs whose first axis is time (give [N, T, features]; inside, x.transpose(0, 1) can be traced)"
+    "sequences, and for inputs whose first axis is time (give [N, T, features]; inside, x.transpose(0, 1) "
+    "can be traced)"
 )
 METADATA = "quantizable"  # key of the file's metadata: JSON with mode, style, preprocessing and layer report
 
