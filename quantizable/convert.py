@@ -13,17 +13,16 @@ from quantizable.bits import ModeLike, parse_modes
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import recurrent
 from quantizable.nn.conversion import (
-    PRODUCTS,
     FirstLast,
     QuantizeConfig,
     check_weights,
     convert,
     quantizable_layers,
-    warn_of_skipped,
 )
 from quantizable.nn.embedding import EMBEDDINGS
 from quantizable.nn.float_copy import same_copy
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.left_float import left_float, warn_of_left_float
 
 
 def pattern_list(patterns: str | Iterable[str]) -> list[str]:
@@ -101,16 +100,24 @@ def quantize(
     check_weights(model)
     model = same_copy(model)
     recurrent.split_products(model)
+    config.include = recurrent.with_products(model, config.include)
+    config.exclude = recurrent.with_products(model, config.exclude)
+    config.overrides = {
+        name: options
+        for pattern, options in config.overrides.items()
+        for name in recurrent.with_products(model, [pattern])
+    }
     layers = quantizable_layers(model, embedding)
     if not layers:
         raise ValueError(
             f"{type(model).__name__} has no quantizable layers; "
             "needed is at least one convolution, linear or recurrent layer"
         )
+    named = [*layers, *recurrent.recurrent_layers(model), *left_float(model)[0]]
     for pattern in [*config.include, *config.exclude, *config.overrides]:
-        if not any(fnmatchcase(name, pattern) for name in layers):
+        if not any(fnmatchcase(name, pattern) for name in named):
             raise ValueError(f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}")
-    warn_of_skipped(model, kinds=(*PRODUCTS, *EMBEDDINGS) if embedding else PRODUCTS)
+    warn_of_left_float(model, config.exclude, embedding=embedding)
     if attention and not any(type(m) is Attention for m in model.modules()):
         raise ValueError(
             "attention=True quantizes timm's Attention blocks (ViT, DeiT), but the model has none"

@@ -1,45 +1,18 @@
-"""The pictures of a report, each a matplotlib figure."""
+"""Pictures of an assessment, each a matplotlib figure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_curve
 from torch import Tensor
 
-from quantizable.assess.agreement import Agreement
 from quantizable.assess.cascade import CascadePoint
-from quantizable.assess.indicators import balanced
-from quantizable.assess.shifts import CLEAN, Shifted, pooled
-from quantizable.measure.uncertainty import INDICATORS
+from quantizable.assess.shifts import CLEAN, Shifted
 
 
 def _figure(width: float, height: float = 3.6) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def matrix(found: Agreement, title: str) -> Figure:
-    """Heat maps of disagreement and distance between all modes."""
-    figure = _figure(8)
-    what = (
-        ("top-1 disagreement, %", found.disagreement, 100),
-        ("Jensen-Shannon distance", found.distance, 1),
-    )
-    for axes, (name, rows, unit) in zip(figure.subplots(1, 2), what, strict=True):
-        values = [[unit * cell[0] for cell in row] for row in rows]
-        axes.imshow(values, cmap="viridis")
-        ticks = range(len(found.names))
-        axes.set_xticks(ticks, found.names)
-        axes.set_yticks(ticks, found.names)
-        axes.set_title(name)
-        brightest = max(max(row) for row in values)
-        for i in ticks:
-            for j in ticks:
-                color = "black" if values[i][j] > brightest / 2 else "white"
-                axes.text(j, i, f"{values[i][j]:.3g}", ha="center", va="center", color=color)
-    figure.suptitle(title)
-    return figure
 
 
 def severity(measured: Sequence[Shifted]) -> Figure | None:
@@ -77,23 +50,6 @@ def _mean(values) -> float:  # type: ignore[no-untyped-def]
     return sum(listed) / len(listed)
 
 
-def roc(measured: Sequence[Shifted], mode: str) -> Figure:
-    """ROC of the four indicators of one mode, over all shifts."""
-    outputs, _ = pooled(measured)
-    disagree = outputs[mode].argmax(1) != outputs[measured[0].agreement.names[-1]].argmax(1)
-    index = balanced(disagree)
-    figure = _figure(4.5, 4)
-    axes = figure.add_subplot()
-    for name, indicator in INDICATORS.items():
-        fpr, tpr, _ = roc_curve(disagree[index].numpy(), indicator(outputs[mode][index]).numpy())
-        axes.plot(fpr, tpr, label=name.replace("_", " "))
-    axes.set_xlabel("agreeing inputs flagged")
-    axes.set_ylabel("disagreeing inputs flagged")
-    axes.set_title(f"mode {mode}")
-    axes.legend()
-    return figure
-
-
 def cascade_curve(points: Sequence[CascadePoint], bops: dict[str, float]) -> Figure:
     """Accuracy against the mean cost of the cascade."""
     figure = _figure(5)
@@ -110,9 +66,7 @@ def cascade_curve(points: Sequence[CascadePoint], bops: dict[str, float]) -> Fig
     return figure
 
 
-def examples(
-    inputs: Tensor, answers: Tensor, class_names: Sequence[str], title: str, count: int = 8
-) -> Figure | None:
+def examples(inputs: Tensor, answers: Tensor, class_names: Sequence[str], count: int = 8) -> Figure | None:
     """Inputs ``[N, C, H, W]`` on which a pair disagrees, with both answers ``[N, 2]``; None without any."""
     if len(inputs) == 0:
         return None
@@ -122,7 +76,6 @@ def examples(
         axes.set_title("\n".join(_label(int(answer), class_names) for answer in pair), fontsize=9)
     for axes in figure.axes:
         axes.axis("off")
-    figure.suptitle(title)
     return figure
 
 

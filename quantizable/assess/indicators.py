@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from sklearn.metrics import roc_curve
 from torch import Tensor
 from torchmetrics.functional.classification import (
     binary_auroc,
@@ -84,6 +86,24 @@ def indicator_quality(
         auroc, aupr, tnr = zip(values[0].tolist(), low.tolist(), high.tolist(), strict=True)
         found[name] = Quality(auroc, aupr, tnr, half)
     return found
+
+
+def roc_curves(
+    quantized: Tensor, disagree: Tensor, seed: int = 0, points: int = 100
+) -> dict[str, list[list[float]]]:
+    """Of each indicator the share of agreeing and the share of disagreeing inputs that it flags.
+
+    Args:
+        quantized, disagree, seed: as for :func:`indicator_quality`.
+        points: at most so many of a curve.
+    """
+    index = balanced(disagree, seed)
+    curves = {}
+    for name, indicator in INDICATORS.items():
+        flagged = roc_curve(disagree[index].numpy(), indicator(quantized[index]).numpy())[:2]
+        chosen = np.unique(np.linspace(0, len(flagged[0]) - 1, points).round().astype(int))
+        curves[name] = [[round(float(share), 4) for share in shares[chosen]] for shares in flagged]
+    return curves
 
 
 def _three(scores: Tensor, truth: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""``report.html`` with everything inside it, ``assessment.json`` and CSV beside it, a summary in the
-terminal."""
+"""``assessment.json``, CSV and pictures, the page that is made of them, and a summary in the terminal."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,41 +15,31 @@ from rich.table import Table
 
 from quantizable.assess import figures
 from quantizable.assess.study import Study
-from quantizable.assess.tables import tables
-from quantizable.report.files import finite, write_json, write_text
-from quantizable.report.page import render_page
-from quantizable.report.plots import as_png
+from quantizable.report.agreement_tables import tables
+from quantizable.report.build import write_page
+from quantizable.report.files import finite, make_folder, write_json, write_text
+from quantizable.report.plots import save_figure
 
 
-def pictures(study: Study) -> Iterator[Figure]:
-    """All figures of the report."""
+def pictures(study: Study) -> Iterator[tuple[str, str, Figure]]:
+    """Images on which modes disagree: a file name, a sentence that says what is shown, the figure."""
     if study.shifts:
-        yield figures.matrix(study.shifts[0].agreement, "clean images, every mode against every other")
-        if (curve := figures.severity(study.shifts)) is not None:
-            yield curve
         most = max(study.shifts, key=lambda one: one.agreement.against_reference(one.agreement.names[0])[0])
         for one in {id(one): one for one in (study.shifts[0], most)}.values():
+            what = f"{one.shift} {one.severity or 'images'}"
             for mode, (inputs, answers) in one.examples.items():
-                title = f"{one.shift} {one.severity or 'images'}: answers of the reference and of mode {mode}"
-                if (figure := figures.examples(inputs, answers, study.class_names, title)) is not None:
-                    yield figure
-        for mode in study.indicators:
-            yield figures.roc(study.shifts, mode)
-    if study.cascade:
-        yield figures.cascade_curve(study.cascade, study.bops)
-    for row, found in zip(study.rows, study.found, strict=True):
-        title = f"{row.pair}, {row.searcher}: answers of the reference and of the low mode"
+                says = (
+                    f"Images on which mode {mode} disagrees ({what}), the reference's answer above its own."
+                )
+                if (figure := figures.examples(inputs, answers, study.class_names)) is not None:
+                    yield f"examples-{one.shift}-{one.severity}-{mode}", says, figure
+    for number, (row, found) in enumerate(zip(study.rows, study.found, strict=True)):
         hits = found.success
-        figure = figures.examples(found.inputs[hits], found.answers[hits], study.class_names, title)
+        figure = figures.examples(found.inputs[hits], found.answers[hits], study.class_names)
         if figure is not None:
-            yield figure
-
-
-def html(study: Study) -> str:
-    """The report as one page without references to anything outside it."""
-    notes = [] if study.complete else ["Interrupted: this is what was found until then."]
-    notes += [f"Not computed: {what}: {why}" for what, why in study.skipped.items()]
-    return render_page(study.title, tables(study), map(as_png, pictures(study)), notes)
+            how = f"{row.searcher}, {row.pair}, {row.constraint}"
+            says = f"Found by a search ({how}), the reference's answer above that of the low mode."
+            yield f"found-{number}", says, figure
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:
@@ -89,11 +79,16 @@ def _search_rows(study: Study) -> list[list[Any]]:
 
 
 def write_report(folder: Path, study: Study) -> list[Path]:
-    """Write the report; the files, of which ``report.html`` is the first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "report.html", html(study))
-    write_json(folder / "assessment.json", finite(study.as_dict()))  # a threshold may be infinite
-    written = [folder / "report.html", folder / "assessment.json"]
+    """Write what was found, and from these files ``report.html``; the files that were written."""
+    make_folder(folder)
+    shown: dict[str, str] = {}
+    for name, says, figure in pictures(study):
+        file = re.sub(r"[^\w.-]", "_", name) + ".png"
+        save_figure(figure, folder / file)
+        shown[file] = says
+    about = study.as_dict() | {"pictures": shown}
+    write_json(folder / "assessment.json", finite(about))  # a threshold may be infinite
+    written = [folder / "assessment.json"]
     for name, rows in (("agreement.csv", _agreement_rows(study)), ("search.csv", _search_rows(study))):
         if len(rows) > 1:
             write_text(folder / name, _csv(rows))
@@ -101,13 +96,15 @@ def write_report(folder: Path, study: Study) -> list[Path]:
     if study.guard is not None:
         study.guard.save(folder / "guard.json")
         written.append(folder / "guard.json")
+    if write_page(folder / "report.html", study.title, {}, [folder]):
+        written.insert(0, folder / "report.html")
     return written
 
 
 def print_summary(study: Study) -> None:
     """The tables in the terminal."""
     console = Console()
-    for grid in tables(study):
+    for grid in tables(study.as_dict()):
         table = Table(*grid.head, title=grid.title)
         for row in grid.rows:
             table.add_row(*row)
@@ -126,7 +123,7 @@ def log_wandb(study: Study, project: str, name: str) -> None:
 
     try:
         with wandb.init(project=project, name=name, job_type="assess") as run:
-            for grid in tables(study):
+            for grid in tables(study.as_dict()):
                 run.log({grid.title.partition(" (")[0]: wandb.Table(columns=[*grid.head], data=[*grid.rows])})
     except wandb.errors.Error as error:
         raise OSError(

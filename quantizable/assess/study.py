@@ -11,7 +11,7 @@ import torch
 
 from quantizable.assess.callables import Model, Pair
 from quantizable.assess.cascade import CascadePoint, cascade, choose_guard, thresholds_for
-from quantizable.assess.indicators import Quality, indicator_quality
+from quantizable.assess.indicators import Quality, indicator_quality, roc_curves
 from quantizable.assess.repair import Repair
 from quantizable.assess.searchers.comparison import Row
 from quantizable.assess.searchers.hunt import Found
@@ -29,7 +29,7 @@ class Study:
 
     Attributes:
         shifts: agreement on clean images first, then on each shift.
-        indicators: by low mode, over all shifts together.
+        indicators: by low mode, over all shifts together; roc: their curves, two lists of shares each.
         guard, cascade: see :func:`study_cascade`.
         rows, found: of the searches.
         skipped: what could not be computed, and why.
@@ -39,6 +39,7 @@ class Study:
     class_names: tuple[str, ...]
     shifts: list[Shifted] = field(default_factory=list)
     indicators: dict[str, dict[str, Quality]] = field(default_factory=dict)
+    roc: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
     bops: dict[str, float] = field(default_factory=dict)
     guard: Guard | None = None
     cascade: list[CascadePoint] = field(default_factory=list)
@@ -53,6 +54,7 @@ class Study:
         that nothing reaches as infinity, which JSON writes as null."""
         return {
             "title": self.title,
+            "class_names": list(self.class_names),
             "complete": self.complete,
             "shifts": [
                 {"shift": one.shift, "severity": one.severity, **one.agreement.as_dict()}
@@ -62,6 +64,7 @@ class Study:
                 mode: {name: asdict(quality) for name, quality in found.items()}
                 for mode, found in self.indicators.items()
             },
+            "roc": self.roc,
             "bops_per_image": self.bops,
             "guard": None if self.guard is None else asdict(self.guard),
             "cascade": [asdict(point) for point in self.cascade],
@@ -89,6 +92,7 @@ def study_indicators(study: Study, seed: int = 0) -> None:
         action = partial(indicator_quality, outputs[low], differ, seed)
         if found := attempt(study, f"indicators of mode {low}", action):
             study.indicators[low] = found
+            study.roc[low] = roc_curves(outputs[low], differ, seed)
 
 
 def study_cascade(

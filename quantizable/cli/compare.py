@@ -14,7 +14,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "runs", nargs="+", metavar="[NAME=]RUN", help="run folders, or folders of them; * stands for anything"
     )
-    add_output(parser, "for the pictures and the page; default: comparison", Path("comparison"))
+    add_output(parser, "for tables, pictures and report.html; default: comparison", Path("comparison"))
     parser.set_defaults(run=run)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -10,7 +9,6 @@ from typing import Any, Literal
 
 from timm.layers import Attention
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from quantizable.bits import FLOAT_BITS, BitMode, check_bits
@@ -18,13 +16,12 @@ from quantizable.interface.errors import unknown
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.embedding import EMBEDDINGS
 from quantizable.nn.layers import QuantLayer, quant_class, quantize_layer
+from quantizable.nn.left_float import PRODUCTS
 from quantizable.nn.norms import SHARING, PerModeNorm, is_norm
-from quantizable.nn.recurrent import Recurrent
 from quantizable.nn.recurrent_products import Product
 from quantizable.quantizers import QUANTIZERS, LSQActivation
 
 FirstLast = int | Literal["mode", "float"]
-PRODUCTS = (nn.Linear, _ConvNd, nn.MultiheadAttention, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
 OVERRIDES = ("quantizer", "bits", "per_channel")
 
 
@@ -100,10 +97,15 @@ def quantizable_layers(model: nn.Module, embedding: bool = False) -> dict[str, n
         model: a network whose recurrent layers have their products (``recurrent.split_products``).
         embedding: embeddings among them.
     """
+    read_past = {
+        m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention) and quant_class(m) is None
+    }  # a float attention never calls its own
     return {
         name: layer
         for name, layer in model.named_modules()
-        if quant_class(layer) is not None and (embedding or not isinstance(layer, EMBEDDINGS))
+        if quant_class(layer) is not None
+        and layer not in read_past
+        and (embedding or not isinstance(layer, EMBEDDINGS))
     }
 
 
@@ -140,23 +142,6 @@ def check_weights(model: nn.Module, within: str = "") -> None:
             f"{hooked}: a hook computes the weight (torch.nn.utils.weight_norm, spectral_norm or "
             "prune); make it a parameter first, with remove_weight_norm(layer), remove_spectral_norm(layer) "
             'or prune.remove(layer, "weight")'
-        )
-
-
-def warn_of_skipped(
-    model: nn.Module, known: Collection[nn.Module] = (), kinds: tuple[type[nn.Module], ...] = PRODUCTS
-) -> None:
-    """Name the layers of some kinds, save known ones, that stay float in every mode."""
-    skipped = [
-        name for name, m in model.named_modules()
-        if isinstance(m, kinds) and not isinstance(m, QuantLayer | Recurrent)
-        and quant_class(m) is None and m not in known
-    ]  # fmt: skip
-    if skipped:
-        warnings.warn(
-            f"{', '.join(skipped)}: these layers have a forward of their own that is not known here "
-            "and stay float in every mode",
-            stacklevel=3,
         )
 
 

@@ -9,7 +9,8 @@ the gates stays in float, and so do the states between the steps: on a grid is w
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -323,6 +324,21 @@ def split_products(model: nn.Module, known: Collection[nn.Module] = ()) -> None:
         for name in names:
             if not name.startswith("bias_"):
                 layer.add_module(name, Product(layer, name).train(layer.training))
+
+
+def recurrent_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that :func:`split_products` made layers of."""
+    return [name for name, layer in model.named_modules() if isinstance(layer, Recurrent)]
+
+
+def with_products(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Shell patterns of layer names: one that names a recurrent layer names its products, too."""
+
+    def names_it_alone(pattern: str) -> bool:
+        found = (name for name in recurrent_layers(model) if fnmatchcase(name, pattern))
+        return any(not fnmatchcase(f"{name}.ih", pattern) for name in found)
+
+    return [*patterns, *(f"{pattern}.*" for pattern in patterns if names_it_alone(pattern))]
 
 
 def restore(layer: nn.Module) -> None:

@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from quantizable.bits import BitMode
 from quantizable.nn import encoder_fast_path, recurrent, shifted_windows
 from quantizable.nn.attention import QuantAttention
-from quantizable.nn.conversion import QuantizeConfig, check_weights, classifier_of, convert, warn_of_skipped
+from quantizable.nn.conversion import QuantizeConfig, check_weights, classifier_of, convert
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.left_float import warn_of_left_float
 from quantizable.nn.norms import PerModeNorm
 from quantizable.quantizers import Level, Quantizer
 
@@ -99,7 +100,7 @@ def convert_new(
     known = before.modules
     check_new(model, modes, known)
     recurrent.split_products(model, known)
-    warn_of_skipped(model, known)
+    warn_of_left_float(model, config["exclude"], known)
     encoder_fast_path.call_layers(model, known)
     shifted_windows.call_layers(model, known)
     convert(model, modes, QuantizeConfig(**config), known)

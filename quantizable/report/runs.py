@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ MOVED = {
     "quantizable.strategies.": "quantizable.training.batch_transforms.",
     "quantizable.runs.": "quantizable.training.metrics_file.",
 }
+TEST_IMAGES = {"CIFAR10": 10_000, "CIFAR100": 10_000, "SVHN": 26_032}  # as published
 Flat = dict[str, Any]
 Curve = list[tuple[int, float]]
 
@@ -40,12 +42,22 @@ class Run:
         config: ``{"schedule.epochs": 10, ...}`` without what changes no result.
         results: the contents of ``results.json``.
         curves: (epoch, top-1 as a fraction) for each validation, by mode, and of their ``"mean"``.
+        losses: (epoch, loss) of training, by mode.
     """
 
     name: str
     config: Flat
     results: dict[str, Any]
     curves: dict[str, Curve]
+    losses: dict[str, Curve] = field(default_factory=dict)
+
+    @property
+    def images(self) -> int | None:
+        """How many images the accuracies were measured on; older results say it of published sets only."""
+        if self.results.get("images"):
+            return int(self.results["images"])
+        name = str(self.config.get("data._target_", "")).rpartition(".")[2]
+        return TEST_IMAGES.get(name) if self.results.get("set") == "test" else None
 
 
 def split_names(words: Sequence[str]) -> tuple[dict[str, list[Path]], list[Path]]:
@@ -96,6 +108,7 @@ def read_run(folder: Path) -> Run:
         {k: v for k, v in config.items() if not k.endswith(".seed")},
         results,
         read_curves(folder),
+        read_losses(folder),
     )
 
 
@@ -110,18 +123,34 @@ def present_name(value: Any) -> Any:
 
 def read_curves(folder: Path) -> dict[str, Curve]:
     """Validation accuracy by epoch from ``metrics.csv``, where there is one: of each mode, and ``"mean"``."""
+    rows = [row for row in _metrics(folder) if row.get("val/top1/mean")]
+    return {name: curve for name, curve in _by_mode(rows, "val/top1/").items() if name != "lowest"}
+
+
+def read_losses(folder: Path) -> dict[str, Curve]:
+    """Training loss by epoch and mode from ``metrics.csv``, where there is one: the mean of its rows."""
+    return {
+        name: [(epoch, statistics.mean(v for e, v in curve if e == epoch)) for epoch in dict(curve)]
+        for name, curve in _by_mode(_metrics(folder), "train/loss/").items()
+    }
+
+
+def _metrics(folder: Path) -> list[dict[str, str]]:
     file = folder / "metrics.csv"
     if not file.is_file():
-        return {}
+        return []
     with open(file, newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if row.get("val/top1/mean")]
-    names = [
-        key.removeprefix("val/top1/") for key in (rows[0] if rows else {}) if key.startswith("val/top1/")
-    ]
+        return list(csv.DictReader(lines))
+
+
+def _by_mode(rows: Sequence[Mapping[str, str]], prefix: str) -> dict[str, Curve]:
+    """Points (epoch, value) of the columns ``prefix + mode``, of the rows that hold both."""
+    keys = [key for key in (rows[0] if rows else {}) if key.startswith(prefix)]
     return {
-        name: [(int(row["epoch"]), float(row[f"val/top1/{name}"])) for row in rows]
-        for name in names
-        if name != "lowest"
+        key.removeprefix(prefix): [
+            (int(row["epoch"]), float(row[key])) for row in rows if row.get(key) and row.get("epoch")
+        ]
+        for key in keys
     }
 
 

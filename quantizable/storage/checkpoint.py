@@ -23,6 +23,8 @@ ENTRIES = {
     "modes": list,
     "data": dict,
 }
+# options of a float network that fetch or read weights from elsewhere; a file of ours holds them all
+ELSEWHERE = ("pretrained", "checkpoint_path")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -53,13 +55,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is no checkpoint of a quantizable network; float weights load with load_float_weights"
         )
+    check_description(about, path)
+    return contents
+
+
+def check_description(about: dict[str, Any], path: str | Path) -> None:
+    """``ValueError`` if what a file says of its network is damaged, or written by a newer version."""
     damaged = [key for key, kind in ENTRIES.items() if key not in about or not isinstance(about[key], kind)]
     if "format" not in damaged and about["format"] > FORMAT:
         raise ValueError(f"{path} has format {about['format']}, newer than {FORMAT}: update quantizable")
     damaged += [key for key in ("bits", "quantizer") if not damaged and key not in about["quantize"]]
     if damaged:
         raise ValueError(f"{path} is damaged: it does not say {', '.join(damaged)} of its network")
-    return contents
 
 
 def load_network(network: QuantizableNetwork, path: str | Path) -> None:
@@ -93,23 +100,39 @@ def load_checkpoint(path: str | Path, model: torch.nn.Module | None = None) -> Q
         FileNotFoundError, ValueError: see :func:`read_checkpoint`; or the weights do not fit the
             architecture.
     """
-    contents = read_checkpoint(path)
-    about = contents["quantizable"]
+    network = build_described(read_checkpoint(path)["quantizable"], path, model)
+    load_network(network, path)
+    return network.eval()
+
+
+def build_described(
+    about: dict[str, Any], path: str | Path, model: torch.nn.Module | None = None
+) -> QuantizableNetwork:
+    """The network that a file describes, without its weights.
+
+    Args:
+        about: what :func:`check_description` found right.
+        path: the file, for messages.
+        model: the float network, needed only if the description does not name it.
+
+    Raises:
+        ValueError: the description names no network, or not how to build it.
+    """
     if model is None and about["model"] is None:
         raise ValueError(f"{path} was trained from a module of your own; pass it: load(path, model=...)")
     options = {key: value for key, value in about["quantize"].items() if key not in ("bits", "quantizer")}
+    named = {key: value for key, value in about["model_options"].items() if key not in ELSEWHERE}
     try:
         network = build_network(
             model or about["model"],
             about["num_classes"],
             about["quantize"]["bits"],
             about["quantize"]["quantizer"],
-            model_options={**about["model_options"], "pretrained": False} if model is None else None,
+            model_options=named if model is None else None,
             quantize_options=options,
         )
     except (TypeError, ValueError) as error:  # an option that neither the network nor the quantizer has
         raise ValueError(f"{path} does not say how to build its network: {error}") from error
-    load_network(network, path)
     info: Any = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}
     network.info = info
-    return network.eval()
+    return network

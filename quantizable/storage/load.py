@@ -16,7 +16,8 @@ from quantizable.nn import PerModeNorm, QuantAttention
 from quantizable.nn.layers import quantize_layer
 from quantizable.nn.module_names import names_of, replace_module
 from quantizable.nn.recurrent import split_products
-from quantizable.storage.checkpoint import load_checkpoint
+from quantizable.storage.checkpoint import ELSEWHERE, load_checkpoint
+from quantizable.storage.hub import INTEGERS, WEIGHTS, fetch, is_shared, load_folder
 from quantizable.storage.packing import unpack
 from quantizable.storage.qz import read_qz, stays_float, weight_keys, weight_of
 from quantizable.storage.stored_quantizers import StoredInput, StoredWeight
@@ -28,17 +29,29 @@ def load(path: str | Path, model: nn.Module | None = None) -> QuantizableNetwork
     """A network in evaluation mode, ready for ``set_bits``; it starts in its highest mode.
 
     Args:
-        path: a ``.qz`` file (integers: to run and export) or a checkpoint of training.
+        path: a ``.qz`` file (integers: to run and export), a checkpoint of training, a folder of
+            ``save_pretrained``, or ``hf://user/name`` (``hf://user/name@revision``) on the Hugging Face Hub.
         model: the float network, needed only if the file does not say how to build it.
 
     The result's ``info`` is a dictionary with the class names, mean, std and image size of the data.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`load_qz` and :func:`load_checkpoint`.
+        OSError: the Hub cannot be reached, or refuses access.
     """
+    if is_shared(path):
+        return from_pretrained(path, model)
     if Path(path).suffix == ".qz":
         return load_qz(path, model)
     return load_checkpoint(path, model)
+
+
+def from_pretrained(name: str | Path, model: nn.Module | None = None, **hub: Any) -> QuantizableNetwork:
+    """As :meth:`quantizable.interface.sharing.Sharing.from_pretrained`; ``hub`` as :func:`fetch` takes it."""
+    folder = fetch(name, **hub)
+    if not (folder / WEIGHTS).is_file() and (folder / INTEGERS).is_file():
+        return load_qz(folder / INTEGERS, model)
+    return load_folder(folder, model)
 
 
 def load_qz(path: str | Path, model: nn.Module | None = None) -> QuantizableNetwork:
@@ -75,9 +88,7 @@ def _build(path: str | Path, architecture: dict[str, Any] | None) -> nn.Module:
         raise ValueError(
             f"{path} does not name its architecture; pass the float network: load(path, model=...)"
         )
-    # the weights are in the file: none are fetched or read from elsewhere
-    elsewhere = ("pretrained", "checkpoint_path")
-    options = {key: value for key, value in architecture["model_options"].items() if key not in elsewhere}
+    options = {key: value for key, value in architecture["model_options"].items() if key not in ELSEWHERE}
     return create_model(architecture["model"], architecture["num_classes"], **options)
 
 

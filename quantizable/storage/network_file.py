@@ -19,6 +19,12 @@ def check_file(path: Path) -> None:
     """``FileNotFoundError`` if there is no such file; it names one that may have been meant."""
     if path.is_file():
         return
+    if path.parts[:1] == ("hf:",):
+        name = "/".join(path.parts[1:])
+        raise FileNotFoundError(
+            f"hf://{name} is read by quantizable.load; for a command fetch its file first: "
+            f"hf download {name} model.qz --local-dir ."
+        )
     if path.is_dir():
         best = path / "best.ckpt"
         hint = f"did you mean {best}?" if best.is_file() else "give a file in it"

@@ -58,7 +58,7 @@ def save_qz(
         OSError: the target cannot be written.
     """
     path = check_target(path)
-    asked = _integer_modes(network) if modes is None else [network.check_mode(mode) for mode in modes]
+    asked = integer_modes(network) if modes is None else [network.check_mode(mode) for mode in modes]
     chosen = sorted(set(asked))
     if keeps := [mode.name for mode in chosen if mode.weight == FLOAT_BITS]:
         raise ValueError(
@@ -203,7 +203,8 @@ def describe_architecture(network: QuantizableNetwork) -> dict[str, Any] | None:
     return {"model": name, "num_classes": classes, "model_options": {}} if name and classes else None
 
 
-def _integer_modes(network: QuantizableNetwork) -> list[BitMode]:
+def integer_modes(network: QuantizableNetwork) -> list[BitMode]:
+    """The modes that quantize the weights: those a ``.qz`` file can hold."""
     return [mode for mode in network.modes if mode.weight != FLOAT_BITS]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning import Trainer
+
 from quantizable.data import DATAMODULES, ImageDataModule
 from quantizable.data.base import plain_types
 from quantizable.network import QuantizableNetwork
@@ -37,6 +39,18 @@ def describe(
         "modes": [mode.name for mode in network.modes],
         "data": data,
     }
+
+
+def measured_images(datamodule: ImageDataModule, trainer: Trainer, stage: str) -> int | None:
+    """How many images accuracies are measured on; None where the loader does not say, or not all are used.
+
+    Args:
+        stage: ``"test"`` or ``"val"``.
+    """
+    test = stage == "test"
+    limit = trainer.limit_test_batches if test else trainer.limit_val_batches
+    loader = datamodule.test_dataloader() if test else datamodule.val_dataloader()
+    return getattr(loader, "size", None) if limit == 1.0 else None
 
 
 def check_same_network(given: dict[str, Any], path: Path) -> None:

@@ -12,16 +12,20 @@ from PIL import Image
 from quantizable import QuantizableClassifier, load
 from quantizable.assess import assessment
 from quantizable.assess.callables import ModeModel, Pair, SessionModel, mode_models
-from quantizable.assess.images import images_of
+from quantizable.assess.images import Images, images_of
 from quantizable.assess.repair import repair
-from quantizable.assess.report import log_wandb
+from quantizable.assess.report import log_wandb, write_report
 from quantizable.assess.searchers import DiffChaser, LInf, search_inputs
 from quantizable.assess.shifts import shifts
-from quantizable.assess.study import Study, study_cascade
+from quantizable.assess.study import Study, study_cascade, study_indicators
 from quantizable.cli import main
 from quantizable.data import Fake
 from quantizable.deploy.guard import Guard
 from quantizable.measure.uncertainty import INDICATORS
+from quantizable.report.agreement_tables import percent, tables
+from quantizable.report.found import find
+from quantizable.report.page import Chart, Grid, Note, Picture
+from quantizable.report.tab_agreement import agreement
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def test_the_command_leaves_a_whole_report(checkpoint: Path, tmp_path: Path) -> 
     asked += ["--search", "3", "--budget", "8", "--output", str(tmp_path)]
     assert main(["assess", str(checkpoint), *DATA, *asked]) == 0
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"report.html", "assessment.json", "agreement.csv", "search.csv"} <= names
+    assert {"assessment.json", "agreement.csv", "search.csv"} <= names
     assert not [name for name in names if name.endswith(".part")]
     text = (tmp_path / "assessment.json").read_text()
     found = json.loads(text, parse_constant=pytest.fail)  # Infinity and NaN are no JSON
@@ -61,11 +65,44 @@ def test_the_command_leaves_a_whole_report(checkpoint: Path, tmp_path: Path) -> 
     skipped = [what for what in found["skipped"] if what.startswith("surprise coverage of")]
     # pairs x (pixel searchers, then all), less the two that pursue surprise where one class is all there is
     assert len(found["search"]) == 2 * (5 + 11) - 2 * len(skipped)
-    html = (tmp_path / "report.html").read_text()
-    assert "data:image/png;base64," in html
-    assert "http" not in html  # nothing is fetched
     lines = (tmp_path / "agreement.csv").read_text().splitlines()
     assert len(lines) == 1 + 5 * 3  # five sets, three pairs
+
+
+def test_the_page_shows_curves_pictures_and_tables_from_the_files(tmp_path: Path) -> None:
+    pixels = torch.rand(400, 1, 6, 6)
+    first = pixels.flatten(1)[:, :4]
+    models = {
+        "2": lambda x: 4 * x.flatten(1)[:, :4].round(decimals=1),
+        "8": lambda x: 4 * x.flatten(1)[:, :4],
+    }
+    study = Study("two models", ("ant", "bee", "cat", "dog"))
+    study.shifts += shifts(models, Images(pixels, first.argmax(1), study.class_names), ["shot_noise"], [1, 3])
+    study_indicators(study)
+    written = {path.name for path in write_report(tmp_path, study)}
+    about = json.loads((tmp_path / "assessment.json").read_text())
+    assert about["class_names"] == ["ant", "bee", "cat", "dog"]
+    assert {"assessment.json", "agreement.csv"} <= written
+    for agreeing, disagreeing in about["roc"]["2"].values():
+        assert len(agreeing) == len(disagreeing) <= 100
+        assert (agreeing[0], agreeing[-1], disagreeing[0], disagreeing[-1]) == (0, 1, 0, 1)
+        assert agreeing == sorted(agreeing)
+    tab = agreement(find([tmp_path])[0])
+    assert tab is not None
+    shown = [part for part in tab.parts if isinstance(part, Picture)]
+    assert [part.says for part in shown] == list(about["pictures"].values())
+    assert len(shown) == 2  # clean, and the shift that disagrees most
+    grids = {part.title: part for part in tab.parts if isinstance(part, Grid)}
+    assert list(grids) == [grid.title for grid in tables(study.as_dict())]
+    rate = study.shifts[0].agreement.disagreement[0][1]
+    assert grids["Agreement with mode 8 (400 images, 95 % intervals)"].rows[0][4] == percent(rate)
+    charts = {part.title: part for part in tab.parts if isinstance(part, Chart)}
+    assert charts["Disagreement between modes"].data[0]["z"] == [[0, 100 * rate[0]], [100 * rate[0], 0]]
+    assert charts["Disagreement under corruption"].data[0]["y"][0] == 100 * rate[0]
+    assert charts["Disagreement under corruption"].data[0]["x"] == [0, 1, 3]
+    assert all(chart.says.endswith(".") for chart in charts.values())
+    for chart in charts.values():
+        json.dumps(chart.plain, allow_nan=False)
 
 
 def test_a_guard_answers_with_the_high_mode_where_the_low_one_is_unsure(checkpoint: Path) -> None:
@@ -120,7 +157,9 @@ def test_interrupted_in_the_search_it_writes_what_it_has(
     found = json.loads((tmp_path / "assessment.json").read_text())
     assert not found["complete"]
     assert [row["searcher"] for row in found["search"]] == ["interrupted"]
-    assert "Interrupted" in (tmp_path / "report.html").read_text()
+    tab = agreement(find([tmp_path])[0])
+    assert tab is not None
+    assert any("interrupted" in part.text for part in tab.parts if isinstance(part, Note))
 
 
 def test_clean_images_take_the_same_path_as_in_training(checkpoint: Path) -> None:

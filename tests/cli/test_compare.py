@@ -1,14 +1,17 @@
 """Runs side by side: groups, means and spreads by hand, and what is written."""
 
+import csv
 import importlib
 import json
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from quantizable.cli import main
-from quantizable.report.compare import group, table_rows
+from quantizable.report.groups import group, interval_of, table_rows
 from quantizable.report.plots import plot_curves
 from quantizable.report.runs import Run, present_name, read_curves, read_run
 
@@ -49,18 +52,43 @@ def test_a_setting_that_an_older_run_does_not_know_is_one_without_a_value(tmp_pa
     assert [len(runs) for runs in group(map(read_run, folders)).values()] == [3]
 
 
-def test_command_writes_page_with_pictures_inside(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_command_writes_tables_pictures_and_page(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_run(tmp_path / "runs" / "a", 0, 5, {"2": 0.8})
     write_run(tmp_path / "runs" / "b", 0, 6, {"2": 0.7})
     assert main(["compare", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 0
-    page = (tmp_path / "out" / "compare.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
-    assert "schedule.epochs=6" in page
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"compare.json", "compare.csv", "modes.png", "bars.png", "curves.png"} <= written
     assert [row["top1_mean"] for row in json.loads((tmp_path / "out" / "compare.json").read_text())] == [
         80,
         70,
     ]
-    assert "80.00" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "80.00" in out
+    assert ("report.html" in written) != ("was not written: the page's charts need plotly" in out)
+
+
+def test_lists_are_written_as_a_reader_wants_them(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / "runs" / str(seed), seed, 5, {"2": 0.8})
+    assert main(["compare", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 0
+    with open(tmp_path / "out" / "compare.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["seeds"], row["epochs"], row["runs"]) == ("0, 1", "5", "0, 1")  # before: [0, 1], [5], ...
+
+
+def test_intervals_are_of_seeds_or_of_images(tmp_path: Path) -> None:
+    runs = [read_run(write_run(tmp_path / str(seed), seed, 5, {"2": 0.80 + 0.04 * seed})) for seed in (0, 1)]
+    assert interval_of(runs[:1], "2") is None  # one run, and nothing says on how many images
+    mean, low, high = interval_of(runs, "2") or (0, 0, 0)
+    half = 12.706204736 * 0.02  # t(0.975, 1 degree of freedom); deviation of 0.8 and 0.84 over sqrt(2)
+    assert (mean, low, high) == pytest.approx((0.82, 0.82 - half, 0.82 + half))
+    results = json.loads((tmp_path / "0" / "results.json").read_text()) | {"images": 100}
+    (tmp_path / "0" / "results.json").write_text(json.dumps(results))
+    # Wilson, by its formula: (p + z^2/2n ± z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
+    z, n, p = 1.959963985, 100, 0.8
+    center, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    expected = (p, (center - half) / (1 + z * z / n), (center + half) / (1 + z * z / n))
+    assert interval_of([read_run(tmp_path / "0")], "2") == pytest.approx(expected)
 
 
 def test_a_name_makes_a_group_of_networks_for_a_mode_each(
@@ -104,13 +132,37 @@ def test_one_run_shows_a_curve_for_each_mode(tmp_path: Path, monkeypatch: pytest
     run = Run("run", {}, {"modes": {"2": {}, "32": {}}}, curves)
     drawn = []
     monkeypatch.setattr(
-        "matplotlib.axes.Axes.plot", lambda _axes, x, y, color, label: drawn.append((label, y))
+        "matplotlib.axes.Axes.plot",
+        lambda _axes, x, y, color, label, marker: drawn.append((label, y, marker)),
     )
     plot_curves(tmp_path / "curves.png", {"all": [run]})
-    assert drawn == [("2", [50, 60]), ("32", [70, 80])]
+    assert drawn == [("2", [50, 60], None), ("32", [70, 80], None)]
     drawn.clear()
     plot_curves(tmp_path / "curves.png", {"a": [run, run], "b": [run]})
-    assert drawn == [("a", [60, 70]), (None, [60, 70]), ("b", [60, 70])]
+    assert drawn == [("a", [60, 70], None), (None, [60, 70], None), ("b", [60, 70], None)]
+    drawn.clear()
+    short = Run("run", {}, {"modes": {"2": {}}}, {"2": [(0, 0.5)], "mean": []})
+    plot_curves(tmp_path / "curves.png", {"all": [short]})
+    assert drawn == [("2", [50], "o")]  # a line of one point is not seen
+
+
+def test_one_run_of_one_epoch_is_seen_and_its_table_reads(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "pets", 0, 1, {"2": 0.8, "32": 0.9})
+    (folder / "metrics.csv").write_text("epoch,val/top1/2,val/top1/32,val/top1/mean\n0,0.8,0.9,0.85\n")
+    assert main(["compare", str(folder), "--output", str(tmp_path / "out")]) == 0
+    for file in ("report.html", "compare.csv"):
+        written = re.sub(r"<(script|style).*?</\1>", "", (tmp_path / "out" / file).read_text(), flags=re.S)
+        assert "pets" in written
+        assert not re.search(r"\[['\d]", written), "a list of Python"
+    blank = tmp_path / "blank.png"
+    plot_curves(blank, {"all": [Run("run", {}, {"modes": {"2": {}, "32": {}}}, {"2": [], "32": []})]})
+    drawn, nothing = (plt.imread(file) for file in (tmp_path / "out" / "curves.png", blank))
+    first = (np.array([0x1F, 0x77, 0xB4]) / 255).reshape(1, 1, 3)  # of matplotlib's cycle: mode 2
+
+    def dots(picture: np.ndarray) -> int:
+        return int((np.abs(picture[..., :3] - first) < 0.01).all(-1).sum())
+
+    assert dots(drawn) > dots(nothing) + 20
 
 
 def test_a_run_before_and_one_after_the_classes_moved_are_of_one_group(tmp_path: Path) -> None:

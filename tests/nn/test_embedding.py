@@ -87,6 +87,6 @@ def test_embeddings_stay_float_by_default() -> None:
 
 def test_tables_that_cannot_be_quantized_stay_float() -> None:
     model = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Embedding(9, 4, max_norm=1.0), nn.Linear(4, 2))
-    with pytest.warns(UserWarning, match="^0, 1: "):
+    with pytest.warns(UserWarning, match=r"^0 \(Embedding\), 1 \(Embedding\): "):
         net = quantize(model, [4, 32], embedding=True)
     assert [*net.layers()] == ["2"]

@@ -185,13 +185,6 @@ def test_multihead_attention(batch_first: bool, mask: str | None) -> None:
     torch.testing.assert_close(net(x, **masks), model(x, **masks), rtol=1e-2, atol=1e-2)
 
 
-def test_what_quantized_multihead_attention_cannot_do_is_refused() -> None:
-    net = quantize(SelfAttention(batch_first=True), [4, 32])
-    net.set_bits(4)
-    with pytest.raises(ValueError, match="batched self-attention without key_padding_mask"):
-        net(torch.randn(2, 5, 8), key_padding_mask=torch.zeros(2, 5, dtype=torch.bool))
-
-
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True, "norm_layer": nn.LayerNorm}, {"gated": True}])
 def test_timm_attention_with_quantized_products(options: dict) -> None:
     if options.keys() - inspect.signature(Attention).parameters.keys():

@@ -280,7 +280,7 @@ def test_a_subclass_with_a_forward_of_its_own_is_named_and_stays_float() -> None
         """Inherits its forward."""
 
     model = nn.ModuleDict({"own": Doubled(4, 6), "known": Renamed(4, 6)})
-    with pytest.warns(UserWarning, match="^own: these layers have a forward of their own"):
+    with pytest.warns(UserWarning, match=r"^own \(Doubled\): "):
         net = quantize(model, [4, 32])
     assert [*net.layers()] == ["known.ih_l0", "known.hh_l0"]
     assert type(net.to_float()["known"]) is Renamed
@@ -312,3 +312,19 @@ def test_excluded_layers_run_the_fused_kernel_in_every_mode() -> None:
 def test_every_class_has_its_case() -> None:
     assert {kind for kind, _ in (LAYERS | CELLS).values()} == set(RECURRENT)
     assert all(issubclass(quant, Recurrent) for quant in RECURRENT.values())
+
+
+def test_a_pattern_that_names_a_recurrent_layer_names_its_products() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.fc = nn.GRU(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.gru(x)[0])
+
+    assert [*quantize(Net(), [4], exclude="gru").layers()] == ["fc"]
+    assert [*quantize(Net(), [4], include="gru").layers()] == ["gru.ih_l0", "gru.hh_l0"]
+    assert [*quantize(Net(), [4], include="g*").layers()] == ["gru.ih_l0", "gru.hh_l0"]
+    fixed = quantize(Net(), [4], first_last="mode", overrides={"gru": {"bits": 6}})
+    assert [layer.bits.name for layer in fixed.layers().values()] == ["6", "6", "4"]

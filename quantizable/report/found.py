@@ -1,0 +1,103 @@
+"""What folders hold that a page can show: results of training, evaluate, cost, assess, verify and certify."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quantizable.report.runs import Run, read_run
+
+Rows = list[dict[str, str]]
+
+
+@dataclass
+class Found:
+    """The files by the folder they lie in, named from the folder that was asked for.
+
+    Attributes:
+        runs: trainings by group; see :func:`quantizable.report.groups.group`.
+        evaluations: ``results.json`` of ``quantizable evaluate``.
+        costs, layers: rows of ``cost.csv`` and ``layers.csv``.
+        assessments: ``assessment.json``, with its folder.
+        certificates: ``certificate-*.json`` of ``quantizable verify``, by their names.
+        certified: ``certified.json`` of ``quantizable search certify``.
+    """
+
+    runs: Mapping[str, Sequence[Run]] = field(default_factory=dict)
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    costs: dict[str, Rows] = field(default_factory=dict)
+    layers: dict[str, Rows] = field(default_factory=dict)
+    assessments: dict[str, tuple[dict[str, Any], Path]] = field(default_factory=dict)
+    certificates: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    certified: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def find(folders: Iterable[Path]) -> tuple[Found, list[Run]]:
+    """What the folders and those below them hold, and the trainings among it, in no groups yet.
+
+    Raises:
+        FileNotFoundError: a folder that is not there.
+        ValueError: a folder that holds nothing to show, or a file that is damaged.
+    """
+    found, runs = Found(), []
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {folder}; give those of runs, as checkpoints/<run>")
+        files = sorted(path for path in folder.rglob("*") if path.name in READERS or _is_certificate(path))
+        if not files:
+            raise ValueError(
+                f"{folder} holds no finished run and nothing else to show (no {', no '.join(READERS)}); "
+                "give folders such as checkpoints/<run>"
+            )
+        for path in files:
+            name = str(path.parent.relative_to(folder.parent)) if folder.name else path.parent.name
+            if path.name == "results.json" and _of_training(path):
+                runs.append(read_run(path.parent))
+            elif path.name in READERS:
+                READERS[path.name](found, name, path)
+            else:
+                found.certificates.setdefault(name, {})[path.stem] = _json(path)
+    return found, runs
+
+
+def _is_certificate(path: Path) -> bool:
+    return path.name.startswith("certificate-") and path.suffix == ".json"
+
+
+def _of_training(path: Path) -> bool:
+    return "checkpoint" not in (results := _json(path)) or "config" in results
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        contents = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error})") from error
+    if not isinstance(contents, dict):
+        raise ValueError(f"{path} is no file of this library")
+    return contents
+
+
+def _csv(path: Path) -> Rows:
+    with path.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def _keep(kind: str, read: Callable[[Path], Any]) -> Callable[[Found, str, Path], None]:
+    def reader(found: Found, name: str, path: Path) -> None:
+        getattr(found, kind)[name] = read(path)
+
+    return reader
+
+
+READERS = {
+    "results.json": _keep("evaluations", _json),
+    "cost.csv": _keep("costs", _csv),
+    "layers.csv": _keep("layers", _csv),
+    "assessment.json": _keep("assessments", lambda path: (_json(path), path.parent)),
+    "certified.json": _keep("certified", _json),
+}

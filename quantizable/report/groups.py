@@ -1,0 +1,102 @@
+"""Runs in groups: those that differ in nothing but the seed, or that were given one name."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from scipy.stats import t
+
+from quantizable.bits import BitMode
+from quantizable.report.charts import Interval, wilson
+from quantizable.report.runs import Flat, Run
+
+Groups = Mapping[str, Sequence[Run]]
+
+
+def group(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Runs by configuration, labelled by what the configurations differ in; a missing setting is None."""
+    by_config: dict[str, list[Run]] = {}
+    for one in runs:
+        said = {key: value for key, value in one.config.items() if value is not None}
+        by_config.setdefault(json.dumps(said, sort_keys=True), []).append(one)
+    configs = [members[0].config for members in by_config.values()]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    differing = [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
+
+    def label(config: Flat) -> str:
+        shown = [f"{key}={config[key]}" for key in differing if key in config]
+        return ", ".join(shown) or "all runs"
+
+    return {label(members[0].config): members for members in by_config.values()}
+
+
+def modes_of(runs: Sequence[Run]) -> list[str]:
+    """The modes that the runs of a group measured, from the lowest to the highest."""
+    return sorted({mode for one in runs for mode in one.results["modes"]}, key=BitMode.parse)
+
+
+def with_mode(runs: Sequence[Run], mode: str) -> list[Run]:
+    """The runs of a group that measured a mode: all, unless they are networks for a mode each."""
+    return [one for one in runs if mode in one.results["modes"]]
+
+
+def mean_of(runs: Sequence[Run], mode: str) -> float:
+    """Mean top-1 of a mode over a group's runs, a fraction."""
+    return statistics.mean(one.results["modes"][mode]["top1"] for one in with_mode(runs, mode))
+
+
+def interval_of(runs: Sequence[Run], mode: str) -> Interval | None:
+    """Mean top-1 of a mode with its 95 % interval, fractions.
+
+    Over the seeds where there are several (Student's t); of one run over the images it was tested on
+    (Wilson); None where neither is known.
+    """
+    own = with_mode(runs, mode)
+    values = [float(one.results["modes"][mode]["top1"]) for one in own]
+    if len(values) > 1:
+        half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+        mean = statistics.mean(values)
+        return mean, mean - half, mean + half
+    return wilson(values[0], own[0].images) if own[0].images else None
+
+
+def table_rows(groups: Groups) -> list[dict[str, Any]]:
+    """One row per group and mode: top-1 in percent, mean and sample standard deviation over seeds, and the
+    ends of the 95 % interval of :func:`interval_of`."""
+    rows = []
+    for label, members in groups.items():
+        for mode in modes_of(members):
+            runs = with_mode(members, mode)
+            values = [100 * one.results["modes"][mode]["top1"] for one in runs]
+            interval = interval_of(members, mode)
+            rows.append(
+                {
+                    "group": label,
+                    "mode": mode,
+                    "top1_mean": round(statistics.mean(values), 3),
+                    "top1_std": round(statistics.stdev(values), 3) if len(values) > 1 else None,
+                    "top1_low": None if interval is None else round(100 * interval[1], 3),
+                    "top1_high": None if interval is None else round(100 * interval[2], 3),
+                    "seeds": sorted(one.results["seed"] for one in runs),
+                    "epochs": sorted({one.results["epochs"] for one in runs}),
+                    "set": runs[0].results["set"],
+                    "runs": [one.name for one in runs],
+                }
+            )
+    return rows
+
+
+def accuracy(row: Mapping[str, Any]) -> str:
+    """Top-1 in percent, with the standard deviation where there are seeds."""
+    spread = "" if row["top1_std"] is None else f" ± {row['top1_std']:.2f}"
+    return f"{row['top1_mean']:.2f}{spread}"
+
+
+def words(value: Any) -> Any:
+    """A cell as a reader wants it: a list as its items, nothing for None."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else value

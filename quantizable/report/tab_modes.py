@@ -1,0 +1,122 @@
+"""The page's tab on modes: what each reaches on the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from quantizable.bits import BitMode
+from quantizable.report.charts import Interval, axes, by_name, line, overlap_warning, spread
+from quantizable.report.found import Found
+from quantizable.report.groups import accuracy, interval_of, mean_of, modes_of, table_rows, words
+from quantizable.report.page import Chart, Grid, Note, Part, Tab
+from quantizable.report.runs import Run
+from quantizable.report.tables import COLUMNS
+
+
+def modes(found: Found) -> Tab | None:
+    """The tab; None without accuracies."""
+    parts: list[Part] = []
+    if found.runs:
+        parts += _of_runs(found)
+    for name, results in found.evaluations.items():
+        parts.append(_metrics(f"{name}: evaluated on the {results.get('set', '')} set", results["modes"]))
+    return Tab("modes", parts) if parts else None
+
+
+def named(label: str, runs: Sequence[Run]) -> str:
+    """A group's name: one run that nothing tells apart goes by its own."""
+    return runs[0].name if label == "all runs" and len(runs) == 1 else label
+
+
+def _of_runs(found: Found) -> list[Part]:
+    groups = {named(label, runs): runs for label, runs in found.runs.items()}
+    order = sorted({mode for runs in groups.values() for mode in modes_of(runs)}, key=BitMode.parse)
+    lines: list[dict[str, Any]] = []
+    intervals: dict[tuple[str, str], Interval | None] = {}
+    for number, (label, runs) in enumerate(groups.items()):
+        held = modes_of(runs)
+        intervals |= {(label, mode): interval_of(runs, mode) for mode in held}
+        bars = spread([intervals[label, mode] for mode in held])
+        lines.append(
+            line(label, held, [100 * mean_of(runs, mode) for mode in held], number, **_percent(bars))
+        )
+    layout = by_name(axes("bit mode (weights and activations; 32 = float)", "top-1, %"))
+    layout["xaxis"] |= {"categoryorder": "array", "categoryarray": order}
+    parts: list[Part] = [
+        Chart(
+            "Accuracy against bits",
+            f"Top-1 accuracy of each bit mode on the {_sets(found)} set, with its 95 % interval if known.",
+            lines,
+            layout,
+            _warning(intervals, order, list(groups)),
+        )
+    ]
+    if not any(intervals.values()):
+        parts.append(
+            Note("No interval is known: one run each, and the results do not say on how many images.")
+        )
+    rows = table_rows(groups)
+    keys = ("group", "mode", "seeds", "epochs", "set", "runs")
+    head = ["group", "mode", "top-1, %", "95 % interval, %", "seeds", "epochs", "set", "runs"]
+    cells = [[words(row[key]) for key in keys] for row in rows]
+    grid = [
+        [own[0], own[1], accuracy(row), _ends(row), *own[2:]] for own, row in zip(cells, rows, strict=True)
+    ]
+    parts.append(Grid("Top-1 by mode", head, grid))
+    every = [run for runs in groups.values() for run in runs]
+    if len(every) == 1:
+        parts.append(_metrics("All metrics", every[0].results["modes"]))
+    return parts
+
+
+def _warning(
+    intervals: dict[tuple[str, str], Interval | None], order: Sequence[str], groups: Sequence[str]
+) -> str:
+    """Of one group its modes are compared; of several, the groups in each mode."""
+    if len(groups) == 1:
+        of_modes = [(f"mode {mode}", intervals.get((groups[0], mode))) for mode in order]
+        return overlap_warning(of_modes, "is more accurate")
+    listed = [
+        overlap_warning(
+            [(f"{label} (mode {mode})", intervals.get((label, mode))) for label in groups], "is more accurate"
+        )
+        for mode in order
+    ]
+    return " ".join(filter(None, listed))
+
+
+def _percent(bars: dict[str, Any]) -> dict[str, Any]:
+    if not bars:
+        return {}
+    error = bars["error_y"]
+    return {"error_y": {**error, **{key: [100 * v for v in error[key]] for key in ("array", "arrayminus")}}}
+
+
+def _ends(row: dict[str, Any]) -> str:
+    return "" if row["top1_low"] is None else f"{row['top1_low']:.2f} to {row['top1_high']:.2f}"
+
+
+def _sets(found: Found) -> str:
+    return " and ".join(sorted({str(run.results["set"]) for runs in found.runs.values() for run in runs}))
+
+
+def _metrics(title: str, measured: dict[str, dict[str, float]]) -> Grid:
+    shown = {key: head for key, head in COLUMNS.items() if any(key in row for row in measured.values())}
+    rows = []
+    for mode in sorted(measured, key=_by_width):
+        values = [(key, measured[mode].get(key)) for key in shown]
+        cells = [
+            "" if value is None else f"{value:.4f}" if key == "loss" else f"{100 * value:.2f}"
+            for key, value in values
+        ]
+        rows.append([mode, *cells])
+    return Grid(title, ["mode", *shown.values()], rows)
+
+
+def _by_width(name: str) -> tuple[bool, Any]:
+    """Modes by their widths, then assignments, which are files, by their names."""
+    try:
+        return False, BitMode.parse(name)
+    except ValueError:
+        return True, name

@@ -1,0 +1,141 @@
+"""The model card of a shared network: what its modes are, what they reach and how to switch them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quantizable.bits import BitMode
+from quantizable.network import QuantizableNetwork, plain_mode
+from quantizable.nn import QuantLayer
+from quantizable.storage.preprocessing import preprocessing
+
+BEGIN, END = "<!-- written by quantizable: begin -->", "<!-- written by quantizable: end -->"
+HEAD = """---
+library_name: quantizable
+pipeline_tag: image-classification
+tags:
+- quantization
+- multi-bit
+- image-classification
+---
+"""
+Results = Mapping[str, Mapping[str, float]]
+
+
+def model_card(
+    network: QuantizableNetwork, repo: str, results: Results | None, files: Mapping[str, int], picture: str
+) -> str:
+    """The card as Markdown, between :data:`BEGIN` and :data:`END`.
+
+    Args:
+        network: what is described.
+        repo: ``"user/name"`` or a folder's name, as a reader loads it.
+        results: top-1 and more by mode, fractions; None: not measured.
+        files: bytes by file name.
+        picture: file name of the picture of ``results``; empty: none.
+    """
+    info = preprocessing(network)
+    kind = info.get("model") or type(network.model).__name__
+    modes = ", ".join(f"`{mode.name}`" for mode in network.modes)
+    parts = [
+        BEGIN,
+        f"# {repo.rpartition('/')[2]}",
+        f"`{kind}` as one network of {len(network.modes)} bit modes: {modes} (`32`: float; `w4a8`: "
+        "weights of 4 bits, activations of 8). It switches between them at run time; nothing is loaded anew.",
+        "## Switch",
+        _usage(network, repo, "model.qz" in files),
+        "## Modes",
+        _table(network, results),
+    ]
+    if picture:
+        parts.append(f"![Top-1 accuracy against bits]({picture})")
+    parts += ["## Data", _data(info)]
+    parts += ["## Files", "\n".join(f"- `{name}`: {megabytes(size)}" for name, size in files.items())]
+    parts += ["## License", _LICENSE, END]
+    return "\n\n".join(parts) + "\n"
+
+
+_LICENSE = (
+    "No license is named here. Whoever publishes the network chooses one, with the licenses of the data and "
+    "of the weights it started from in mind, and adds `license: NAME` to the head of this file."
+)
+
+
+def merged(card: str, old: str | None) -> str:
+    """The card, in place of our part of an old one; the rest of the old one, its head too, stays.
+
+    An old card without our part is its owner's: the new part goes below it.
+    """
+    if old is None:
+        return HEAD + card
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        return f"{old.rstrip()}\n\n{card}"
+    return before + card.rstrip("\n") + after
+
+
+def megabytes(size: float) -> str:
+    """``1.25 MB``, of 10^6 bytes."""
+    return f"{size / 1e6:.3g} MB"
+
+
+def weight_bytes(network: QuantizableNetwork, mode: BitMode) -> int:
+    """Bytes of the weights that are quantized, packed at their widths in a mode."""
+    layers = [layer for layer in network.layers().values() if isinstance(layer, QuantLayer)]
+    return sum(-(-layer.float_weight().numel() * layer.resolve(mode).weight // 8) for layer in layers)
+
+
+def _usage(network: QuantizableNetwork, repo: str, integers: bool) -> str:
+    low, high = (plain_mode(mode) for mode in (network.modes[0], network.modes[-1]))
+    address = f"hf://{repo}" if "/" in repo else repo
+    lines = [
+        "```python",
+        "import quantizable",
+        "",
+        f'network = quantizable.load("{address}")  # pip install quantizable[hub]',
+        f"network.set_bits({low!r})",
+        "logits = network(images)  # normalised as under Data",
+        f"network.set_bits({high!r})",
+    ]
+    if integers:
+        lines += [
+            "",
+            "from quantizable.deploy import Session  # integers on ONNX Runtime or OpenVINO",
+            'session = Session("model.qz", engine="openvino", bits=' + repr(_integer_mode(network)) + ")",
+        ]
+    return "\n".join([*lines, "```"])
+
+
+def _integer_mode(network: QuantizableNetwork) -> int | str:
+    return plain_mode(next(mode for mode in network.modes if not mode.is_float))
+
+
+def _table(network: QuantizableNetwork, results: Results | None) -> str:
+    measured = results or {}
+    names = {"top1": "top-1, %", "top5": "top-5, %", "disagreement": "differs from highest, %"}
+    shown = {key: text for key, text in names.items() if any(key in row for row in measured.values())}
+    head = ["mode", *shown.values(), "quantized weights"]
+    rows = [head, ["---"] * len(head)]
+    for mode in network.modes:
+        found = measured.get(mode.name, {})
+        values = [f"{100 * found[key]:.2f}" if found.get(key) is not None else "" for key in shown]
+        rows.append([mode.name, *values, megabytes(weight_bytes(network, mode))])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table if shown else f"{table}\n\nThe accuracies were not given."
+
+
+def _data(info: Mapping[str, Any]) -> str:
+    lines = [f"- data: {info['data']}"] if info.get("data") else ["- data: not named"]
+    if info.get("image_size"):
+        lines.append(
+            f"- images: {info['in_chans']} channels, {info['image_size']} x {info['image_size']} pixels"
+        )
+    lines += [
+        f"- {key}: {', '.join(f'{v:.4g}' for v in info[key])}" for key in ("mean", "std") if info.get(key)
+    ]
+    if names := info.get("class_names"):
+        shown = ", ".join(map(str, names[:10])) + (", ..." if len(names) > 10 else "")
+        lines.append(f"- {len(names)} classes: {shown}")
+    return "\n".join(lines)
