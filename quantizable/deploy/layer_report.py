@@ -13,6 +13,8 @@ from quantizable.deploy.lowering import Lowered
 from quantizable.deploy.real_zero_point import RemainderShare, adds_remainder
 from quantizable.deploy.saturation import can_saturate
 from quantizable.nn import QuantAttention, QuantLayer
+from quantizable.nn.recurrent import Recurrent
+from quantizable.nn.recurrent_products import Product
 from quantizable.quantizers import Quantizer
 
 WITHOUT_VNNI = ", float without VNNI"  # where its integers could saturate, see deploy/saturation.py
@@ -36,7 +38,9 @@ def layer_report(lowered: Lowered) -> dict[str, str]:
         if module in own:  # a quantizer that passes everything on, as in mode 32
             continue
         if name in lowered.unused and (_is_leaf(module) or isinstance(module, QuantLayer)):
-            if isinstance(module, nn.Linear | _ConvNd | _BatchNorm):
+            if isinstance(module, Product):  # the float layer's kernel reads all weights at once
+                report[name] = "float: mode 32"
+            elif isinstance(module, nn.Linear | _ConvNd | _BatchNorm):
                 report[name] = "float: evaluation never calls it"
         elif isinstance(module, QuantLayer):
             report[name] = _runs(lowered, name, module)
@@ -46,7 +50,9 @@ def layer_report(lowered: Lowered) -> dict[str, str]:
             report[name] = "float: attention products and softmax"
         elif isinstance(module, _BatchNorm):
             report[name] = f"float: {type(module).__name__} {lowered.kept[name]}"
-        elif isinstance(module, nn.Linear | _ConvNd):
+        elif isinstance(module, Recurrent):
+            report[name] = "float: gates and states, between the products"
+        elif isinstance(module, nn.Linear | _ConvNd | Product):
             report[name] = "float: left out of quantization"
         elif _is_leaf(module) and type(module).__name__ not in TRANSPARENT:
             report[name] = f"float: {type(module).__name__} has no integer form here"
