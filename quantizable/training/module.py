@@ -174,7 +174,10 @@ class MultiModeModule(NetworkModule):
             batch = self.strategy(self, batch, step)
         x = with_noise(self, self.inputs(batch), self.noise_sigma, step)
         visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, step)
-        accumulate = 1 if self._on_trial else self.accumulate
+        # a search counts one step to a batch
+        accumulate, step_per_mode = self.accumulate, self.scheme.step_per_mode
+        if self._on_trial:
+            accumulate, step_per_mode = 1, False
         ends = (batch_idx + 1) % accumulate == 0 or self.trainer.is_last_batch
         teachers = self._from_the_teacher(x)
         losses: dict[str, Tensor] = {}  # of the task, as logged
@@ -191,11 +194,11 @@ class MultiModeModule(NetworkModule):
                 self.manual_backward(loss / accumulate)
             teachers.append(teaching.detach())
             losses[name], totals[name] = losses[name].detach(), loss.detach()
-            if self.scheme.step_per_mode:
+            if step_per_mode:
                 self._check(totals)
                 self._step()
         self._check(totals)
-        if ends and not self.scheme.step_per_mode:
+        if ends and not step_per_mode:
             self._step()
         self._enter(self.modes[-1])
         for name, value in losses.items():
