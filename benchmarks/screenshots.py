@@ -145,8 +145,22 @@ class Browser:
             raise RuntimeError(f"errors {self.page.errors}, requests {self.requests.refused}")
 
 
-def report(runs: list[str], output: Path) -> None:
-    """The report's tabs at both widths; it fits each: nothing is wider than the window."""
+SORT = """(() => {
+  const table = document.querySelector("#TAB table"), head = table && table.tHead.rows[0].cells[1];
+  if (!table) return true;
+  const read = () => [...table.tBodies[0].rows].map(row => row.cells[1].textContent);
+  const before = read(); head.firstChild.click(); head.firstChild.click();
+  const same = JSON.stringify([...before].sort()) === JSON.stringify([...read()].sort());
+  return same && head.getAttribute("aria-sort") === "descending"; })()"""
+
+
+def report(runs: list[str], kept: list[str], output: Path) -> None:
+    """The report's tabs at both widths; each is drawn, can be sorted, and is no wider than the window.
+
+    Args:
+        runs: as ``quantizable report`` takes them.
+        kept: the tabs whose pictures are kept; empty: all.
+    """
     from quantizable.cli import main
 
     with tempfile.TemporaryDirectory() as folder:
@@ -160,7 +174,15 @@ def report(runs: list[str], output: Path) -> None:
             for tab in tabs:
                 browser.run(f"document.getElementById('to-{tab}').click(); scrollTo(0, 0)")
                 browser.wait(0.5)
-                browser.picture(output / f"report-{tab}-{name}.png")
+                if not kept or tab in kept:
+                    browser.picture(output / f"report-{tab}-{name}.png")
+                charts = f"[...document.querySelectorAll('#{tab} .chart')]"
+                if not browser.run(
+                    f"{charts}.every(c => c.querySelector('svg.main-svg') && c.clientWidth > 200)"
+                ):
+                    raise RuntimeError(f"a chart of tab {tab} is not drawn at {name}")
+                if not browser.run(SORT.replace("TAB", tab)):
+                    raise RuntimeError(f"the table of tab {tab} is not sorted by its second column")
                 wide = browser.run("document.documentElement.scrollWidth")
                 if wide > width:
                     raise RuntimeError(f"tab {tab} is {wide} pixels wide at {name}")
@@ -179,6 +201,10 @@ def demo(model: Path, guard: Path | None, image: Path, output: Path) -> None:
             browser.open(url)
             drop(browser, image)
             browser.until("document.body.innerText.includes('energy')")
+            said = browser.run("document.querySelector('.answer .said').innerText")
+            slide = "const bits = document.querySelector('#bits input[type=range]'); bits.value = 0;"
+            browser.run(f"(() => {{ {slide} bits.dispatchEvent(new Event('input', {{bubbles: true}})); }})()")
+            browser.until(f"document.querySelector('.answer .said').innerText !== {json.dumps(said)}")
             browser.wait(2)
             browser.picture(output / f"demo-{name}.png", 1000 if name == "desktop" else 1600)
             browser.check()
@@ -206,6 +232,7 @@ def drop(browser: Browser, image: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--report", nargs="+", default=[], metavar="RUN")
+    parser.add_argument("--tabs", nargs="+", default=[], help="keep pictures of these only; default: all")
     parser.add_argument("--demo", type=Path, metavar="MODEL")
     parser.add_argument("--guard", type=Path, help="guard.json for the demo")
     parser.add_argument("--image", type=Path, help="what is dropped on the demo")
@@ -214,7 +241,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     steps: list[Callable[[], None]] = []
     if options.report:
-        steps.append(lambda: report(options.report, options.output))
+        steps.append(lambda: report(options.report, options.tabs, options.output))
     if options.demo:
         steps.append(lambda: demo(options.demo, options.guard, options.image, options.output))
     for step in steps:

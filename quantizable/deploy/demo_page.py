@@ -27,7 +27,8 @@ STYLE = """
   display: none !important}
 .modes {display: flex; justify-content: space-between; font-weight: 600; margin: -.6rem .2rem 0}
 .answer {overflow-x: auto} .answer p {margin: .5rem 0} .answer .said {font-size: 1.3rem; font-weight: 600}
-.answer table {border: 0 !important; border-collapse: collapse; font-size: .92rem; min-width: 100%}
+.answer table, .answer tr, .answer tbody {border: 0 !important}
+.answer table {border-collapse: collapse; font-size: .92rem; min-width: 100%}
 .answer th, .answer td {padding: .35rem .7rem !important; border: 0 !important; text-align: right !important;
   border-bottom: 1px solid #d9dee6 !important; white-space: nowrap}
 .answer th:first-child, .answer td:first-child {text-align: left !important}

@@ -45,10 +45,12 @@ def _verdicts(name: str, held: dict[str, dict[str, Any]]) -> list[Part]:
                 }
             )
     says = (
-        f"{name}: the proved bounds of each query, a bar from the lowest to the highest value ({said}); "
-        "inside the allowed difference the query is proved."
+        f"{name}: the bounds of each query's output, a bar from the lowest to the highest value it can take; "
+        "proved is what lies between the dashed lines, the allowed difference."
     )
-    layout = {**axes("bounds of the output", ""), "barmode": "overlay"}
+    order = {"categoryorder": "array", "categoryarray": list(held)[::-1]}
+    layout = {**axes("bounds of the output", "", yaxis=order), "barmode": "overlay"}
+    layout["height"] = max(340, 22 * len(held))
     eps = {one["eps"] for one in held.values() if one["property"] == "difference"}
     if len(eps) == 1:
         (allowed,) = eps

@@ -39,7 +39,7 @@ def _charts(name: str, rows: Rows) -> list[Part]:
                 "line": {"color": COLORS[0]},
                 "name": name,
             }
-            layout = axes(what, "top-1, %", xaxis={"type": "log"})
+            layout = axes(what, "top-1, %", xaxis={"type": "log" if key == "bops" else "linear"})
             says = f"Top-1 accuracy of each mode of {name} against its {what}: up and left is better."
             parts.append(Chart(f"Accuracy against {what}", says, [points], layout))
         else:

@@ -63,7 +63,8 @@ def _chart(title: str, says: str, curves: Mapping[str, Curve], y: str, unit: flo
         for number, (name, curve) in enumerate(sorted(curves.items(), key=lambda pair: _order(pair[0])))
         if curve
     ]
-    return [Chart(title, says, lines, axes("epoch", y))] if lines else []
+    few = max((len(line["x"]) for line in lines), default=0) <= 10  # no epoch has a half
+    return [Chart(title, says, lines, axes("epoch", y, xaxis={"dtick": 1} if few else {}))] if lines else []
 
 
 def _points(curve: Curve, unit: float) -> tuple[list[int], list[float]]:

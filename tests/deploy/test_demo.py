@@ -140,7 +140,7 @@ def test_the_answer_is_shown_and_escaped() -> None:
     text = " ".join(re.sub(r"<[^>]*>", " ", html).split())
     assert "<b>ant" not in html
     assert "<i>x" not in html
-    assert "Mode 8 says &lt;b&gt;ant&lt;/b&gt; 75.0 %" in text
+    assert "Mode 8 says &lt;b&gt;ant&lt;/b&gt; 75.0&nbsp;%" in text
     assert "Modes differ: mode 8 says" in text
     assert "All modes agree" in render(answer(1, 1, 1), 0, None)
     assert "latency, ms 1.25 1.25 1.25" in text

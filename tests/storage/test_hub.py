@@ -191,6 +191,7 @@ def test_a_folder_keeps_no_file_of_a_network_before(tmp_path: Path, make: Make, 
 def test_training_state_and_added_modes_survive(tmp_path: Path, make: Make, images: Tensor) -> None:
     network = make(bits=(2, 8, 32)).train()
     network.add_mode(3, like=2)
+    network.calibrate([images], modes=[3])
     network.set_bits(2)
     network.save_pretrained(tmp_path, integers=False)
     assert network.training
