@@ -12,7 +12,8 @@ from quantizable.deploy.integer_nodes import InputNode, WeightNode
 from quantizable.deploy.lowering import Lowered
 from quantizable.deploy.real_zero_point import RemainderShare, adds_remainder
 from quantizable.deploy.saturation import can_saturate
-from quantizable.nn import QuantAttention, QuantLayer
+from quantizable.nn import QuantLayer
+from quantizable.nn.operands import QuantOperands
 from quantizable.quantizers import Quantizer
 
 WITHOUT_VNNI = ", float without VNNI"  # where its integers could saturate, see deploy/saturation.py
@@ -40,8 +41,9 @@ def layer_report(lowered: Lowered) -> dict[str, str]:
                 report[name] = "float: evaluation never calls it"
         elif isinstance(module, QuantLayer):
             report[name] = _runs(lowered, name, module)
-        elif isinstance(module, QuantAttention):
-            report[name] = "integer products" if f"{name}.q" in lowered.inputs else "float: mode 32"
+        elif isinstance(module, QuantOperands):
+            first = next(iter(module.operands))
+            report[name] = "integer products" if f"{name}.{first}" in lowered.inputs else "float: mode 32"
         elif isinstance(module, Attention):
             report[name] = "float: attention products and softmax"
         elif isinstance(module, _BatchNorm):

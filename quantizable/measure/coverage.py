@@ -11,8 +11,9 @@ from torch import nn
 from quantizable.bits import FLOAT_BITS
 from quantizable.measure.macs import PRODUCTS, Macs, count_macs
 from quantizable.network import QuantizableNetwork
-from quantizable.nn import QuantAttention, QuantLayer
-from quantizable.nn.layers import quant_class
+from quantizable.nn import QuantLayer
+from quantizable.nn.operands import QuantOperands
+from quantizable.nn.swap import quant_class
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,13 @@ Found = tuple[str, str, str, int, tuple[int, int], str]
 def _products(network: QuantizableNetwork, parts: dict[str, nn.Module], counted: Macs) -> Iterator[Found]:
     for name, macs in counted.own.items():
         part = parts.get(name)
-        if isinstance(part, QuantLayer):
+        if isinstance(part, QuantLayer) and not counted.calls.get(f"{name}.input_quantizer", True):
+            why = "its forward changes the weight before it multiplies by it"
+            yield name, _kind(part), _weight(name, part), macs, (FLOAT_BITS,) * 2, why
+        elif isinstance(part, QuantLayer):
             bits = (part.bits.weight, part.bits.activation)
             yield name, _kind(part), _weight(name, part), macs, bits, _float_mode(bits)
-        elif isinstance(part, QuantAttention):
+        elif isinstance(part, QuantOperands):
             bits = (part.bits.activation,) * 2
             yield name, _kind(part), "", macs, bits, _float_mode(bits)
         elif part is None:  # of a torch MultiheadAttention
@@ -129,7 +133,8 @@ def _products(network: QuantizableNetwork, parts: dict[str, nn.Module], counted:
 
 
 def _kind(part: nn.Module) -> str:
-    return vars(part).get("original_class", type(part)).__name__
+    own = vars(part)
+    return own.get("original_class", own.get("original_calls", type(part))).__name__
 
 
 def _weight(name: str, layer: QuantLayer) -> str:
@@ -154,4 +159,4 @@ def _why(name: str, part: nn.Module, weight: str) -> str:
         return f"reads {weight} past its layer"
     if quant_class(part) is not None:
         return "left out (include, exclude, first_last or overrides)"
-    return f"no quantized form of {type(part).__name__}"
+    return f"no quantized form of {_kind(part)}"

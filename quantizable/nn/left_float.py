@@ -9,8 +9,9 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from quantizable.nn.layers import QuantLayer, quant_class
+from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import is_norm
+from quantizable.nn.swap import quant_class
 from quantizable.quantizers import Level, Quantizer
 
 PRODUCTS = (nn.Linear, _ConvNd, nn.MultiheadAttention)
