@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copyreg
+import inspect
+from functools import wraps
 from typing import Any
 
 
@@ -17,8 +19,21 @@ def derived(quantized: Any, original: Any) -> type[Any]:
     """A subclass of both, methods of ``quantized`` first; the same for the same two."""
     both = (quantized, original)
     if both not in MADE:
-        MADE[both] = DerivedClass(f"Quant{original.__name__}", both, {"__module__": quantized.__module__})
+        inside: dict[str, Any] = {"__module__": quantized.__module__}
+        if (
+            "args" in inspect.signature(quantized.forward).parameters
+        ):  # it says nothing of what the model takes
+            inside["forward"] = _with_signature_of(original.forward, quantized.forward)
+        MADE[both] = DerivedClass(f"Quant{original.__name__}", both, inside)
     return MADE[both]
+
+
+def _with_signature_of(original: Any, quantized: Any) -> Any:
+    @wraps(original)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return quantized(self, *args, **kwargs)
+
+    return forward
 
 
 def _made_of(kind: type) -> tuple[Any, ...]:

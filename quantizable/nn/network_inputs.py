@@ -80,13 +80,8 @@ def _read(batch: Any, names: set[str], count: int) -> Inputs:
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:
-    own = vars(model)
     try:
-        if "forward" in own:
-            return list(inspect.signature(own["forward"]).parameters.values())
-        # a class that stands in for the model's own takes anything
-        kind = own.get("original_calls", own.get("original_class", type(model)))
-        return list(inspect.signature(kind.forward).parameters.values())[1:]
+        return list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):  # of a compiled extension
         return []
 

@@ -45,9 +45,9 @@ def read_past(module: nn.Module) -> list[str]:
         if isinstance(child, QuantLayer) and isinstance(child, nn.Linear)
     ]
     # an encoder reads weights on its fast path alone, see encoder_fast_path
-    if not linear or isinstance(module, (QuantLayer, CallsLayers, *FAST_PATHS)):
+    if not linear or isinstance(module, (QuantLayer, *FAST_PATHS)):
         return []
-    words = words_of_forward(type(module))
+    words = words_of_forward(vars(module).get("original_calls", type(module)))
     return [name for name in linear if name in words] if "weight" in words else []
 
 
@@ -64,6 +64,8 @@ def watch(module: nn.Module, read_names: tuple[str, ...] = ()) -> None:
         original = type(module)
         module.__class__ = derived(CallsLayers, original)
         module.original_calls = original  # type: ignore[assignment]
+        module.read_names = ()  # type: ignore[assignment]
+    if read_names:
         module.read_names = read_names  # type: ignore[assignment]
 
 
