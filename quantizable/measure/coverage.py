@@ -56,7 +56,8 @@ class Coverage:
     @property
     def share(self) -> float:
         """Share of multiply-accumulates whose operands are both quantized, 0 to 1."""
-        return sum(p.share for p in self.products if max(p.weight_bits, p.input_bits) < FLOAT_BITS)
+        quantized = sum(p.macs for p in self.products if max(p.weight_bits, p.input_bits) < FLOAT_BITS)
+        return quantized / max(sum(p.macs for p in self.products), 1)
 
     def rows(self) -> list[dict[str, Any]]:
         """The products as plain dictionaries, for tables."""
