@@ -61,11 +61,16 @@ def layer_report(lowered: Lowered) -> dict[str, str]:
 
 
 def _codes_can_saturate(lowered: Lowered, name: str) -> bool:
-    """True for attention whose products of codes with codes can leave int16."""
-    operands = [lowered.inputs.get(f"{name}.{operand}") for operand in ("q", "k", "attn", "v")]
-    codes = [node.highest_code for node in operands if node is not None]
-    return len(codes) == len(operands) and any(
-        can_saturate(np.full((1, 2), right), left) for left, right in (codes[:2], codes[2:])
+    """True for products of codes with codes that can leave int16."""
+    part = lowered.model.get_submodule(name)
+    if not isinstance(part, QuantOperands):
+        return False
+    nodes = [lowered.inputs.get(f"{name}.{operand}") for operand in part.operands]  # left, right, left, ...
+    pairs = zip(nodes[::2], nodes[1::2], strict=True)
+    return any(
+        can_saturate(np.full((1, 2), right.highest_code), left.highest_code)
+        for left, right in pairs
+        if left is not None and right is not None
     )
 
 

@@ -76,7 +76,7 @@ def count_macs(network: QuantizableNetwork, example: Any) -> Macs:
 
 @contextmanager
 def _single_products(model: nn.Module) -> Iterator[None]:
-    """No fused attention, which the counter knows on some devices only, and no gradients, which it asks for."""
+    """No fused attention, which the counter knows on some devices only, and no gradients."""
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from quantizable import calibrate as fitting
 from quantizable.bits import BitMode
 from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.nn.network_inputs import Inputs, network_inputs, run_on
 from quantizable.seeds import key_seed
 from quantizable.training import schedulers
 from quantizable.training.batch_transforms import Strategy, with_noise
@@ -109,9 +110,10 @@ class MultiModeModule(pl.LightningModule):
         """The task's loss, a scalar, of one mode's output on a batch."""
         raise TypeError(f"{type(self).__name__} must define loss(output, batch)")
 
-    def inputs(self, batch: Any) -> Tensor:
-        """What of a batch goes into the network; the first entry unless overridden."""
-        return batch[0]
+    def inputs(self, batch: Any) -> Any:
+        """What of a batch goes into the network, read as ``calibrate`` does: one argument, or ``Inputs``."""
+        read = network_inputs(self.network.model, batch)
+        return read if read.kwargs or len(read.args) > 1 else read.args[0]
 
     def teaching(self, output: Any) -> Tensor:
         """What of a mode's output lower modes learn from; the output itself unless overridden."""
@@ -155,13 +157,16 @@ class MultiModeModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Set the activations' step sizes from training batches, unless a checkpoint brought them."""
         schedulers.require(self)
-        self._step_sizes = positive_parameters(self.network)
         if self.teacher is not None:
             self.trainer.precision_plugin.convert_module(self.teacher).to(self.device)
         if self._lacks_step_sizes():
+            known = len([*self.parameters()])
             self.network.calibrate_lacking(self._calibration_inputs())
+            if len([*self.parameters()]) > known:  # of products that the first batch showed
+                self.trainer.strategy.setup_optimizers(self.trainer)
             if self.trainer.world_size > 1:
                 share_quantizers(self.network)
+        self._step_sizes = positive_parameters(self.network)
 
     def _lacks_step_sizes(self) -> bool:
         network = self.network
@@ -171,7 +176,7 @@ class MultiModeModule(pl.LightningModule):
             return bool(fitting.partly_lacking(network.model, network.modes))
         return any(fitting.lacking(network.model).values())
 
-    def _calibration_inputs(self) -> Iterator[Tensor]:
+    def _calibration_inputs(self) -> Iterator[Inputs]:
         """Inputs of training batches, as steps get them: after precision, device and the user's hooks."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
@@ -184,7 +189,8 @@ class MultiModeModule(pl.LightningModule):
         for batch, _, _ in together:
             batch = self.trainer.precision_plugin.convert_input(batch)
             batch = self._on_before_batch_transfer(batch)
-            yield self.inputs(self.trainer.strategy.batch_to_device(batch, self.device))
+            x = self.inputs(self.trainer.strategy.batch_to_device(batch, self.device))
+            yield x if isinstance(x, Inputs) else Inputs((x,))
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         step = self.trainer.current_epoch << 32 | batch_idx  # another for each batch of the run
@@ -203,7 +209,7 @@ class MultiModeModule(pl.LightningModule):
             name = visit.name if isinstance(visit, BitMode) else f"mixed{len(losses)}"
             self._enter(visit)
             with self._without_sync():
-                output = self.network(x)
+                output = run_on(self.network, x)
                 losses[name] = self.loss(output, batch)
                 teaching = self.teaching(output)
                 self._check_teacher(teaching, teachers)
@@ -224,8 +230,8 @@ class MultiModeModule(pl.LightningModule):
         self.log("train/loss", mean, on_step=True, on_epoch=True, batch_size=len(x))
 
     @torch.no_grad()
-    def _from_the_teacher(self, x: Tensor) -> list[Tensor]:
-        return [] if self.teacher is None else [self.teaching(self.teacher(x)).detach()]
+    def _from_the_teacher(self, x: Any) -> list[Tensor]:
+        return [] if self.teacher is None else [self.teaching(run_on(self.teacher, x)).detach()]
 
     def _check_teacher(self, output: Tensor, teachers: list[Tensor]) -> None:
         if self.teacher is not None and teachers[0].shape != output.shape:
@@ -313,7 +319,7 @@ class MultiModeModule(pl.LightningModule):
         """Each mode's output on a batch, from the highest mode to the lowest."""
         for mode in reversed(self.modes):
             with self.network.at_bits(mode):
-                yield mode, self.network(self.inputs(batch))
+                yield mode, run_on(self.network, self.inputs(batch))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.evaluate_step(batch, "val")
@@ -325,7 +331,7 @@ class MultiModeModule(pl.LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """The output of the current mode; a batch is as in training, or the inputs alone."""
-        return self.network(batch if isinstance(batch, Tensor) else self.inputs(batch))
+        return run_on(self.network, batch if isinstance(batch, Tensor) else self.inputs(batch))
 
     def evaluate_step(self, batch: Any, stage: str) -> None:
         """What validation and test do with a batch: log every mode's loss. Override it for other metrics.
