@@ -14,6 +14,7 @@ from quantizable.measure.macs import count_macs
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantAttention, QuantLayer
 from quantizable.nn.layer_calls import Call
+from quantizable.nn.operands import QuantOperands
 from quantizable.nn.recurrent_products import Product
 
 FLOAT = BitMode(32, 32)
@@ -99,7 +100,7 @@ def bit_operations(part: nn.Module | None, macs: int, mode: BitMode) -> int:
 
     Both operands of an attention product are activations.
     """
-    return macs * (mode.activation if isinstance(part, QuantAttention) else mode.weight) * mode.activation
+    return macs * (mode.activation if isinstance(part, QuantOperands) else mode.weight) * mode.activation
 
 
 def _weighted(mode: BitMode, name: str, layer: nn.Module, macs: int, calls: list[Call]) -> LayerCost:
@@ -117,8 +118,8 @@ def _weighted(mode: BitMode, name: str, layer: nn.Module, macs: int, calls: list
 
 
 def _product(mode: BitMode, name: str, part: nn.Module | None, macs: int, calls: list[Call]) -> LayerCost:
-    quantized = isinstance(part, QuantAttention)
-    widths = part.resolve(mode) if isinstance(part, QuantAttention) else FLOAT
+    quantized = isinstance(part, QuantOperands)
+    widths = part.resolve(mode) if isinstance(part, QuantOperands) else FLOAT
     memory = 0
     if isinstance(part, QuantAttention):
         for batch, tokens, _ in (call.given for call in calls):
@@ -162,7 +163,7 @@ def as_rows(costs: Iterable[LayerCost | ModeCost]) -> list[dict[str, Any]]:
 
 def _has_weight(module: nn.Module) -> bool:
     kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear | nn.MultiheadAttention | Product
-    return isinstance(module, kinds | QuantLayer) and not isinstance(module, QuantAttention)
+    return isinstance(module, kinds | QuantLayer) and not isinstance(module, QuantOperands)
 
 
 def _parameters_of(layer: nn.Module) -> list[nn.Parameter]:
