@@ -4,10 +4,10 @@
     python benchmarks/deploy_networks.py --without-vnni --output networks_without_vnni.json
 
 ``--without-vnni`` as in ``deploy_agreement.py``. Weights are random and calibrated on the images, which are
-smooth noise; a prediction is the largest of ten logits. ``--norms`` re-estimates the norms on the images, too:
-predictions then spread over more classes, and a network of many layers amplifies each code that rounding moves.
-``noise`` counts the predictions that rounding alone changes in fake quantization: noise of 4e-6 on what each
-quantizer reads, as golden samples are made with. No engine can be expected to be below it.
+smooth noise; a prediction is the largest of ten logits. ``--norms`` re-estimates the norms on the images,
+too: predictions then spread over more classes, and a network of many layers amplifies each code that rounding
+moves. ``noise`` counts the predictions that rounding alone changes in fake quantization: noise of 4e-6 on
+what each quantizer reads, as golden samples are made with. No engine can be expected to be below it.
 """
 
 from __future__ import annotations
