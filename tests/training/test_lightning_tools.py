@@ -379,6 +379,7 @@ def test_the_command_line_of_lightning(tmp_path: Path) -> None:
     assert same(cli.model.state_dict(), again.state_dict())
 
 
+@pytest.mark.slow
 def test_the_unified_package_trains_too(tmp_path: Path) -> None:
     pytest.importorskip("lightning", reason="the unified package is not installed")
     script = """
