@@ -66,8 +66,12 @@ def has_wandb_login() -> bool:
 
     if os.environ.get("WANDB_API_KEY"):
         return True
-    server = urlsplit(wandb.setup().settings.base_url).netloc
-    public = {"api.wandb.ai", urlsplit(wandb.Settings().base_url).netloc}  # its name before and now
+    settings = wandb.Settings(quiet=True)
+    public = {"api.wandb.ai", urlsplit(settings.base_url).netloc}  # its name before and now
+    # not wandb.setup(): it reads the environment once, and Lightning sets WANDB_MODE later
+    if hasattr(settings, "update_from_system_settings"):  # not in older versions
+        settings.update_from_system_settings()
+    server = urlsplit(os.environ.get("WANDB_BASE_URL") or settings.base_url).netloc
     try:
         logins = netrc.netrc(os.environ.get("NETRC"))
         return any(logins.authenticators(one) for one in (public if server in public else {server}))

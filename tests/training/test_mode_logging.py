@@ -31,7 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("WANDB_API_KEY", "WANDB_MODE"):
             patch.delenv(name, raising=False)
-        patch.setattr("quantizable.training.loggers.has_wandb_login", lambda: False)
+        patch.setenv("NETRC", str(output / "none"))
+        patch.setenv("WANDB_CONFIG_DIR", str(output))
         patch.setenv("WANDB_SILENT", "true")
         patch.setenv("WANDB_DATA_DIR", str(output))
         train(config(output, "logger=wandb", "bits.modes=[2,w4a8,32]", "train.histograms_every=2"))
@@ -271,7 +272,6 @@ def test_a_login_is_one_for_the_server_in_use(
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    wandb.teardown()  # it reads its settings once
     (tmp_path / "netrc").write_text(f"machine {machine}\n  login user\n  password secret\n")
     (tmp_path / "netrc").chmod(0o600)
     if server:

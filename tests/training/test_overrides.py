@@ -65,7 +65,7 @@ def test_what_was_meant_is_said_and_can_be_composed(word: str, right: str, tmp_p
     [
         (["scheme=3"], "scheme=3 is no scheme; there are adabits, any_precision, cascade"),
         (["data=null"], "data=null is no data; there are cifar10"),
-        (["logger=false"], "logger=false is no logger; there are csv, tensorboard, wandb"),
+        (["logger=false"], "logger=false is no logger; there are csv, mlflow, tensorboard, wandb"),
         (["~data"], "~data: training needs data; there are cifar10"),
         (["-m", "scheme=adabits,individal"], "did you mean scheme=individual?"),
         (["schedule.optimizer=sgd"], "give one of them, as schedule.optimizer.name=..."),
