@@ -22,9 +22,10 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 import quantizable
 from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import onnx_model
-from quantizable.deploy.integer_nodes import INPUT, OPSET, OUTPUT
+from quantizable.deploy.integer_nodes import OPSET
 from quantizable.deploy.requirements import openvino_core
 from quantizable.measure.latency import interleaved
+from quantizable.storage.outputs import INPUT, OUTPUT
 
 
 def branch(model: ModelProto, bits: int) -> GraphProto:

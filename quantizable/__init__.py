@@ -12,6 +12,7 @@ from quantizable.interface.lazy import lazy
 if TYPE_CHECKING:
     from quantizable.bits import BitMode
     from quantizable.convert import quantize, to_float
+    from quantizable.measure.coverage import Coverage, coverage
     from quantizable.network import QuantizableNetwork
     from quantizable.quantizers import QUANTIZERS
     from quantizable.storage.load import load
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 
 HOMES = {
     "BitMode": "bits",
+    "Coverage": "measure.coverage",
     "MultiModeModule": "training.module",
     "QUANTIZERS": "quantizers",
     "QuantizableClassifier": "training.classifier",
     "QuantizableNetwork": "network",
+    "coverage": "measure.coverage",
     "load": "storage.load",
     "quantize": "convert",
     "to_float": "convert",
@@ -38,9 +41,11 @@ __version__ = "0.1.0"
 __all__ = [
     "QUANTIZERS",
     "BitMode",
+    "Coverage",
     "MultiModeModule",
     "QuantizableClassifier",
     "QuantizableNetwork",
+    "coverage",
     "load",
     "quantize",
     "to_float",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -16,6 +17,7 @@ from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.missing_modes import start_without_data
+from quantizable.nn.network_inputs import Inputs, moved, network_inputs, tensors_of
 from quantizable.nn.norm_statistics import (
     NormStatistics,
     active_batch_norms,
@@ -26,6 +28,8 @@ from quantizable.nn.norms import PerModeNorm
 from quantizable.quantizers import Quantizer
 
 Widths = dict[str, set[int]]  # bit-widths by name of the quantizer
+Forward = Callable[[Any, Any], Any]  # (network, batch) -> anything
+Run = Callable[[nn.Module], Any]  # one forward pass of what it is given
 
 
 def quantizers_of(model: nn.Module) -> dict[str, Quantizer]:
@@ -89,7 +93,7 @@ def widths_used(model: nn.Module, modes: Iterable[BitMode]) -> Widths:
 
 
 @torch.no_grad()
-def fit_quantizers(model: nn.Module, inputs: Iterable[Tensor], widths: Widths | None = None) -> None:
+def fit_quantizers(model: nn.Module, runs: Iterable[Run], widths: Widths | None = None) -> None:
     """Set the parameters of the quantizers that need data, from a forward pass of each input.
 
     Activations pass unquantized meanwhile. Batch norms that never saw data (a network from scratch)
@@ -97,7 +101,7 @@ def fit_quantizers(model: nn.Module, inputs: Iterable[Tensor], widths: Widths | 
 
     Args:
         model: the network.
-        inputs: what to run.
+        runs: forward passes, each called with the model.
         widths: the bit-widths to set by name of the quantizer, others stay as they are; None: all.
     """
     waiting = {n: q for n, q in quantizers_of(model).items() if len(q.levels) and not q.starts_initialised()}
@@ -107,8 +111,8 @@ def fit_quantizers(model: nn.Module, inputs: Iterable[Tensor], widths: Widths | 
         quantizer.start_calibration()
     try:
         with evaluating(model), batch_statistics([n for n in active_batch_norms(model) if is_fresh(n)]):
-            for x in inputs:
-                model(x)
+            for run in runs:
+                run(model)
         silent = [
             name
             for name, quantizer in waiting.items()
@@ -142,7 +146,7 @@ def _finish(layer: str, quantizer: Quantizer, widths: set[int] | None) -> bool:
 @torch.no_grad()
 def fit_norms(
     network: nn.Module,
-    inputs: Iterable[Tensor],
+    runs: Iterable[Run],
     switches: Sequence[Callable[[], None]],
     reference: Callable[[], None],
     fit_reference: bool = False,
@@ -151,7 +155,7 @@ def fit_norms(
 
     Args:
         network: the network.
-        inputs: what to run; each is read once.
+        runs: forward passes, each called with the network.
         switches: each makes the network run in one of the assignments to fit.
         reference: makes it run in the mode that the others are compared with.
         fit_reference: fit that one, too.
@@ -163,14 +167,14 @@ def fit_norms(
         switch()
         others.append(NormStatistics(named_batch_norms(network), first))
     with evaluating(network):
-        for x in inputs:
+        for run in runs:
             reference()
             with first.fitting(keep=not fit_reference):
-                network(x)
+                run(network)
             for switch, statistics in zip(switches, others, strict=True):
                 switch()
                 with statistics.fitting():
-                    network(x)
+                    run(network)
     if not fit_reference:
         first.restore()
     for statistics in others:  # whose norms may be the reference's
@@ -211,24 +215,70 @@ def batch_statistics(norms: list[_BatchNorm]) -> Iterator[None]:
 
 
 def first_inputs(loader: Iterable[Any], batches: int, device: torch.device) -> Iterator[Tensor]:
-    """The inputs of up to ``batches`` batches, on ``device``; ``ValueError`` if there are none."""
-    if isinstance(loader, Tensor):
-        raise ValueError("the loader is a tensor; give a list of batches, as [images]")
-    if batches < 1:
-        raise ValueError(f"batches is {batches}; at least 1 is needed")
-    count = 0
-    for count, batch in enumerate(islice(loader, batches), 1):
+    """The first entries of up to ``batches`` batches, tensors, on ``device``.
+
+    Raises:
+        ValueError: as :func:`first_runs` does, or a first entry is no tensor.
+    """
+    for count, batch in _first(loader, batches):
         x = input_of(batch)
         if not isinstance(x, Tensor):
             raise ValueError(
                 f"batch {count} of the loader is a {type(x).__name__}; needed is a tensor of inputs, or a "
                 "tuple, list or mapping whose first entry is one"
             )
-        if not torch.isfinite(x).all():
-            raise ValueError(f"batch {count} of the loader has NaN or infinite values; clean the data first")
+        _check_finite(Inputs((x,)), count)
         yield x.to(device)
+
+
+def first_runs(
+    network: nn.Module, loader: Iterable[Any], batches: int, device: torch.device, forward: Forward | None
+) -> Iterator[Run]:
+    """The forward passes of up to ``batches`` batches, each to be called with a network.
+
+    Args:
+        network: a quantizable network, which ``forward`` is given.
+        loader: yields batches, see :func:`network_inputs`.
+        batches: at least 1.
+        device: where tensors go.
+        forward: runs the network on a batch, in place of that reading.
+
+    Raises:
+        ValueError: the loader is empty or a tensor, a batch has no inputs, or NaN or infinite values.
+    """
+    for count, batch in _first(loader, batches):
+        if forward is not None:
+            yield partial(_given_forward, forward, network, moved(batch, device))
+            continue
+        try:
+            inputs = network_inputs(network.get_submodule("model"), batch)
+        except ValueError as error:
+            raise ValueError(f"batch {count} of the loader: {error}") from None
+        _check_finite(inputs, count)
+        yield inputs.to(device)
+
+
+def _given_forward(forward: Forward, network: nn.Module, batch: Any, _: nn.Module) -> Any:
+    return forward(network, batch)
+
+
+def _first(loader: Iterable[Any], batches: int) -> Iterator[tuple[int, Any]]:
+    if isinstance(loader, Tensor | Inputs):
+        raise ValueError("the loader is a tensor; give a list of batches, as [images]")
+    if batches < 1:
+        raise ValueError(f"batches is {batches}; at least 1 is needed")
+    count = 0
+    for count, batch in enumerate(islice(loader, batches), 1):
+        yield count, batch
     if count == 0:
         raise ValueError("the loader is empty; give at least one batch of inputs")
+
+
+def _check_finite(inputs: Inputs, count: int) -> None:
+    # a mask may hide by minus infinity
+    named = {key: value for key, value in inputs.kwargs.items() if "mask" not in key}
+    if not all(torch.isfinite(x).all() for x in tensors_of((inputs.args, named))):
+        raise ValueError(f"batch {count} of the loader has NaN or infinite values; clean the data first")
 
 
 def input_of(batch: Any) -> Any:

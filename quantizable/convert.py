@@ -11,16 +11,18 @@ from torch import nn
 
 from quantizable.bits import ModeLike, parse_modes
 from quantizable.network import QuantizableNetwork
+from quantizable.nn import recurrent
 from quantizable.nn.conversion import (
     FirstLast,
     QuantizeConfig,
     check_weights,
     convert,
     quantizable_layers,
-    warn_of_skipped,
 )
+from quantizable.nn.embedding import EMBEDDINGS
 from quantizable.nn.float_copy import same_copy
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.left_float import left_float, warn_of_left_float
 
 
 def pattern_list(patterns: str | Iterable[str]) -> list[str]:
@@ -51,13 +53,15 @@ def quantize(
     include: str | Iterable[str] = ("*",),
     exclude: str | Iterable[str] = (),
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    embedding: bool = False,
 ) -> QuantizableNetwork:
     """A quantizable copy of ``model``: the same weights, run at any of ``bits``.
 
     Convolutions (also grouped, depthwise, transposed, timm's same-padded and weight-standardised ones) and
-    linear layers get quantizers for input and weight; norms one copy per mode. The network starts
-    in its highest mode. Call ``calibrate(loader)`` before the first quantized use; else the step sizes
-    of the activations come from the first training batch, and in evaluation mode from each batch for itself.
+    linear layers get quantizers for input and weight, so do the products in recurrent layers (``rnn.ih_l0``,
+    ``rnn.hh_l0``); norms one copy per mode. The network starts in its highest mode. Call
+    ``calibrate(loader)`` before the first quantized use; else the step sizes of the activations come
+    from the first training batch, and in evaluation mode from each batch for itself.
 
     Args:
         model: a float network; it is left as it is.
@@ -74,6 +78,7 @@ def quantize(
         include, exclude: shell patterns (one, or several) of layer names to quantize and to leave in float.
         overrides: options by layer-name pattern, the last match counts: ``{"layer4.*": {"bits": 8}}``;
             keys ``quantizer``, ``per_channel`` and ``bits`` (a fixed width, ``"mode"`` or ``"float"``).
+        embedding: also quantize the tables of ``nn.Embedding`` and ``nn.EmbeddingBag``, row by row.
 
     Raises:
         ValueError: an illegal bit-width, an unknown option, a pattern that matches nothing, a model
@@ -88,26 +93,37 @@ def quantize(
     config = QuantizeConfig(
         [mode.name for mode in modes], quantizer, first_last, norms, per_channel, attention,
         pattern_list(include), pattern_list(exclude),
-        override_options({} if overrides is None else overrides),
+        override_options({} if overrides is None else overrides), embedding,
     )  # fmt: skip
     if isinstance(model, QuantizableNetwork) or any(isinstance(m, QuantLayer) for m in model.modules()):
         raise ValueError("the model is quantizable already; call to_float() on it first to quantize it anew")
     check_weights(model)
-    layers = quantizable_layers(model)
+    model = same_copy(model)
+    recurrent.split_products(model)
+    config.include = recurrent.with_products(model, config.include)
+    config.exclude = recurrent.with_products(model, config.exclude)
+    config.overrides = {
+        name: options
+        for pattern, options in config.overrides.items()
+        for name in recurrent.with_products(model, [pattern])
+    }
+    layers = quantizable_layers(model, embedding)
     if not layers:
         raise ValueError(
             f"{type(model).__name__} has no quantizable layers; "
-            "needed is at least one convolution or linear layer"
+            "needed is at least one convolution, linear or recurrent layer"
         )
+    named = [*layers, *recurrent.recurrent_layers(model), *left_float(model)[0]]
     for pattern in [*config.include, *config.exclude, *config.overrides]:
-        if not any(fnmatchcase(name, pattern) for name in layers):
+        if not any(fnmatchcase(name, pattern) for name in named):
             raise ValueError(f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}")
-    warn_of_skipped(model)
+    warn_of_left_float(model, config.exclude, embedding=embedding)
     if attention and not any(type(m) is Attention for m in model.modules()):
         raise ValueError(
             "attention=True quantizes timm's Attention blocks (ViT, DeiT), but the model has none"
         )
-    model = same_copy(model)
+    if embedding and not any(isinstance(m, EMBEDDINGS) for m in model.modules()):
+        raise ValueError("embedding=True quantizes the tables of nn.Embedding, but the model has none")
     convert(model, modes, config)
     if not any(isinstance(m, QuantLayer) for m in model.modules()):
         raise ValueError("include, exclude and overrides leave no layer to quantize")

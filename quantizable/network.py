@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from quantizable import calibrate as fitting
 from quantizable.bits import FLOAT_BITS, BitMode, ModeLike
-from quantizable.calibrate import Widths
+from quantizable.calibrate import Forward, Run, Widths
 from quantizable.interface.sharing import Sharing
 from quantizable.nn import encoder_fast_path, shifted_windows
 from quantizable.nn.attention import QuantAttention
@@ -25,6 +25,9 @@ from quantizable.nn.recomputation import ModeHistory
 from quantizable.nn.state_dict import without_prefix
 from quantizable.nn.structure import Structure
 from quantizable.quantizers import Quantizer
+
+if TYPE_CHECKING:
+    from quantizable import Coverage
 
 Assignment = ModeLike | Mapping[str, ModeLike]
 
@@ -221,7 +224,8 @@ class QuantizableNetwork(Sharing, ModelAttributes):
         shown = {}
         for name, mode in self._assignment.items():
             module = self._switchable[name]
-            shown[name] = plain_mode(module.resolve(mode) if isinstance(module, QuantLayer) else mode)
+            fixed = isinstance(module, QuantLayer) and module.fixed_bits is not None
+            shown[name] = plain_mode(module.resolve(mode) if fixed else mode)
         return shown
 
     @contextmanager
@@ -267,7 +271,12 @@ class QuantizableNetwork(Sharing, ModelAttributes):
     # -- fitting to data ---------------------------------------------------------------------------
 
     def calibrate(
-        self, loader: Iterable[Any], batches: int = 8, modes: Iterable[ModeLike] | None = None
+        self,
+        loader: Iterable[Any],
+        batches: int = 8,
+        modes: Iterable[ModeLike] | None = None,
+        *,
+        forward: Forward | None = None,
     ) -> None:
         """Set the activations' step sizes of all modes, or of some, from a few batches.
 
@@ -275,31 +284,39 @@ class QuantizableNetwork(Sharing, ModelAttributes):
         passed through.
 
         Args:
-            loader: yields image batches, or tuples, lists or mappings whose first entry is one.
+            loader: yields batches, read as :func:`~quantizable.nn.network_inputs.network_inputs` says.
             batches: how many batches to look at, at least 1.
             modes: which modes; None: all. What a mode that is not named uses, too, stays as it is, if it was
                 set before: of a network trained at 4 and 8 bits ``modes=[3]`` leaves all step sizes alone.
+            forward: ``forward(network, batch)`` runs the network on a batch, where no reading fits.
 
         Raises:
-            ValueError: the loader is empty, a batch has NaN or infinite values, or the network lacks a mode.
+            ValueError: no batch, one without inputs or with NaN or infinite values, or no such mode.
         """
         widths = None
         if modes is not None:
             named = {self.check_mode(mode) for mode in modes}
             widths = fitting.own_widths(self.model, named, {*self.modes} - named)
-        self._calibrate(loader, batches, widths)
+        self._calibrate(self._runs(loader, batches, forward), widths)
 
     def calibrate_lacking(self, loader: Iterable[Any], batches: int = 8) -> None:
         """Set the step sizes that were never set, and leave the others as they are; else as ``calibrate``."""
-        self._calibrate(loader, batches, fitting.lacking(self.model))
+        self._calibrate(self._runs(loader, batches), fitting.lacking(self.model))
 
-    def _calibrate(self, loader: Iterable[Any], batches: int, widths: Widths | None) -> None:
+    def _calibrate(self, runs: Iterable[Run], widths: Widths | None) -> None:
         with self.at_bits(self.modes[-1]):
-            inputs = fitting.first_inputs(loader, batches, self._device())
-            fitting.fit_quantizers(self.model, inputs, widths)
+            fitting.fit_quantizers(self.model, runs, widths)
+
+    def _runs(self, loader: Iterable[Any], batches: int, forward: Forward | None = None) -> Iterator[Run]:
+        return fitting.first_runs(self, loader, batches, next(self.parameters()).device, forward)
 
     def reestimate_norms(
-        self, loader: Iterable[Any], modes: Iterable[ModeLike] | None = None, batches: int = 8
+        self,
+        loader: Iterable[Any],
+        modes: Iterable[ModeLike] | None = None,
+        batches: int = 8,
+        *,
+        forward: Forward | None = None,
     ) -> None:
         """Fit the batch-norm statistics of each mode to training batches, where quantization moved them.
 
@@ -310,7 +327,7 @@ class QuantizableNetwork(Sharing, ModelAttributes):
         never trained. Unlike ``torch.optim.swa_utils.update_bn`` it touches those of the asked modes only.
 
         Args:
-            loader: as for :meth:`calibrate`.
+            loader, forward: as for :meth:`calibrate`.
             modes: which modes; None: the current assignment as it stands if it is a mapping, else all.
             batches: how many batches, at least 1.
 
@@ -323,12 +340,12 @@ class QuantizableNetwork(Sharing, ModelAttributes):
             asked = [self.check_mode(mode) for mode in modes]
         else:
             asked = [*self.modes] if isinstance(before, BitMode) else [before]
-        inputs = [*fitting.first_inputs(loader, batches, self._device())]
+        runs = [*self._runs(loader, batches, forward)]
         in_float = not top.is_float and fitting.norms_are_copies(self.model)
         fit_top = not in_float and top in asked and (asked == [top] or fitting.has_fresh_norms(self.model))
         switches = [partial(self._switch, mode) for mode in asked if in_float or mode != top]
         try:
-            fitting.fit_norms(self, inputs, switches, partial(self._reference, in_float), fit_top)
+            fitting.fit_norms(self, runs, switches, partial(self._reference, in_float), fit_top)
         finally:
             self._switch(before)
 
@@ -338,8 +355,11 @@ class QuantizableNetwork(Sharing, ModelAttributes):
             for quantizer in self.quantizers().values():
                 quantizer.set_bits(FLOAT_BITS)
 
-    def _device(self) -> torch.device:
-        return next(self.parameters()).device
+    def coverage(self, example: Any) -> Coverage:
+        """Every product, its share, its bits in the current mode; ``example``: as one batch of a loader."""
+        from quantizable import coverage  # of a room above: the package brings it when asked
+
+        return coverage(self, example)
 
     # -- weights -----------------------------------------------------------------------------------
 

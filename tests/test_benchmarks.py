@@ -1,7 +1,10 @@
 """What the scripts in ``benchmarks/`` measure with, and the runs that they compare."""
 
+import ast
+import importlib
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -105,3 +108,18 @@ def test_a_run_that_was_cut_off_is_resumed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(runs.subprocess, "run", train)
     assert runs.trained("one", ["seed=1"], tmp_path) == {"modes": {}}
     assert commands[0][2:] == ["seed=1", f"output={tmp_path}", "run=one", "resume=last"]
+
+
+@pytest.mark.parametrize("script", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.name)
+def test_what_a_script_imports_of_the_package_is_there(script: Path) -> None:
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("quantizable"):
+            try:
+                module = importlib.import_module(node.module)
+            except ModuleNotFoundError as error:
+                if (error.name or "").startswith("quantizable"):
+                    raise
+                pytest.skip(f"{error.name} is not installed")
+            for name in node.names:
+                there = hasattr(module, name.name) or find_spec(f"{node.module}.{name.name}")
+                assert there, f"{node.module} has no {name.name}"

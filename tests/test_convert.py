@@ -344,7 +344,9 @@ def test_layers_that_stay_float_are_named() -> None:
             return super().forward(x) * 2
 
     model = nn.Sequential(nn.Linear(4, 4), Odd(4, 4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
-    with pytest.warns(UserWarning, match="^1, 2: these layers .* stay float"):
+    with pytest.warns(
+        UserWarning, match=r"^1 \(Odd\), 2 \(ParametrizedLinear\): .* float in every mode \(66.7%"
+    ):
         net = quantize(model, [4, 32])
     net.set_bits(4)
     assert net(torch.randn(2, 4)).isfinite().all()

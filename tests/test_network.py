@@ -324,7 +324,7 @@ def test_calibration_warns_also_where_no_layer_was_called() -> None:
         ([], "the loader is empty"),
         (torch.zeros(2, 3, 8, 8), "the loader is a tensor; give a list of batches"),
         ([torch.full((2, 3, 8, 8), torch.nan)], "batch 1 of the loader has NaN"),
-        ([("cat", 1)], "batch 1 of the loader is a str"),
+        ([("cat", 1)], "batch 1 of the loader: the input is a str; needed is"),
         ([()], "is a NoneType"),
     ],
 )

@@ -60,7 +60,7 @@ def test_from_an_empty_folder_with_only_the_wheel(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(empty / "image.png")
     assert "image.png" in run("predict", str(exported), "image.png", "--engine", "torch")
     run("compare", "checkpoints", "--output", "compared")
-    assert (empty / "compared" / "compare.html").is_file()
+    assert (empty / "compared" / "report.html").is_file()
     place = [sys.executable, "-c", "import quantizable; print(quantizable.__file__)"]
     found = subprocess.run(place, cwd=empty, env=environment, capture_output=True, text=True, check=True)
     assert Path(found.stdout.strip()).is_relative_to(site)

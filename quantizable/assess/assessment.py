@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from rich.console import Console
-
 from quantizable.assess.callables import Model, chosen_models
 from quantizable.assess.corruptions import CORRUPTIONS, SEVERITIES, suite
 from quantizable.assess.images import Images, images_of
@@ -27,6 +25,7 @@ from quantizable.assess.study import Study, attempt, pairs_of, searched, study_c
 from quantizable.data import ImageDataModule
 from quantizable.data.choice import trained_data
 from quantizable.interface.errors import unknown
+from quantizable.interface.progress import progress
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.load import load
 from quantizable.storage.selection import choose
@@ -125,12 +124,10 @@ def assess(
 ) -> None:
     """Agreement on all shifts, indicators and cascade; what is measured is in the study at once."""
     severities = [s for s in SEVERITIES if str(s) in args.severities.split(",")]
-    console = Console()
+    measured = shifts(models, images, names, severities, natural, args.seed)
     try:
-        with console.status("clean images") as status:
-            for one in shifts(models, images, names, severities, natural, args.seed):
-                study.shifts.append(one)
-                status.update(f"{one.shift} {one.severity or ''}: {len(study.shifts)} sets measured")
+        for one in progress(measured, "measuring shifts", 1 + len(names) * len(severities) + len(natural)):
+            study.shifts.append(one)
     finally:
         if study.shifts:
             study_indicators(study, args.seed)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from quantizable.certify.smoothing import CertifiedRadius, Classifier, Smoothing
+from quantizable.interface.progress import progress
 from quantizable.report.files import written_whole
 from quantizable.storage.journal import Journal
 
@@ -87,7 +87,7 @@ class Certification:
     ) -> list[Certified]:
         """Like :meth:`run`, with the certificate of image ``x``, number ``i``, from ``certify(x, i)``."""
         todo: Iterable[int] = [i for i in range(len(images)) if i not in self.results]
-        for image in track(todo, f"certifying {self.journal.path.stem}", transient=True):
+        for image in progress(todo, f"certifying {self.journal.path.stem}"):
             started = time.perf_counter()
             certificate = certify(images[image], image)
             result = Certified(image, int(labels[image]), certificate, time.perf_counter() - started)

@@ -34,6 +34,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--layers", action="store_true", help="print a row per layer, too")
     parser.add_argument(
+        "--coverage", action="store_true", help="print which products are quantized, and why not the others"
+    )
+    parser.add_argument(
         "--results", type=Path, help="results.json with accuracies; default: beside the checkpoint"
     )
     add_output(parser, "for cost.csv, layers.csv and cost.png; default: nothing is written")

@@ -6,10 +6,9 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningDataModule
-
 from quantizable.data.evaluation_transform import resize_and_crop
 from quantizable.data.loader import EpochLoader
+from quantizable.interface.lightning_package import pl
 
 
 def check_integer(name: str, value: object, least: int) -> None:
@@ -27,7 +26,7 @@ def plain_types(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(pl.LightningDataModule):
     """Labeled images as train, validation and test loaders.
 
     The validation set, on which the best checkpoint is chosen, is held out of the training

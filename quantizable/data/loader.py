@@ -92,6 +92,11 @@ class EpochLoader(ABC):
         """The loader itself: where Lightning looks for `set_epoch`."""
         return self
 
+    @property
+    def dataset(self) -> range:
+        """The images by number: where Lightning's search for a batch size looks for their count."""
+        return range(self.size)
+
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of `epoch`; a restored position holds only for its own epoch."""
         if epoch != self.epoch:

@@ -8,6 +8,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from quantizable.bits import FLOAT_BITS, parse_modes
+from quantizable.bits import FLOAT_BITS, BitMode, parse_modes
 from quantizable.deploy.export import fits_bytes
 from quantizable.deploy.layer_latency import layer_latencies
 from quantizable.deploy.layer_report import WITHOUT_VNNI, layer_report
 from quantizable.deploy.lowering import lower
 from quantizable.deploy.session import Session
+from quantizable.interface.progress import progress
 from quantizable.measure.cost import as_rows, layer_costs, mode_costs
+from quantizable.measure.coverage import coverage
 from quantizable.measure.latency import interleaved
 from quantizable.network import QuantizableNetwork
 from quantizable.report.files import check_target, make_folder, written_whole
@@ -45,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     layers = layer_costs(network, input_size_of(network), modes)
     rows = as_rows(mode_costs(network, layers))
     timed = [mode.name for mode in modes if mode.weight != FLOAT_BITS and fits_bytes(mode)]
-    saturating = {mode: saturating_layers(network, mode) for mode in timed}
+    saturating = {mode: saturating_layers(network, mode) for mode in progress(timed, "counting layers")}
     latencies = measure(network, timed, engines, args.threads)
     accuracies = read_accuracies(
         args.results or args.checkpoint.with_name("results.json"), args.results is not None
@@ -57,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     print_rows("per mode", rows)
     if args.layers:
         print_rows("per layer", as_rows(layers))
+    if args.coverage:
+        show_coverage(network, modes)
     if args.output:
         write_csv(args.output / "cost.csv", rows)
         write_csv(args.output / "layers.csv", as_rows(layers))
@@ -70,6 +75,14 @@ def run(args: argparse.Namespace) -> int:
             temporary.write_text(json.dumps(table, indent=1) + "\n")
         print(f"latency of {len(table)} layers kept in {args.layer_latency}")
     return 0
+
+
+def show_coverage(network: QuantizableNetwork, modes: Sequence[BitMode]) -> None:
+    """Print what runs at which bits, mode by mode."""
+    image = torch.zeros(1, *input_size_of(network))
+    for mode in modes:
+        with network.at_bits(mode):
+            print(f"\n{coverage(network, image)}")
 
 
 def saturating_layers(network: QuantizableNetwork, mode: str) -> int:
@@ -87,10 +100,9 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         save_qz(network, Path(folder) / "model.qz", modes)
         runs = {}
-        for engine in engines:
-            for mode in modes:
-                session = Session(Path(folder) / "model.qz", engine, mode, threads, batch=1)
-                runs[f"{engine} {mode}"] = partial(session, np.zeros((1, *session.input_size), np.float32))
+        for engine, mode in progress([*product(engines, modes)], "compiling"):
+            session = Session(Path(folder) / "model.qz", engine, mode, threads, batch=1)
+            runs[f"{engine} {mode}"] = partial(session, np.zeros((1, *session.input_size), np.float32))
         return interleaved(runs)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -19,6 +20,7 @@ from quantizable.deploy.export import export_onnx, fits_bytes
 from quantizable.deploy.layer_report import WITHOUT_VNNI
 from quantizable.deploy.openvino_format import export_openvino
 from quantizable.deploy.requirements import require
+from quantizable.interface.progress import progress
 from quantizable.network import QuantizableNetwork
 from quantizable.report.files import check_target, make_folder
 from quantizable.storage.load import load
@@ -68,23 +70,20 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.checkpoint} would be replaced by its own export; give --output a folder")
     make_folder(folder)
     check_target(folder / f"{stem}.qz")
-    written = []
+    jobs = [(one, name) for one in chosen for name in ("onnx", "openvino") if name in formats]
+    written: list[Path] = []
     reports: dict[str, dict[str, str]] = {}
     if "qz" in formats:
         written.append(folder / f"{stem}.qz")
         save_qz(network, written[-1], [one.name for one in chosen])
-    for one in chosen:
-        if "onnx" in formats:
-            written.append(folder / f"{stem}_{one.name}.onnx")
-            reports[one.name] = export_onnx(
-                one.network, written[-1], one.bits,
-                style=args.style, weight_storage=args.weights, residual_images=images,
-            )  # fmt: skip
-        if "openvino" in formats:
-            written.append(folder / f"{stem}_{one.name}.xml")
-            reports[one.name] = export_openvino(
-                one.network, written[-1], one.bits, weight_storage=args.weights, residual_images=images
-            )
+    for one, name in progress(jobs, "exporting"):
+        target = folder / f"{stem}_{one.name}.{'onnx' if name == 'onnx' else 'xml'}"
+        options: dict[str, Any] = {"weight_storage": args.weights, "residual_images": images}
+        if name == "onnx":
+            reports[one.name] = export_onnx(one.network, target, one.bits, style=args.style, **options)
+        else:
+            reports[one.name] = export_openvino(one.network, target, one.bits, **options)
+        written.append(target)
     show(written, reports, args.layers)
     if args.style == "qonnx":
         return 0
@@ -100,8 +99,9 @@ def check(written: list[Path], modes: list[str]) -> int:
         modes: of a ``.qz`` file those that engines can run.
     """
     console, wrong = Console(), False
-    for path in written:
-        for engine, verdict in check_engines(path, modes).items():
+    verdicts = [(path, check_engines(path, modes)) for path in progress(written, "asking the engines")]
+    for path, by_engine in verdicts:
+        for engine, verdict in by_engine.items():
             console.print(
                 f"{path.name} on {engine}: {verdict}", soft_wrap=True, markup=False, highlight=False
             )

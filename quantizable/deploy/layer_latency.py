@@ -9,13 +9,13 @@ from itertools import product
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import nn
 
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.calibrate import evaluating
 from quantizable.deploy.engines import Runner, compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import onnx_model
+from quantizable.interface.progress import progress
 from quantizable.measure.latency import interleaved
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantLayer
@@ -66,7 +66,7 @@ def layer_latencies(
         calls = layer_calls(network, layers, torch.zeros(1, *input_size))
     runs: dict[str, Callable[[], object]] = {}
     keys: dict[str, dict[str, list[str]]] = {}  # what was timed for each use of a layer, by mode
-    for name, layer in track(list(layers.items()), f"exporting layers for {engine}", transient=True):
+    for name, layer in progress(layers.items(), f"exporting layers for {engine}"):
         keys[name] = {mode.name: [] for mode in _modes(layer)}
         for mode, call in product(_modes(layer), calls[name]):
             shape = tuple(call.given[1:])

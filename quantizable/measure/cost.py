@@ -79,7 +79,8 @@ def layer_costs(
         modes: by default all.
     """
     chosen = network.modes if modes is None else [network.check_mode(mode) for mode in modes]
-    macs, calls = count_macs(network, torch.zeros(1, *input_size))
+    device = next((one.device for one in network.parameters()), None)
+    macs, calls, _ = count_macs(network, torch.zeros(1, *input_size, device=device))
     parts = dict(network.model.named_modules())
     layers = {name: part for name, part in parts.items() if _has_weight(part)}
     products = [name for name in macs if name not in layers]  # attention, quantized or not

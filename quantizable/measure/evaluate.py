@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from quantizable.bits import BitMode
 from quantizable.calibrate import active_batch_norms
 from quantizable.data.choice import trained_data, validation_loader
+from quantizable.interface.progress import progress
 from quantizable.measure.classification import METRICS, image_metrics
 from quantizable.network import QuantizableNetwork
 from quantizable.report.files import finite, make_folder, write_json
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             args.norm_batches,
         )
     loader = datamodule.test_dataloader() if test else validation_loader(network, datamodule)
-    results = evaluate(network, track(loader, "evaluating", total=len(loader), transient=True), runs)
+    results = evaluate(network, progress(loader, "evaluating"), runs)
     print_table(results, f"{args.checkpoint}: {type(datamodule).__name__}, {args.set} set")
     if args.output:
         write_json(

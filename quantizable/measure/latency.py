@@ -6,6 +6,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+from quantizable.interface.progress import progress
+
 PAUSE = 0.1  # seconds
 
 
@@ -24,7 +26,7 @@ def interleaved(
         warmup: turns that are not counted.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(warmup + repeats):
+    for turn in progress(range(warmup + repeats), "timing", still=True):
         for name, run in runs.items():
             time.sleep(PAUSE)
             run()

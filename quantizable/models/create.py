@@ -1,5 +1,6 @@
 """Float networks by name: timm's, torchvision's, and the CIFAR ResNets."""
 
+from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 import quantizable.models.cifar_resnet  # registers resnet20, resnet32 and resnet56
 import quantizable.models.patch_cnn  # noqa: F401  (registers patch_cnn)
+from quantizable.models.download import without_retries
 from quantizable.models.stem import first_conv, replace, use_cifar_stem
 from quantizable.models.weights import load_float_weights
 
@@ -72,9 +74,10 @@ def _timm_model(name: str, num_classes: int, in_chans: int, pretrained: bool, **
                 f"there are no published weights of {name!r} to download; use pretrained=False "
                 "and, if you have a file of weights, load_float_weights"
             )
-    return timm.create_model(
-        name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **kwargs
-    )
+    with without_retries() if pretrained or name.startswith("hf-hub:") else nullcontext():
+        return timm.create_model(
+            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **kwargs
+        )
 
 
 def _torchvision_model(

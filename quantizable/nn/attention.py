@@ -17,11 +17,11 @@ from quantizable.quantizers import Quantizer
 
 
 class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
-    """``nn.MultiheadAttention`` (torchvision's ViT) on quantized input and ``in_proj_weight``.
+    """``nn.MultiheadAttention`` (torchvision's ViT, ``nn.Transformer``) on quantized inputs and weights.
 
-    The float forward never calls ``out_proj``, so that this one does, with whatever layer stands there.
-    Self-attention only (``query``, ``key`` and ``value`` the same batched tensor, no
-    ``key_padding_mask``; else ``ValueError``). No attention weights are returned.
+    Query, key and value share one grid, so that cross-attention has no more parameters than
+    self-attention. The float forward never calls ``out_proj``, so that this one does, with whatever layer
+    stands there.
     """
 
     float_class = nn.MultiheadAttention
@@ -47,29 +47,75 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
+        """As the float layer's, masks and weights too; ``is_causal`` is a hint that goes with a mask."""
         if all_float(self):
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
-        if query is not key or key is not value or key_padding_mask is not None or query.dim() != 3:
-            raise ValueError(
-                "a quantized MultiheadAttention does batched self-attention without key_padding_mask only; "
-                "exclude it (exclude=...) to keep it in float"
-            )
-        x = query if self.batch_first else query.transpose(0, 1)
-        batch, tokens, channels = x.shape
-        qkv = F.linear(*self.factors(x), self.in_proj_bias)
-        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, heads, N, d] each
-        if attn_mask is not None:
-            if attn_mask.dtype == torch.bool:
-                attn_mask = ~attn_mask  # here True means "hidden", there "seen"
-            if attn_mask.dim() == 3:
-                attn_mask = attn_mask.unflatten(0, (batch, self.num_heads))
+        if is_causal and attn_mask is None:
+            raise ValueError("is_causal=True is a hint that goes with attn_mask; give the mask, too")
+        batched = query.dim() == 3
+        q, k, v = self._projected(query, key, value)
+        mask = _summed_mask(q, k, attn_mask, key_padding_mask)
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
-        x = self.out_proj(x.transpose(1, 2).reshape(batch, tokens, channels))
-        return (x if self.batch_first else x.transpose(0, 1)), None
+        weights = None
+        if need_weights:
+            scores = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)  # [B, heads, L, S]
+            weights = F.dropout((scores if mask is None else scores + mask).softmax(-1), dropout)
+            x = weights @ v
+            weights = weights.mean(1) if average_attn_weights else weights
+            weights = weights if batched else weights[0]
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        x = self.out_proj(x.transpose(1, 2).flatten(2))  # [B, L, C]
+        if not batched:
+            return x[0], weights
+        return (x if self.batch_first else x.transpose(0, 1)), weights
+
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Queries ``[B, heads, L, d]``, keys and values ``[B, heads, S, d]``."""
+
+        def batch_first(x: Tensor) -> Tensor:
+            if x.dim() == 2:
+                return x[None]
+            return x if self.batch_first else x.transpose(0, 1)
+
+        if query is key and key is value:  # one product
+            x = batch_first(query)
+            parts = F.linear(*self.factors(x), self.in_proj_bias).chunk(3, -1)
+        else:
+            self.recomputing()
+            weights = self.quantized_weight().chunk(3)
+            biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+            given = map(batch_first, (query, key, value))
+            parts = tuple(
+                F.linear(self.input_quantizer(x), weight, bias)
+                for x, weight, bias in zip(given, weights, biases, strict=True)
+            )
+        return [x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in parts]
+
+
+def _summed_mask(q: Tensor, k: Tensor, mask: Tensor | None, padding: Tensor | None) -> Tensor | None:
+    """What is added to the scores ``[B, heads, L, S]``, of masks as ``nn.MultiheadAttention`` takes them.
+
+    Args:
+        q, k: ``[B, heads, L or S, d]``.
+        mask: ``[L, S]`` or ``[B heads, L, S]``, True where hidden, or numbers to add.
+        padding: ``[B, S]`` or ``[S]``, the same.
+    """
+
+    def added(given: Tensor) -> Tensor:
+        if given.dtype != torch.bool:
+            return given
+        return torch.zeros_like(given, dtype=q.dtype).masked_fill(given, float("-inf"))
+
+    if mask is not None:
+        mask = added(mask)
+        mask = mask.unflatten(0, (len(q), -1)) if mask.dim() == 3 else mask
+    if padding is not None:
+        padding = added(padding).reshape(len(k), 1, 1, -1)
+        mask = padding if mask is None else mask + padding
+    return mask
 
 
 QUANT_CLASSES[nn.MultiheadAttention] = QuantMultiheadAttention

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from timm.layers import Attention
-from torch import nn
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from quantizable.bits import FLOAT_BITS, BitMode, check_bits
 from quantizable.interface.errors import unknown
 from quantizable.nn.attention import QuantAttention
+from quantizable.nn.embedding import EMBEDDINGS
 from quantizable.nn.layers import QuantLayer, quant_class, quantize_layer
+from quantizable.nn.left_float import PRODUCTS
 from quantizable.nn.norms import SHARING, PerModeNorm, is_norm
+from quantizable.nn.recurrent_products import Product
 from quantizable.quantizers import QUANTIZERS, LSQActivation
 
 FirstLast = int | Literal["mode", "float"]
-PRODUCTS = (nn.Linear, _ConvNd, nn.MultiheadAttention)
 OVERRIDES = ("quantizer", "bits", "per_channel")
 
 
@@ -38,6 +38,7 @@ class QuantizeConfig:
     include: list[str] = field(default_factory=lambda: ["*"])
     exclude: list[str] = field(default_factory=list)
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    embedding: bool = False
 
     def __post_init__(self) -> None:
         known_quantizer(self.quantizer)
@@ -89,9 +90,31 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def quantizable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Layers that can be quantized, by name, in the order in which the network registers them."""
-    return {name: layer for name, layer in model.named_modules() if quant_class(layer) is not None}
+def quantizable_layers(model: nn.Module, embedding: bool = False) -> dict[str, nn.Module]:
+    """Layers that can be quantized, by name, in the order in which the network registers them.
+
+    Args:
+        model: a network whose recurrent layers have their products (``recurrent.split_products``).
+        embedding: embeddings among them.
+    """
+    read_past = {
+        m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention) and quant_class(m) is None
+    }  # a float attention never calls its own
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if quant_class(layer) is not None
+        and layer not in read_past
+        and (embedding or not isinstance(layer, EMBEDDINGS))
+    }
+
+
+def multiplying(model: nn.Module) -> list[str]:
+    """Names of the layers that multiply and can be quantized, or are."""
+    known = (
+        (n, isinstance(m, QuantLayer) or quant_class(m) is not None, m) for n, m in model.named_modules()
+    )
+    return [name for name, is_known, m in known if is_known and not isinstance(m, EMBEDDINGS)]
 
 
 def check_weights(model: nn.Module, within: str = "") -> None:
@@ -109,26 +132,16 @@ def check_weights(model: nn.Module, within: str = "") -> None:
     if lazy := names(lambda m: isinstance(m, LazyModuleMixin)):
         raise ValueError(f"{lazy}: lazy layers without weights; run the model on one batch first")
     # a parameter is not in vars(), and such a weight is: a plain tensor, which cannot be copied
-    if hooked := names(lambda m: isinstance(m, PRODUCTS) and "weight" in vars(m)):
+    if hooked := names(
+        lambda m: (
+            isinstance(m, PRODUCTS)
+            and any(n.startswith("weight") and isinstance(w, Tensor) for n, w in vars(m).items())
+        )
+    ):
         raise ValueError(
             f"{hooked}: a hook computes the weight (torch.nn.utils.weight_norm, spectral_norm or "
             "prune); make it a parameter first, with remove_weight_norm(layer), remove_spectral_norm(layer) "
             'or prune.remove(layer, "weight")'
-        )
-
-
-def warn_of_skipped(model: nn.Module, known: Collection[nn.Module] = ()) -> None:
-    """Name the convolutions, linear and attention layers, save known ones, that stay float in every mode."""
-    skipped = [
-        name for name, m in model.named_modules()
-        if isinstance(m, PRODUCTS) and not isinstance(m, QuantLayer)
-        and quant_class(m) is None and m not in known
-    ]  # fmt: skip
-    if skipped:
-        warnings.warn(
-            f"{', '.join(skipped)}: these layers have a forward of their own that is not known here "
-            "and stay float in every mode",
-            stacklevel=3,
         )
 
 
@@ -141,7 +154,11 @@ def first_and_last(model: nn.Module, names: Sequence[str]) -> tuple[set[str], se
         listed = (listed,) if isinstance(listed, str) else listed
         return {name for name in listed if name in names} or {fallback}
 
-    return named("first_conv", names[0]), named("classifier", names[-1])
+    first, last = named("first_conv", names[0]), named("classifier", names[-1])
+    if isinstance(model.get_submodule(names[0]), Product):  # a recurrent layer reads its input both ways
+        first |= {f"{names[0]}_reverse"} & {*names}
+    # what a recurrent layer makes of its own state is no class
+    return first, {name for name in last if not isinstance(model.get_submodule(name), Product)}
 
 
 def convert(
@@ -155,9 +172,9 @@ def convert(
         config: how.
         known: modules to leave as they are.
     """
-    names = [n for n, m in model.named_modules() if isinstance(m, QuantLayer) or quant_class(m) is not None]
+    names = multiplying(model)
     first, last = first_and_last(model, names) if names else (set(), set())
-    for name, layer in quantizable_layers(model).items():
+    for name, layer in quantizable_layers(model, config.embedding).items():
         options = layer_options(config, name, name in first | last)
         if options is not None and layer not in known:
             _quantize(layer, modes, options, is_input=name in first)
@@ -169,12 +186,13 @@ def convert(
 
 def classifier_of(model: nn.Module) -> tuple[str | None, int | None]:
     """Name of the model's classifier and its outputs; None for what there is not."""
-    names = [n for n, m in model.named_modules() if isinstance(m, QuantLayer) or quant_class(m) is not None]
-    if not names:
+    names = multiplying(model)
+    last = first_and_last(model, names)[1] if names else set()
+    if not last:
         return None, None
-    name = max(first_and_last(model, names)[1], key=names.index)
-    last = model.get_submodule(name)
-    width = getattr(last, "out_features", getattr(last, "out_channels", None))
+    name = max(last, key=names.index)
+    head = model.get_submodule(name)
+    width = getattr(head, "out_features", getattr(head, "out_channels", None))
     return name, width if isinstance(width, int) else None
 
 
@@ -203,7 +221,8 @@ def channel_axis(layer: nn.Module) -> int | None:
 def _quantize(layer: nn.Module, modes: list[BitMode], options: dict[str, Any], is_input: bool) -> None:
     fixed = None if options["bits"] == "mode" else options["bits"]
     weight_bits = {fixed or m.weight for m in modes if m.weight != FLOAT_BITS}
-    input_bits = {fixed or m.activation for m in modes if m.activation != FLOAT_BITS}
+    looked_up = isinstance(layer, EMBEDDINGS)  # what is looked up is no activation
+    input_bits = {fixed or m.activation for m in modes if m.activation != FLOAT_BITS and not looked_up}
     recipe = QUANTIZERS[options["quantizer"]]
     per_channel = recipe.per_channel if options["per_channel"] is None else options["per_channel"]
     axis = channel_axis(layer) if per_channel else None

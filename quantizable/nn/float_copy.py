@@ -7,7 +7,7 @@ import copy
 from torch import nn
 
 from quantizable.bits import BitMode
-from quantizable.nn import encoder_fast_path, shifted_windows
+from quantizable.nn import encoder_fast_path, recurrent, shifted_windows
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.layers import QuantLayer, to_float
 from quantizable.nn.norms import PerModeNorm
@@ -38,6 +38,7 @@ def float_copy(model: nn.Module, mode: BitMode) -> nn.Module:
             to_float(module)
         elif isinstance(module, QuantAttention):
             QuantAttention.restore(module)
+        recurrent.restore(module)
         encoder_fast_path.restore(module)
         shifted_windows.restore(module)
         unwatch(module)

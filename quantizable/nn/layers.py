@@ -141,6 +141,16 @@ class QuantConv3d(QuantLayer, nn.Conv3d):
         return self._conv_forward(*self.factors(x), self.bias)
 
 
+class QuantBilinear(QuantLayer, nn.Bilinear):
+    """``nn.Bilinear`` on quantized weight and first input; what the second multiplies is an activation."""
+
+    float_class = nn.Bilinear
+
+    def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
+        x, weight = self.factors(input1)
+        return F.bilinear(x, input2, weight, self.bias)
+
+
 class _QuantConvTranspose(QuantLayer, _ConvTransposeNd):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         functional = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -244,7 +254,7 @@ class QuantScaledStdConv2dSame(_QuantStdConv, ScaledStdConv2dSame):
 QUANT_CLASSES: dict[type[nn.Module], type[QuantLayer]] = {
     quant.float_class: quant
     for quant in (
-        QuantLinear, QuantConv1d, QuantConv2d, QuantConv3d,
+        QuantLinear, QuantBilinear, QuantConv1d, QuantConv2d, QuantConv3d,
         QuantConvTranspose1d, QuantConvTranspose2d, QuantConvTranspose3d, QuantConv2dSame,
         QuantStdConv2d, QuantStdConv2dSame, QuantScaledStdConv2d, QuantScaledStdConv2dSame,
     )
@@ -265,9 +275,21 @@ def quant_class(layer: nn.Module) -> type[QuantLayer] | None:
     return None
 
 
+def quantized_inside(module: nn.Module) -> list[QuantLayer]:
+    """The quantized layers of a module, found without a look into quantizers.
+
+    A compiled graph would else hold on to the level that is active, and every mode would cost one.
+    """
+    found = [module] if isinstance(module, QuantLayer) else []
+    for child in module._modules.values():
+        if child is not None and not isinstance(child, Quantizer):
+            found += quantized_inside(child)
+    return found
+
+
 def all_float(module: nn.Module) -> bool:
     """True if all quantized layers inside are the identity just now: mode 32, and no calibration."""
-    layers = [layer for layer in module.modules() if isinstance(layer, QuantLayer)]
+    layers = quantized_inside(module)
     for layer in layers:
         layer.recomputing()
     return all(

@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from quantizable.bits import BitMode
-from quantizable.nn import encoder_fast_path, shifted_windows
+from quantizable.nn import encoder_fast_path, recurrent, shifted_windows
 from quantizable.nn.attention import QuantAttention
-from quantizable.nn.conversion import QuantizeConfig, check_weights, classifier_of, convert, warn_of_skipped
+from quantizable.nn.conversion import QuantizeConfig, check_weights, classifier_of, convert
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.left_float import warn_of_left_float
 from quantizable.nn.norms import PerModeNorm
 from quantizable.quantizers import Level, Quantizer
 
@@ -98,7 +99,8 @@ def convert_new(
     """
     known = before.modules
     check_new(model, modes, known)
-    warn_of_skipped(model, known)
+    recurrent.split_products(model, known)
+    warn_of_left_float(model, config["exclude"], known)
     encoder_fast_path.call_layers(model, known)
     shifted_windows.call_layers(model, known)
     convert(model, modes, QuantizeConfig(**config), known)
@@ -126,5 +128,5 @@ def same_input(layer: nn.Module, old: nn.Module) -> bool:
 
 def input_width(layer: nn.Module) -> Any:
     """Features or channels of a layer's input."""
-    names = ("in_features", "in_channels", "embed_dim")
+    names = ("in_features", "in_channels", "embed_dim", "in1_features", "embedding_dim")
     return next(getattr(layer, name) for name in names if hasattr(layer, name))

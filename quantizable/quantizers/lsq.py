@@ -107,7 +107,13 @@ class LSQActivation(_LSQ):
     Args:
         bits: bit-widths, 2 to 16.
         init: ``"search"`` or ``"paper"``, as for the weights.
+
+    Attributes:
+        calls_a_sample: how many calls share the features of one sample: a recurrent layer's states come one
+            step at a time.
     """
+
+    calls_a_sample = 1.0
 
     def starts_initialised(self) -> bool:
         return False
@@ -121,7 +127,7 @@ class LSQActivation(_LSQ):
             level.scale.copy_(self.first_scale(x, level))
 
     def elements(self, x: Tensor, level: Level) -> float:
-        return x.numel() / x.shape[0]
+        return x.numel() / x.shape[0] * self.calls_a_sample
 
     def product(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         level = self.active

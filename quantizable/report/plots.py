@@ -71,8 +71,9 @@ def plot_curves(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
             for index, run in enumerate(group)
         ]
     for name, color, curve in lines:
-        x, y = [epoch for epoch, _ in curve], [100 * top1 for _, top1 in curve]
-        axes.plot(x, y, color=color, label=name, marker="o" if len(curve) == 1 else None)
+        epochs, top1 = [epoch for epoch, _ in curve], [100 * top1 for _, top1 in curve]
+        # a line through one point is none
+        axes.plot(epochs, top1, color=color, label=name, marker="o" if len(curve) == 1 else None)
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation top-1, %" if len(runs) == 1 else "validation top-1, mean over modes, %")
     axes.grid(alpha=0.3)

@@ -42,7 +42,7 @@ def macs(network: QuantizableNetwork, image: torch.Tensor) -> dict[str, int]:
 
     Attention that is quantized counts its two products only; its projections are layers of their own.
     """
-    counted, _ = count_macs(network, image)
+    counted = count_macs(network, image).own
     return {name: counted.get(name, 0) for name in network.layers()}
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.functional import dequantize
+from quantizable.interface.progress import progress
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.watching import watching
@@ -107,7 +107,7 @@ def sensitivity(scorer: Scorer, space: Space, modes: Sequence[BitMode]) -> list[
     ratios = noise_ratios(network, space, scorer.images[:64])
     nothing = (float("nan"), float("nan"))
     rows = []
-    for name in track(space.layers, "sensitivity", transient=True):
+    for name in progress(space.layers, "sensitivity"):
         for mode in modes:
             score = scorer({**rest, name: mode})
             noise = ratios.get((name, mode), nothing)

@@ -15,10 +15,11 @@ from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention
 from quantizable.nn.layers import quantize_layer
 from quantizable.nn.module_names import names_of, replace_module
+from quantizable.nn.recurrent import split_products
 from quantizable.storage.checkpoint import ELSEWHERE, load_checkpoint
 from quantizable.storage.hub import INTEGERS, WEIGHTS, fetch, is_shared, load_folder
 from quantizable.storage.packing import unpack
-from quantizable.storage.qz import read_qz, stays_float, weight_name
+from quantizable.storage.qz import read_qz, stays_float, weight_keys, weight_of
 from quantizable.storage.stored_quantizers import StoredInput, StoredWeight
 
 Tensors = dict[str, Tensor]
@@ -93,7 +94,8 @@ def _build(path: str | Path, architecture: dict[str, Any] | None) -> nn.Module:
 
 def _fill(model: nn.Module, about: dict[str, Any], tensors: Tensors) -> QuantizableNetwork:
     modes = [BitMode.parse(name) for name in about["modes"]]
-    integers = set()
+    integers: set[str] = set()
+    split_products(model)
     for name, layer in about["layers"].items():
         module = model.get_submodule(name)
         if "operands" in layer:
@@ -104,8 +106,8 @@ def _fill(model: nn.Module, about: dict[str, Any], tensors: Tensors) -> Quantiza
         given = _read_input(tensors, f"{name}.input", layer["input"])
         quantize_layer(module, lambda _, w=weight: w, given, layer["fixed_bits"])  # type: ignore[misc]
         # what `.weight` shows and StdConv reads; no quantized forward uses it
-        integers |= {f"{one}.{weight_name(module)}" for one in names_of(model, module)}
-        getattr(module, weight_name(module)).data = weight.value(max(layer["weight"]["widths"]))
+        integers |= weight_keys(model, module)
+        weight_of(module).data = weight.value(max(layer["weight"]["widths"]))
     for name in about["norms"]:
         replace_module(model, norm := model.get_submodule(name), PerModeNorm(norm, modes))
     for name in about.get("unused", ()):  # never called: their float weights are not in the file

@@ -23,6 +23,7 @@ from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention, QuantLayer
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.module_names import names_of
+from quantizable.nn.recurrent_products import Product
 from quantizable.quantizers import Quantizer
 from quantizable.quantizers.nested import NestedWeight
 from quantizable.report.files import check_target, written_whole
@@ -89,7 +90,7 @@ def save_qz(
             "weight": _store_weight(tensors, name, layer, sorted({w.weight for w in widths})),
             "input": _store_input(tensors, f"{name}.input", layer.input_quantizer, widths),
         }
-        dropped |= {f"{one}.{weight_name(layer)}" for one in own_names}
+        dropped |= weight_keys(network.model, layer)
     tensors |= _float_state(network, chosen, dropped)
     about = {
         "format_version": FORMAT_VERSION,
@@ -168,9 +169,19 @@ def checksum(tensors: dict[str, Tensor], metadata: str) -> str:
     return digest.hexdigest()
 
 
-def weight_name(layer: nn.Module) -> str:
-    """Name of the parameter that a layer's weight quantizer quantizes."""
-    return "in_proj_weight" if isinstance(layer, nn.MultiheadAttention) else "weight"
+def weight_of(layer: nn.Module) -> nn.Parameter:
+    """The parameter that a layer's weight quantizer quantizes."""
+    name = "in_proj_weight" if isinstance(layer, nn.MultiheadAttention) else "weight"
+    return getattr(layer, name)  # type: ignore[no-any-return]
+
+
+def weight_keys(model: nn.Module, layer: nn.Module) -> set[str]:
+    """The keys of that parameter in the state dict of a network, one for each name of its module."""
+    weight = weight_of(layer)
+    holder = layer.layer if isinstance(layer, Product) else layer
+    assert isinstance(holder, nn.Module)
+    (name,) = (name for name, held in holder.named_parameters(recurse=False) if held is weight)
+    return {f"{one}.{name}".lstrip(".") for one in names_of(model, holder)}
 
 
 def stays_float(key: str, dropped: set[str]) -> bool:

@@ -3,6 +3,7 @@ mixing."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +13,17 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from quantizable.seeds import generator, key_seed, seeded
+
+
+def entry(batch: Any, index: int, otherwise: str) -> Any:
+    """An entry of a batch that is a sequence; ``ValueError`` with what to do ``otherwise``."""
+    try:
+        return batch[index]
+    except (KeyError, IndexError, TypeError) as error:
+        held = f" of {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+        raise ValueError(
+            f"a batch is a {type(batch).__name__}{held} and has no entry {index}: {otherwise}"
+        ) from error
 
 
 class Strategy(Protocol):
@@ -77,7 +89,7 @@ class Adversarial:
 
     def __call__(self, module: Any, batch: Any, step: int) -> Any:
         """The attacked images, started from random noise, and their labels."""
-        images, labels = batch
+        images, labels = (entry(batch, i, "attacks need batches of (images, labels)") for i in (0, 1))
         std = getattr(getattr(module.trainer, "datamodule", None), "std", None)
         scale = torch.as_tensor(1.0 if std is None else std, device=images.device).reshape(-1, 1, 1)
         source = generator("attack", module.seed, step, module.global_rank)
@@ -115,5 +127,6 @@ class Mixup:
 
     def __call__(self, module: Any, batch: Any, step: int) -> tuple[Tensor, Tensor]:
         """The mixed images and the label probabilities ``[B, K]``."""
+        pair = (entry(batch, i, "mixing needs batches of (images, labels)") for i in (0, 1))
         with seeded(key_seed("mixup", module.seed, step, module.global_rank)):
-            return v2.MixUp(alpha=self.alpha, num_classes=module.num_classes)(*batch)
+            return v2.MixUp(alpha=self.alpha, num_classes=module.num_classes)(*pair)

@@ -18,6 +18,7 @@ from quantizable.nn.conversion import classifier_of
 from quantizable.training.module import MultiModeModule
 from quantizable.training.optim import OptimizerConfig
 from quantizable.training.schemes import Scheme
+from quantizable.training.settings import plain
 
 
 class QuantizableClassifier(MultiModeModule):
@@ -82,21 +83,16 @@ class QuantizableClassifier(MultiModeModule):
                 model, num_classes, bits, quantizer, weights, reset_head, model_options, quantize_options
             )
             known = model if isinstance(model, str) else None, model_options
-        try:
-            config = (
-                optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**optimizer or {})
-            )
-        except TypeError as error:  # a key that is no setting
-            raise ValueError(f"optimizer: {error}") from error
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; it must be in [0, 1)")
-        super().__init__(network, scheme, config, **training)
+        super().__init__(network, scheme, optimizer, **training)
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.architecture = {
             "model": known[0],
             "num_classes": num_classes,
             "model_options": dict(known[1] or {}),
         }
+        self._save_settings(known[0], reset_head, weights)
         self.metrics = nn.ModuleDict(
             {
                 f"{stage}_{mode.name}": MetricCollection({name: MeanMetric() for name in METRICS})
@@ -105,21 +101,45 @@ class QuantizableClassifier(MultiModeModule):
             }
         )
 
+    def _save_settings(self, known: str | None, reset_head: bool, weights: str | None) -> None:
+        """The constructor's arguments instead of the network that they made."""
+        config, model = self.network.config, self.network.model
+        options = {name: value for name, value in config.items() if name not in ("bits", "quantizer")}
+        settings = {
+            "model": known or model,
+            "num_classes": self.num_classes,
+            "bits": config["bits"],
+            "quantizer": config["quantizer"],
+            "weights": weights,
+            "reset_head": reset_head,
+            "model_options": self.architecture["model_options"],
+            "quantize_options": options,
+            "label_smoothing": self.label_smoothing,
+        }
+        self.save_hyperparameters(plain(settings), ignore="network")
+
     @classmethod
-    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Lightning's, which needs the constructor's arguments; :func:`quantizable.load` needs none."""
-        try:
-            return super().load_from_checkpoint(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(
-                "quantizable.load(path) gives the trained network; to train on, make the module as before "
-                f"and call Trainer.fit(module, ckpt_path=path) ({error})"
-            ) from error
+    def _settings_to_load(cls, about: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(given.get("model"), QuantizableNetwork):  # brings its own modes and quantizers
+            made = {"bits": about["quantize"]["bits"], "model_options": None, "quantize_options": None}
+        else:
+            options = {k: v for k, v in about["quantize"].items() if k not in ("bits", "quantizer")}
+            made = {
+                "model": about["model"],
+                "model_options": {k: k != "pretrained" and v for k, v in about["model_options"].items()},
+                "bits": about["quantize"]["bits"],
+                "quantizer": about["quantize"]["quantizer"],
+                "quantize_options": options,
+            }
+            if "model" in given and not isinstance(given["model"], str):
+                made["model_options"] = None
+        return {"num_classes": about["num_classes"], **made, "weights": None, "reset_head": False}
 
     def loss(self, output: Tensor, batch: Any) -> Tensor:
         smoothing = self.label_smoothing if self.training else 0.0
-        with self._labels_checked(output, batch[1]):
-            return F.cross_entropy(output.float(), batch[1], label_smoothing=smoothing)
+        target = self.targets(batch)
+        with self._labels_checked(output, target):
+            return F.cross_entropy(output.float(), target, label_smoothing=smoothing)
 
     @contextmanager
     def _labels_checked(self, logits: Tensor, target: Tensor) -> Iterator[None]:
@@ -132,7 +152,7 @@ class QuantizableClassifier(MultiModeModule):
             ) from error
 
     def evaluate_step(self, batch: Any, stage: str) -> None:
-        target = batch[1]
+        target = self.targets(batch)
         reference: Tensor | None = None
         for mode, logits in self.outputs_by_mode(batch):
             reference = logits.float().argmax(1) if reference is None else reference

@@ -26,7 +26,7 @@ KEYS = {
     "schedule": ("epochs", "augment", "optimizer"),
     "train": (
         *("label_smoothing", "accumulate", "clip_norm", "noise_sigma", "recompute_activations", "ema"),
-        *("teacher", "teacher_weights"),
+        *("teacher", "teacher_weights", "histograms_every"),
     ),
 }
 EXAMPLES = {"model.name": "mobilenetv2_100", "data.root": "my_images", "data.file": "Samson.mat"}
@@ -123,3 +123,5 @@ def check(cfg: dict[str, Any]) -> None:
         find_spec("tensorboard") or find_spec("tensorboardX")
     ):
         raise ImportError("logger=tensorboard needs tensorboard: pip install 'quantizable[tensorboard]'")
+    if "MLFlow" in cfg["logger"]["_target_"] and not find_spec("mlflow"):
+        raise ImportError("logger=mlflow needs MLflow: pip install mlflow")

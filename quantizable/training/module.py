@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor, nn
 
-from quantizable import calibrate as fitting
 from quantizable.bits import BitMode
-from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.interface.lightning_package import pl
+from quantizable.network import QuantizableNetwork
 from quantizable.seeds import key_seed
 from quantizable.training import schedulers
-from quantizable.training.batch_transforms import Strategy, with_noise
-from quantizable.training.description import describe
+from quantizable.training.batch_transforms import Standard, Strategy, entry, with_noise
+from quantizable.training.first_step_sizes import set_first_step_sizes
+from quantizable.training.network_module import NetworkModule
 from quantizable.training.objectives import Consistency, mean_squared_error
 from quantizable.training.optim import (
     OptimizerConfig,
     configure,
-    damp_scales,
+    optimizer_config,
     parameter_groups,
     positive_parameters,
-    step_sizes_in_bounds,
 )
-from quantizable.training.processes import average_gradients, share_quantizers
-from quantizable.training.random_state import random_state, set_random_state
+from quantizable.training.optimizer_step import take_step, without_sync
 from quantizable.training.schemes import Scheme, get_scheme
+from quantizable.training.settings import plain
 
 
-class MultiModeModule(pl.LightningModule):
+class MultiModeModule(NetworkModule):
     """One training step that visits several modes, for any task.
 
     Modes are visited one after another, each with its own forward and backward pass, so that the memory of a
@@ -48,7 +44,8 @@ class MultiModeModule(pl.LightningModule):
         network: a quantizable network.
         scheme: a name of ``training.schemes.SCHEMES``, made for logits, or a :class:`Scheme`; by default the
             quantizable scheme with squared distances between outputs, which mean something for every task.
-        optimizer: settings of optimizer and schedule, see :class:`OptimizerConfig`.
+        optimizer: settings of optimizer and schedule: an :class:`OptimizerConfig`, or a dictionary of its
+            fields.
         accumulate: batches per optimizer step, at least 1.
         clip_norm: largest norm of the gradient, None for no clipping.
         noise_sigma: Gaussian noise added to training images, in units of pixels in [0, 1].
@@ -69,7 +66,7 @@ class MultiModeModule(pl.LightningModule):
         self,
         network: QuantizableNetwork,
         scheme: str | Scheme | None = None,
-        optimizer: OptimizerConfig | None = None,
+        optimizer: OptimizerConfig | dict[str, Any] | None = None,
         *,
         accumulate: int = 1,
         clip_norm: float | None = None,
@@ -94,14 +91,27 @@ class MultiModeModule(pl.LightningModule):
             raise ValueError(f"noise_sigma is {noise_sigma}; it is a finite standard deviation, at least 0")
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm is {clip_norm}; it must be greater than 0, or None for no clipping")
-        self.optimizer, self.strategy = optimizer or OptimizerConfig(), strategy
+        self.optimizer, self.strategy = optimizer_config(optimizer), strategy
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self.noise_sigma, self.seed = noise_sigma, seed
         self.scheduler_settings: dict[int, dict[str, Any]] = {}  # see Schedulers
         # no submodule: neither trained nor saved
         self.__dict__["teacher"] = None if teacher is None else teacher.eval().requires_grad_(False)
-        # how quantizable.load builds the float network again; it is given one where that is not known
-        self.architecture: dict[str, Any] = {"model": None, "num_classes": None, "model_options": {}}
+        self.save_hyperparameters(
+            plain(
+                {
+                    "network": f"<{network.config['quantizer']}, modes {', '.join(map(str, network.modes))}>",
+                    "scheme": scheme,
+                    "optimizer": asdict(self.optimizer),
+                    "accumulate": accumulate,
+                    "clip_norm": clip_norm,
+                    "noise_sigma": noise_sigma,
+                    "seed": seed,
+                    "strategy": None if strategy == Standard() else strategy,
+                    "teacher": teacher,
+                }
+            )
+        )
 
     # -- the task ----------------------------------------------------------------------------------
 
@@ -111,7 +121,11 @@ class MultiModeModule(pl.LightningModule):
 
     def inputs(self, batch: Any) -> Tensor:
         """What of a batch goes into the network; the first entry unless overridden."""
-        return batch[0]
+        return entry(batch, 0, f"{type(self).__name__} must define inputs(batch)")
+
+    def targets(self, batch: Any) -> Tensor:
+        """What of a batch the outputs are compared with; the second entry unless overridden."""
+        return entry(batch, 1, f"{type(self).__name__} must define targets(batch)")
 
     def teaching(self, output: Any) -> Tensor:
         """What of a mode's output lower modes learn from; the output itself unless overridden."""
@@ -122,71 +136,36 @@ class MultiModeModule(pl.LightningModule):
             )
         return output
 
-    # -- switching, as on the network --------------------------------------------------------------
-
-    def set_bits(self, bits: Assignment, default: Any = None) -> None:
-        """Switch the network; see :meth:`QuantizableNetwork.set_bits`."""
-        self.network.set_bits(bits, default)
-
-    def at_bits(self, bits: Assignment, default: Any = None) -> AbstractContextManager[QuantizableNetwork]:
-        """Switch for the length of a ``with`` block."""
-        return self.network.at_bits(bits, default)
-
-    @property
-    def bits(self) -> Any:
-        """The current assignment."""
-        return self.network.bits
-
-    @property
-    def modes(self) -> list[BitMode]:
-        """The modes that the network holds."""
-        return self.network.modes
-
-    def forward(self, x: Tensor) -> Any:
-        return self.network(x)
-
     # -- training ----------------------------------------------------------------------------------
 
-    def configure_callbacks(self) -> list[Callback]:
+    def configure_callbacks(self) -> list[pl.Callback]:
         """What steps the schedulers; a Trainer asks for it before it refuses these in words of its own."""
-        fits = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        fits = self._trainer is not None and self.trainer.state.fn == pl.trainer.states.TrainerFn.FITTING
         return schedulers.callbacks_for(self.trainer) if fits else []
 
     def on_fit_start(self) -> None:
         """Set the activations' step sizes from training batches, unless a checkpoint brought them."""
         schedulers.require(self)
+        self._prepare()
+
+    def on_train_start(self) -> None:
+        """The same for the trial of a tuner, which trains before the fit has started."""
+        if self._on_trial:
+            self._prepare()
+
+    def _prepare(self) -> None:
         self._step_sizes = positive_parameters(self.network)
         if self.teacher is not None:
             self.trainer.precision_plugin.convert_module(self.teacher).to(self.device)
-        if self._lacks_step_sizes():
-            self.network.calibrate_lacking(self._calibration_inputs())
-            if self.trainer.world_size > 1:
-                share_quantizers(self.network)
+        set_first_step_sizes(self)
 
-    def _lacks_step_sizes(self) -> bool:
-        network = self.network
-        begun = any(bool(q.initialised) for q in network.quantizers().values() if not q.starts_initialised())
-        # a layer that no data reached before reaches none in a resumed run, which must draw the same numbers
-        if begun and self.trainer.ckpt_path is not None:
-            return bool(fitting.partly_lacking(network.model, network.modes))
-        return any(fitting.lacking(network.model).values())
+    @property
+    def _on_trial(self) -> bool:
+        """True while Lightning's search for a learning rate or a batch size trains, without any callback."""
+        return not schedulers.has_schedulers(self.trainer)
 
-    def _calibration_inputs(self) -> Iterator[Tensor]:
-        """Inputs of training batches, as steps get them: after precision, device and the user's hooks."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None:
-            loader = datamodule.train_dataloader()
-        else:
-            self.trainer.fit_loop.setup_data()
-            loader = self.trainer.train_dataloader
-        # several loaders give a batch together, as in a step
-        together = loader if isinstance(loader, CombinedLoader) else CombinedLoader(loader, "max_size_cycle")
-        for batch, _, _ in together:
-            batch = self.trainer.precision_plugin.convert_input(batch)
-            batch = self._on_before_batch_transfer(batch)
-            yield self.inputs(self.trainer.strategy.batch_to_device(batch, self.device))
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Visit the modes of this step, and step the optimizer; the mean of their losses."""
         step = self.trainer.current_epoch << 32 | batch_idx  # another for each batch of the run
         # or dropout would draw in every process what it draws in the first
         if batch_idx == 0 and self.global_rank > 0:
@@ -195,20 +174,21 @@ class MultiModeModule(pl.LightningModule):
             batch = self.strategy(self, batch, step)
         x = with_noise(self, self.inputs(batch), self.noise_sigma, step)
         visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, step)
-        ends = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
+        accumulate = 1 if self._on_trial else self.accumulate
+        ends = (batch_idx + 1) % accumulate == 0 or self.trainer.is_last_batch
         teachers = self._from_the_teacher(x)
         losses: dict[str, Tensor] = {}  # of the task, as logged
         totals: dict[str, Tensor] = {}
         for visit in visits:
             name = visit.name if isinstance(visit, BitMode) else f"mixed{len(losses)}"
             self._enter(visit)
-            with self._without_sync():
+            with without_sync(self.trainer):
                 output = self.network(x)
                 losses[name] = self.loss(output, batch)
                 teaching = self.teaching(output)
                 self._check_teacher(teaching, teachers)
                 loss = self.scheme.objective(teaching, losses[name], teachers)
-                self.manual_backward(loss / self.accumulate)
+                self.manual_backward(loss / accumulate)
             teachers.append(teaching.detach())
             losses[name], totals[name] = losses[name].detach(), loss.detach()
             if self.scheme.step_per_mode:
@@ -222,6 +202,12 @@ class MultiModeModule(pl.LightningModule):
             self.log(f"train/loss/{name}", value, on_step=False, on_epoch=True, batch_size=len(x))
         mean = torch.stack([*losses.values()]).mean()
         self.log("train/loss", mean, on_step=True, on_epoch=True, batch_size=len(x))
+        return mean
+
+    def _step(self) -> None:
+        take_step(self, self.clip_norm)
+        if self._on_trial:
+            schedulers.step_in_trial(self.trainer)
 
     @torch.no_grad()
     def _from_the_teacher(self, x: Tensor) -> list[Tensor]:
@@ -243,36 +229,15 @@ class MultiModeModule(pl.LightningModule):
     def _check(self, losses: dict[str, Tensor], stage: str = "") -> None:
         """Stop before the optimizer takes a step that would spoil the weights, or they are kept."""
         finite = torch.stack([*losses.values()]).isfinite()
-        if not finite.all():
+        if not finite.all() and self.trainer.training and self._on_trial:
+            self.trainer.should_stop = True  # a search for the learning rate has gone far enough
+        elif not finite.all():
             bad = ", ".join(name for name, ok in zip(losses, finite.tolist(), strict=True) if not ok)
             raise RuntimeError(
                 f"the {stage}loss of mode {bad} is not finite in epoch {self.trainer.current_epoch}, step "
                 f"{self.trainer.global_step}; lower the learning rate or clip gradients"
                 + ("" if stage == "test " else " (the last checkpoint is intact)")
             )
-
-    def _without_sync(self) -> AbstractContextManager[None]:
-        return self.trainer.strategy.block_backward_sync() if self._sums_gradients() else nullcontext()  # type: ignore[attr-defined]
-
-    def _sums_gradients(self) -> bool:
-        return self.trainer.world_size > 1 and hasattr(self.trainer.strategy, "block_backward_sync")
-
-    def _step(self) -> None:
-        if self._sums_gradients():
-            average_gradients(self.parameters())
-        # in float16 gradients carry the loss scale until the optimizer steps
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        scale = 1.0 if scaler is None else float(scaler.get_scale())
-        optimizers = self.optimizers()
-        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
-            with step_sizes_in_bounds(self._step_sizes, optimizer, gradient_scale=scale):
-                # behind the bounds: an outlier of a step size would use up the norm of all gradients
-                if self.clip_norm is not None:
-                    self.clip_gradients(optimizer, self.clip_norm * scale, gradient_clip_algorithm="norm")  # type: ignore[arg-type]
-                if self.scheme.damp_scales:
-                    damp_scales(optimizer, scale)
-                optimizer.step()
-            optimizer.zero_grad()
 
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule from :class:`OptimizerConfig`.
@@ -289,23 +254,6 @@ class MultiModeModule(pl.LightningModule):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.configure_optimizers = schedulers.keep_settings(cls.configure_optimizers)  # type: ignore[method-assign]
-
-    # -- random state: dropout goes on as if a resumed run had never stopped ------------------------
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of torch's random generators, and what :func:`quantizable.load` reads."""
-        checkpoint["quantizable"] = self.description()
-        checkpoint["random"] = random_state()
-
-    def description(self) -> dict[str, Any]:
-        """What a checkpoint says of the network, see :func:`describe`."""
-        datamodule = getattr(self.trainer, "datamodule", None) if self._trainer else None
-        return describe(self.network, self.architecture, datamodule)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the random generators where a resumed run left them."""
-        if self._trainer is not None and self.trainer.training and "random" in checkpoint:
-            set_random_state(checkpoint["random"])
 
     # -- evaluation: the same for validation and test -----------------------------------------------
 

@@ -51,6 +51,7 @@ class OptimizerConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.milestones = tuple(self.milestones)
         for what in ("lr", "weight_decay", "momentum", "quantizer_lr", "warmup"):
             if not isinstance(getattr(self, what), int | float):
                 raise ValueError(f"{what}={getattr(self, what)!r} is not a number")
@@ -74,6 +75,20 @@ class OptimizerConfig:
     def has_an_end(self) -> bool:
         """True if the schedule needs the length of the run."""
         return self.schedule != "constant" or self.warmup > 0
+
+
+def optimizer_config(settings: OptimizerConfig | dict[str, Any] | None) -> OptimizerConfig:
+    """The settings of an optimizer from a dictionary of them, or those by default.
+
+    Raises:
+        ValueError: a key that is no setting, or a value out of range.
+    """
+    if isinstance(settings, OptimizerConfig):
+        return settings
+    try:
+        return OptimizerConfig(**settings or {})
+    except TypeError as error:  # a key that is no setting
+        raise ValueError(f"optimizer: {error}") from error
 
 
 def is_optimizer(name: str) -> bool:

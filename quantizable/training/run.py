@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,17 @@ from quantizable.report.files import finite, write_json
 from quantizable.report.plots import plot_modes
 from quantizable.report.tables import by_mode, print_table
 from quantizable.storage.checkpoint import load_checkpoint, load_network, read_checkpoint
-from quantizable.training.callbacks import CompileTime, WandbModes
+from quantizable.storage.qz import save_qz
+from quantizable.training import trackers
 from quantizable.training.classifier import QuantizableClassifier
+from quantizable.training.compile_time import CompileTime
 from quantizable.training.configuration import read_settings
 from quantizable.training.description import check_same_network, measured_images
 from quantizable.training.end_together import EndTogether, is_lost
+from quantizable.training.loggers import make_loggers
 from quantizable.training.memory import keep_freed_memory
 from quantizable.training.metrics_file import forget_rows_after
+from quantizable.training.mode_logging import ModeLogging
 from quantizable.training.precision import check_accelerator, fastest_execution
 from quantizable.training.recompute import recompute_activations
 from quantizable.training.run_folder import (
@@ -232,15 +236,12 @@ def make_trainer(
     if options["sync_batchnorm"] and (options["accelerator"] == "cpu" or not torch.cuda.is_available()):
         say("batch norms are not synchronised: torch can do that on GPUs alone")
         options["sync_batchnorm"] = False
-    logger = instantiate(config.logger, **_logger_folder(config.logger, folder))
-    if isinstance(logger, WandbLogger):
-        logger.log_hyperparams(cfg)
     validated = cfg["data"].get("val_size", 1) != 0 and options["limit_val_batches"] != 0
     callbacks: list[Callback] = [
         *checkpoints(folder, validated),
         LearningRateMonitor("step"),
         RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=50),
-        WandbModes(),
+        ModeLogging(cfg["train"]["histograms_every"]),
         EndTogether(),
         Timer(),  # of all sessions of a run that was resumed
     ]
@@ -251,11 +252,12 @@ def make_trainer(
     try:
         return pl.Trainer(
             max_epochs=cfg["schedule"]["epochs"],
-            logger=logger,
+            logger=make_loggers(cfg, config, folder, module),
             callbacks=callbacks,
             default_root_dir=folder,
             plugins=[AtomicCheckpointIO()],
             enable_model_summary=False,
+            enable_autolog_hparams=False,  # the whole configuration is logged instead
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # the loaders share the images out themselves
             **options,
@@ -277,26 +279,6 @@ def checkpoints(folder: Path, validated: bool) -> list[Callback]:
         ModelCheckpoint(filename="best", monitor="val/top1/mean", mode="max", **kept),
         ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **kept),
     ]
-
-
-def _logger_folder(logger: DictConfig, folder: Path) -> dict[str, Any]:
-    if logger._target_.endswith("WandbLogger"):
-        offline = (
-            not (os.environ.get("WANDB_API_KEY") or _has_wandb_login()) and "WANDB_MODE" not in os.environ
-        )
-        if offline:
-            log.info("no W&B login: logging offline; later: wandb sync %s/wandb/offline-run-*", folder)
-        return {"save_dir": str(folder), "name": folder.name, "offline": offline}
-    return {"save_dir": str(folder), "name": "", "version": ""}
-
-
-def _has_wandb_login() -> bool:
-    import netrc
-
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def finish(
@@ -335,6 +317,7 @@ def finish(
         },
     }
     if trainer.is_global_zero:
+        log_integers(trainer, best, modes)
         write_json(folder / "results.json", finite(results))
         plot_modes(
             folder / "modes.png",
@@ -346,3 +329,20 @@ def finish(
         )
         print(f"kept in {folder}: best.ckpt, last.ckpt, config.yaml, results.json, modes.png")
     return results
+
+
+def log_integers(trainer: pl.Trainer, best: Path, modes: dict[str, dict[str, float]]) -> None:
+    """The best network as a ``.qz`` file, with the accuracy of its modes, to a tracker that keeps files."""
+    keepers = [one for one in trainer.loggers if trackers.keeps_files(one)]
+    if not keepers:
+        return
+    network = load_checkpoint(best)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.qz"
+        try:
+            save_qz(network, path)
+        except ValueError as error:  # float modes alone, or weights that have no integer form
+            log.info("no .qz among the artifacts: %s", error)
+            return
+        for logger in keepers:
+            trackers.log_file(logger, path, {"modes": finite(modes)})

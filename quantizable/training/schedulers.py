@@ -13,18 +13,15 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_warn
-from pytorch_lightning.utilities.model_helpers import is_overridden
-from pytorch_lightning.utilities.types import LRSchedulerConfig
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-SETTINGS = tuple(field.name for field in fields(LRSchedulerConfig))
+from quantizable.interface.lightning_package import pl
+
+SETTINGS = tuple(field.name for field in fields(pl.utilities.types.LRSchedulerConfig))
 
 
-class Schedulers(Callback):
+class Schedulers(pl.Callback):
     """Steps the schedulers of a :class:`MultiModeModule`, each after ``frequency`` of its ``interval``.
 
     ``epoch`` counts epochs, ``step`` the optimizer steps of an epoch (batches, where the optimizer steps
@@ -38,6 +35,7 @@ class Schedulers(Callback):
         Raises:
             ValueError: an optimizer or a scheduler that cannot step here.
         """
+        _follow_search(trainer)
         if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
             raise ValueError(
                 "LBFGS computes the loss several times in one step, and a step here visits several modes; "
@@ -47,7 +45,12 @@ class Schedulers(Callback):
             for name, value in pl_module.scheduler_settings.get(id(config.scheduler), {}).items():
                 setattr(config, name, value)
             config.reduce_on_plateau |= isinstance(config.scheduler, ReduceLROnPlateau)
-            _check(config, own_step=is_overridden("lr_scheduler_step", pl_module, pl.LightningModule))
+            _check(
+                config,
+                own_step=pl.utilities.model_helpers.is_overridden(
+                    "lr_scheduler_step", pl_module, pl.LightningModule
+                ),
+            )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -65,23 +68,65 @@ class Schedulers(Callback):
             _step("epoch", trainer.current_epoch + 1, (True,), trainer, pl_module)
 
 
-def callbacks_for(trainer: pl.Trainer) -> list[Callback]:
+def callbacks_for(trainer: pl.Trainer) -> list[pl.Callback]:
     """What a module that is about to fit adds to its trainer, unless an earlier fit has.
 
     Raises:
         ValueError: the trainer is asked for what the module does itself.
     """
     if trainer.gradient_clip_val:
-        raise ValueError("clip gradients by the module: clip_norm=..., not Trainer(gradient_clip_val=...)")
+        value = f"{trainer.gradient_clip_val:g}"
+        if trainer.gradient_clip_algorithm == "value":
+            raise ValueError("gradients are clipped by their norm alone: give the module clip_norm=...")
+        raise ValueError(
+            f"clip gradients by the module: clip_norm={value}, not Trainer(gradient_clip_val={value})"
+        )
     if trainer.accumulate_grad_batches != 1:
-        raise ValueError("accumulate by the module: accumulate=..., not Trainer(accumulate_grad_batches=...)")
+        count = trainer.accumulate_grad_batches
+        raise ValueError(
+            f"accumulate by the module: accumulate={count}, not Trainer(accumulate_grad_batches={count})"
+        )
     return [] if has_schedulers(trainer) else [Schedulers()]
 
 
 def has_schedulers(trainer: pl.Trainer) -> bool:
     """True if schedulers will step."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return any(isinstance(callback, Schedulers) for callback in callbacks)
+
+
+def step_in_trial(trainer: pl.Trainer) -> None:
+    """After an optimizer step of Lightning's search for a learning rate: on to the next rate."""
+    for config in trainer.lr_scheduler_configs:
+        if isinstance(config.scheduler, LRScheduler):  # not one that waits for a metric
+            config.scheduler.step()
+
+
+def _follow_search(trainer: pl.Trainer) -> None:
+    """Optimizers and schedules once more: they were made before a search that replaced the rate or the
+    batches.
+
+    Those of a user's own ``configure_optimizers`` that takes no account of the rate stay as Lightning left
+    them, with the rate put in.
+    """
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    rates = [
+        one.optimal_lr
+        for one in callbacks
+        if isinstance(one, pl.callbacks.LearningRateFinder) and one.optimal_lr
+    ]
+    sizes = [
+        one for one in callbacks if isinstance(one, pl.callbacks.BatchSizeFinder) and one.optimal_batch_size
+    ]
+    if not rates and not sizes:
+        return
+    strategy = trainer.strategy
+    kept = strategy.optimizers, strategy.lr_scheduler_configs
+    strategy.setup_optimizers(trainer)
+    groups = [group for optimizer in strategy.optimizers for group in optimizer.param_groups]
+    used = {group.get(name) for group in groups for name in ("lr", "initial_lr")}
+    if rates and rates[-1].suggestion() not in used:
+        strategy.optimizers, strategy.lr_scheduler_configs = kept
 
 
 def require(module: pl.LightningModule) -> None:
@@ -107,12 +152,12 @@ def _step(interval: str, count: int, kinds: tuple[bool, ...], trainer: pl.Traine
                 )
                 if config.strict:
                     raise ValueError(f"{text}; monitor one of these, or give strict=False to skip the step")
-                rank_zero_warn(text)
+                pl.utilities.rank_zero_warn(text)
                 continue
         module.lr_scheduler_step(config.scheduler, metric)
 
 
-def _check(config: LRSchedulerConfig, own_step: bool) -> None:
+def _check(config: pl.utilities.types.LRSchedulerConfig, own_step: bool) -> None:
     """``ValueError`` with one line if Lightning's settings of a scheduler mean nothing."""
     name = type(config.scheduler).__name__
     if config.interval not in ("step", "epoch"):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantizable.interface.progress import progress
 from quantizable.verify.box import Box
 from quantizable.verify.certificate import Certificate, certify, differences, file_sha256, replayed
 from quantizable.verify.decide import Verdict, check_query, decide
@@ -99,7 +100,7 @@ def _verify(args: argparse.Namespace) -> int:
             f"{tuple(graphs[0].input_shape)}"
         )
     results: list[tuple[str, Verdict]] = []
-    for i, x in enumerate(inputs):
+    for i, x in enumerate(progress(inputs, "verifying")):
         output = int(graphs[0](x[None]).flatten().argmax())
         eps = 0.0 if args.robust else args.eps
         verdict = _decider(graphs, output, eps, args.time_limit, not args.bounds_only)(box[i : i + 1])

@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from quantizable.cli import main
@@ -142,6 +144,25 @@ def test_one_run_shows_a_curve_for_each_mode(tmp_path: Path, monkeypatch: pytest
     short = Run("run", {}, {"modes": {"2": {}}}, {"2": [(0, 0.5)], "mean": []})
     plot_curves(tmp_path / "curves.png", {"all": [short]})
     assert drawn == [("2", [50], "o")]  # a line of one point is not seen
+
+
+def test_one_run_of_one_epoch_is_seen_and_its_table_reads(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "pets", 0, 1, {"2": 0.8, "32": 0.9})
+    (folder / "metrics.csv").write_text("epoch,val/top1/2,val/top1/32,val/top1/mean\n0,0.8,0.9,0.85\n")
+    assert main(["compare", str(folder), "--output", str(tmp_path / "out")]) == 0
+    for file in ("report.html", "compare.csv"):
+        written = re.sub(r"<(script|style).*?</\1>", "", (tmp_path / "out" / file).read_text(), flags=re.S)
+        assert "pets" in written
+        assert not re.search(r"\[['\d]", written), "a list of Python"
+    blank = tmp_path / "blank.png"
+    plot_curves(blank, {"all": [Run("run", {}, {"modes": {"2": {}, "32": {}}}, {"2": [], "32": []})]})
+    drawn, nothing = (plt.imread(file) for file in (tmp_path / "out" / "curves.png", blank))
+    first = (np.array([0x1F, 0x77, 0xB4]) / 255).reshape(1, 1, 3)  # of matplotlib's cycle: mode 2
+
+    def dots(picture: np.ndarray) -> int:
+        return int((np.abs(picture[..., :3] - first) < 0.01).all(-1).sum())
+
+    assert dots(drawn) > dots(nothing) + 20
 
 
 def test_a_run_before_and_one_after_the_classes_moved_are_of_one_group(tmp_path: Path) -> None:

@@ -29,25 +29,9 @@ def test_panels_compare_the_modes(tmp_path: Path) -> None:
     for mode in ("2", "w4a8", "32"):
         for key in ("val/top1", "val/top5", "val/loss", "val/disagreement", "test/top1", "train/loss"):
             assert f"{key}/{mode}" in saved, key
-    assert {"val/top1/mean", "val/top1/lowest", "top-1 by mode", "mine"} <= saved
+        assert f"summary:test/top1/{mode}" in saved, "runs against modes"
+    assert {"val/top1/mean", "val/top1/lowest", "top-1 by mode", "test/modes", "mine"} <= saved
     assert "val/top1/8" not in saved
-
-
-def test_the_keys_are_those_that_training_logs(tmp_path: Path) -> None:
-    from quantizable import QuantizableClassifier
-    from tests.tiny import loader, trainer
-
-    run = trainer(max_epochs=1)
-    module = QuantizableClassifier("tiny_cnn", 10, [2, 32])
-    run.fit(module, loader(2), loader(1))
-    logged = {*run.callback_metrics}
-    run.test(module, loader(1), verbose=False)
-    logged |= {*run.callback_metrics}
-    file = tmp_path / "workspace.json"
-    main(["dashboard", "--bits", "2,32", "--dry-run", str(file)])
-    shown = {s for s in strings(json.loads(file.read_text())) if s.startswith(("val/", "test/", "train/"))}
-    assert shown
-    assert shown <= logged
 
 
 def test_an_entity_or_a_dry_run_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,13 +24,14 @@ pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ``.qz`` file of a CIFAR ResNet with random weights, and three pictures."""
+    """A ``.qz`` file of a small network with random weights, and three pictures."""
     torch.manual_seed(0)
-    network = quantizable.quantize(timm.create_model("resnet20", num_classes=10), [2, 4]).eval()
+    network = quantizable.quantize(timm.create_model("patch_cnn", in_chans=3, num_classes=10), [2, 4]).eval()
     network.calibrate([torch.randn(4, 3, 32, 32)])
     network.info = {
         "in_chans": 3, "image_size": 32, "mean": [0.0] * 3, "std": [1.0] * 3,
         "crop_pct": 1.0, "interpolation": "bilinear", "class_names": [f"class{i}" for i in range(10)],
+        "model": "patch_cnn", "num_classes": 10, "model_options": {"in_chans": 3},
     }  # fmt: skip
     folder = tmp_path_factory.mktemp("models")
     save_qz(network, folder / "model.qz")
@@ -120,7 +121,7 @@ def test_export_writes_what_was_asked_for(
     words = ["export", str(folder / "model.qz"), "--bits", "2", "--format", "qz,onnx,openvino"]
     assert main([*words, "--output", str(tmp_path)]) == 0
     assert {p.name for p in tmp_path.iterdir()} == {"model.qz", "model_2.onnx", "model_2.xml", "model_2.bin"}
-    assert "mode 2: 20 layers on integers" in capsys.readouterr().out
+    assert "mode 2: 5 layers on integers" in capsys.readouterr().out
     images = torch.randn(4, 3, 32, 32)
     from_onnx = quantizable.deploy.Session(tmp_path / "model_2.onnx", "openvino")(images)
     np.testing.assert_allclose(
@@ -188,12 +189,15 @@ def test_show_counts_the_bytes_of_each_file(tmp_path: Path, capsys: pytest.Captu
     assert "norm: float: LayerNorm has no integer form here" in capsys.readouterr().out
 
 
-def test_cost_writes_tables_and_a_plot(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_cost_writes_tables_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     results = tmp_path / "results.json"
     results.write_text(json.dumps({"modes": {"2": {"top1": 0.8}, "4": {"top1": 0.9}}}))
+    network = quantizable.quantize(timm.create_model("resnet20", num_classes=10), [2, 4]).eval()
+    network.calibrate([torch.randn(4, 3, 32, 32)])
+    save_qz(network, tmp_path / "model.qz")
     words = [
         "cost",
-        str(folder / "model.qz"),
+        str(tmp_path / "model.qz"),
         "--engine",
         "onnxruntime",
         "--threads",

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import wandb
 
 from quantizable.training.run import train
 from tests.tiny import CONF, TINY, config
@@ -164,24 +163,6 @@ finally:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.startswith("quantizable: error: bit-width 1.5 is not an integer")
     assert done.stdout == "False\n"
-
-
-def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setattr("quantizable.training.run._has_wandb_login", lambda: False)
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    train(config(tmp_path, "logger=wandb", "schedule.epochs=1"))
-    assert wandb.run is None  # the next run of a sweep gets its own
-    wandb.teardown()  # waits for what is still being written
-    (file,) = (tmp_path / "fake_tiny_cnn").glob("wandb/offline-run-*/run-*.wandb")
-    logged = file.read_bytes()  # names stand in it as they are
-    for mode in ("2", "8", "32"):
-        for key in ("val/top1", "val/top5", "val/loss", "val/disagreement", "test/top1", "train/loss"):
-            assert f"{key}/{mode}".encode() in logged, key
-    for key in (b"val/top1/mean", b"val/top1_against_bits", b"test/modes", b"schedule", b"quantizer"):
-        assert key in logged
-    assert b"val/top1/4" not in logged
 
 
 @pytest.mark.slow

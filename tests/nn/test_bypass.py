@@ -75,9 +75,14 @@ def test_padded_tokens() -> None:
     with torch.no_grad():
         assert torch.equal(net(x, src_key_padding_mask=padding()), model(x, src_key_padding_mask=padding()))
         net.set_bits(2)
-        with pytest.raises(ValueError, match="without key_padding_mask only"):
-            net(x, src_key_padding_mask=padding())
-        alone.set_bits(2)  # as that error advises: the attention stays float
+        seen = net(x, src_key_padding_mask=padding())
+        assert torch.equal(seen, net.train()(x, src_key_padding_mask=padding()))
+        other = x.clone()
+        other[0, 4:] = 9.0  # hidden: says nothing to the tokens that are seen
+        again = net(other, src_key_padding_mask=padding())
+        assert torch.equal(again[0, :4], seen[0, :4])
+        net.eval()
+        alone.set_bits(2)  # the attention stays float
         seen = alone(x, src_key_padding_mask=padding())
         assert torch.equal(seen, alone.train()(x, src_key_padding_mask=padding()))
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from quantizable import quantize
 from quantizable.nn import QuantLayer
 from quantizable.quantizers import LSQActivation, Quantizer
+from tests.nn.contract import LayerContract
 
 LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Linear(6, 4), (2, 3, 6)),
@@ -37,6 +38,13 @@ LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (ScaledStdConv2d(6, 4, 3, padding=1), (2, 6, 7, 7)),
     (ScaledStdConv2dSame(6, 4, 3, stride=2), (2, 6, 7, 7)),
 ]
+
+
+class TestLayers(LayerContract):
+    @pytest.fixture(params=LAYERS, ids=[type(layer).__name__ for layer, _ in LAYERS])
+    def case(self, request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
+        layer, shape = request.param
+        return copy.deepcopy(layer), torch.rand(shape)
 
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=[type(layer).__name__ for layer, _ in LAYERS])
@@ -150,6 +158,12 @@ class SelfAttention(nn.Module):
         return self.attention(x, x, x, need_weights=False, **masks)[0]
 
 
+class TestMultiheadAttention(LayerContract):
+    @pytest.fixture
+    def case(self) -> tuple[nn.Module, Tensor]:
+        return SelfAttention(batch_first=True), torch.randn(3, 5, 8)
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("mask", [None, "bool", "float", "per head"])
 def test_multihead_attention(batch_first: bool, mask: str | None) -> None:
@@ -169,13 +183,6 @@ def test_multihead_attention(batch_first: bool, mask: str | None) -> None:
     assert torch.equal(net(x, **masks), model(x, **masks))
     net.set_bits(16)  # so fine that only a wrong formula shows; ranges come from this first batch
     torch.testing.assert_close(net(x, **masks), model(x, **masks), rtol=1e-2, atol=1e-2)
-
-
-def test_what_quantized_multihead_attention_cannot_do_is_refused() -> None:
-    net = quantize(SelfAttention(batch_first=True), [4, 32])
-    net.set_bits(4)
-    with pytest.raises(ValueError, match="batched self-attention without key_padding_mask"):
-        net(torch.randn(2, 5, 8), key_padding_mask=torch.zeros(2, 5, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True, "norm_layer": nn.LayerNorm}, {"gated": True}])

@@ -92,11 +92,9 @@ def test_another_task_loads_into_its_float_network(tmp_path: Path) -> None:
             assert torch.equal(network(images), module(images))
 
 
-def test_lightnings_way_to_load_points_to_ours(path: Path) -> None:
-    with pytest.raises(TypeError, match=r"quantizable.load\(path\) gives the trained network"):
-        QuantizableClassifier.load_from_checkpoint(path)
-    options: Any = {"bits": [2, "w4a8", 32], "quantize_options": {"first_last": "mode"}}
-    module = QuantizableClassifier.load_from_checkpoint(path, model="tiny_cnn", num_classes=10, **options)
+def test_lightnings_way_to_load_gives_the_module(path: Path) -> None:
+    module = QuantizableClassifier.load_from_checkpoint(path)
+    assert [mode.name for mode in module.modes] == ["2", "w4a8", "32"]
     assert torch.equal(module.network.model.fc.weight, quantizable.load(path).model.fc.weight)
 
 

@@ -54,10 +54,10 @@ def mixed(**options: object) -> QuantizableNetwork:
     """A calibrated timm network with a float mode and one of two widths; norms differ between modes."""
     model = timm.create_model("test_resnet", num_classes=5, **options)
     network = quantizable.quantize(model, [2, "w4a8", 8, 32])
-    images = torch.randn(4, 3, 32, 32)
+    images = torch.randn(4, 3, 16, 16)
     network.calibrate([images])
     network.reestimate_norms([images])
-    network.info = {"in_chans": 3, "image_size": 32}
+    network.info = {"in_chans": 3, "image_size": 16}
     return network.eval()
 
 
@@ -69,7 +69,7 @@ def same_in_all_modes(one: QuantizableNetwork, other: QuantizableNetwork, images
 
 
 def test_a_folder_gives_the_same_network_back_in_all_modes(tmp_path: Path) -> None:
-    network, images = mixed(), torch.randn(3, 3, 32, 32)
+    network, images = mixed(), torch.randn(3, 3, 16, 16)
     written = network.save_pretrained(tmp_path / "net", RESULTS)
     assert {path.name for path in written} == {
         *("config.json", "model.safetensors", "model.qz", "modes.png", "README.md")
@@ -86,7 +86,7 @@ def test_a_folder_gives_the_same_network_back_in_all_modes(tmp_path: Path) -> No
 
 
 def test_the_hub_gives_the_same_network_back_in_all_modes(hub: Hub, tmp_path: Path) -> None:
-    network, images = mixed(), torch.randn(3, 3, 32, 32)
+    network, images = mixed(), torch.randn(3, 3, 16, 16)
     url = network.push_to_hub("ann/net", RESULTS)
     assert url == f"{hub.url}/ann/net/commit/{'0' * 39}1"
     assert set(hub.repositories["ann/net"]) == {
@@ -283,7 +283,7 @@ def test_no_option_of_a_description_reads_another_file(tmp_path: Path) -> None:
     about = json.loads((tmp_path / "config.json").read_text())
     about["model_options"] = {"checkpoint_path": str(tmp_path / "absent.bin"), "pretrained": True}
     (tmp_path / "config.json").write_text(json.dumps(about))
-    same_in_all_modes(network, quantizable.load(tmp_path), torch.randn(2, 3, 32, 32))
+    same_in_all_modes(network, quantizable.load(tmp_path), torch.randn(2, 3, 16, 16))
 
 
 @pytest.mark.parametrize("results", [{"4": {"loss": 1.0}}, {"modes": []}, "absent.json", [1]])

@@ -1,0 +1,54 @@
+"""An input of the shape that a module is trained on, by which Lightning's ``ModelSummary`` counts FLOPs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from quantizable.interface.lightning_package import pl
+
+
+def example_input(module: Any) -> Tensor | None:
+    """Zeros ``[1, ...]``, shaped as the training data or as the network says; None where neither is known.
+
+    Args:
+        module: a :class:`quantizable.MultiModeModule`, in a trainer or not.
+    """
+    shape = _shape_of_data(module) or _shape_of_network(module)
+    return None if shape is None else torch.zeros(1, *shape, device=module.device)
+
+
+def _shape_of_data(module: Any) -> tuple[int, ...] | None:
+    if module._trainer is None:
+        return None
+    data = module.trainer.datamodule
+    channels, size = getattr(data, "in_chans", None), getattr(data, "image_size", None)
+    if isinstance(channels, int) and isinstance(size, int):
+        return channels, size, size
+    if module.trainer.state.fn != pl.trainer.states.TrainerFn.FITTING:
+        return None
+    source = module.trainer.fit_loop._data_source
+    loader = source.dataloader() if source.is_defined() else None
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    with (
+        pl.utilities.seed.isolate_rng()
+    ):  # an image may be augmented, and the run must draw as without this one
+        batch = loader.collate_fn([loader.dataset[0]])
+    given = module.inputs(module._on_before_batch_transfer(batch))
+    return tuple(given.shape[1:]) if isinstance(given, Tensor) else None
+
+
+def _shape_of_network(module: Any) -> tuple[int, ...] | None:
+    network, options = module.network, module.architecture["model_options"]
+    about = getattr(network, "info", {})
+    if "image_size" in about and "in_chans" in about:
+        return about["in_chans"], about["image_size"], about["image_size"]
+    says = getattr(network.model, "pretrained_cfg", None) or getattr(network.model, "default_cfg", None) or {}
+    size = says.get("input_size")
+    if size is None or options.get("cifar_stem") or "img_size" in options:  # made for other images
+        return None
+    return options.get("in_chans", size[0]), *size[1:]

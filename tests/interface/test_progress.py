@@ -1,0 +1,92 @@
+"""A bar where somebody looks, nothing where nobody does."""
+
+import io
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quantizable.cli import main
+from quantizable.data import Fake
+from quantizable.interface.progress import progress
+from tests import tiny  # noqa: F401  (registers tiny_cnn)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Somebody looks at stderr, and stdout goes to a file; within a test, as pytest sets stderr for each."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in ("NO_COLOR", "TTY_INTERACTIVE", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    return shown
+
+
+@pytest.mark.parametrize("still", [False, True])
+def test_a_terminal_shows_how_many_are_done_and_the_time_left(
+    still: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = open_terminal(monkeypatch)
+    seen = []
+    for item in progress("abc", "verifying", still=still):
+        print(item)
+        seen.append(item)
+    assert seen == ["a", "b", "c"]
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.getvalue())
+    for word in ("verifying", "0/3", "1/3", "2/3", "3/3"):
+        assert word in shown
+    assert re.search(r"2/3 \d:\d\d:\d\d", shown), "the time left"
+    assert capsys.readouterr().out == "a\nb\nc\n", "results go where they are sent"
+
+
+def test_nothing_is_shown_to_a_file_or_of_a_single_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    assert list(progress("a", "verifying")) == ["a"]
+    assert terminal.getvalue() == ""
+    file = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", file)
+    assert list(progress("abc", "verifying")) == ["a", "b", "c"]
+    assert list(progress(iter("abc"), "verifying")) == ["a", "b", "c"]
+    assert file.getvalue() == ""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(calibrated: Callable[..., Path]) -> Path:
+    return calibrated("tiny_cnn", [2, 4, 32], Fake(image_size=8, size=32, batch_size=8))
+
+
+def test_export_and_cost_tell_how_far_they_are(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quick(network: Any, path: Path, *_: Any, **options: Any) -> dict[str, str]:
+        path.touch()
+        return {}
+
+    monkeypatch.setattr("quantizable.deploy.command_export.export_onnx", quick)
+    monkeypatch.setattr("quantizable.deploy.command_export.check_engines", lambda *_: {})
+    monkeypatch.setattr("quantizable.deploy.command_cost.saturating_layers", lambda *_: 0)
+    monkeypatch.setattr("quantizable.measure.latency.PAUSE", 0)
+    terminal = open_terminal(monkeypatch)
+    assert main(["export", str(checkpoint), "--format", "onnx", "--output", str(tmp_path)]) == 0
+    assert main(["cost", str(checkpoint), "--engine", "torch"]) == 0
+    for words in ("exporting", "asking the engines", "counting layers", "compiling", "timing"):
+        assert words in terminal.getvalue()
+
+
+def test_verify_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "net.npz", W0=np.array([[0.5, -0.25], [0.25, 0.5]]), b0=np.zeros(2))
+    np.save(tmp_path / "inputs.npy", np.array([[3.0, 9.0], [1.0, 4.0]]))
+    terminal = open_terminal(monkeypatch)
+    words = ["verify", str(tmp_path / "net.npz"), "--inputs", str(tmp_path / "inputs.npy"), "--radius", "1"]
+    assert main([*words, "--bits", "32,8", "--eps", "1000"]) == 0
+    assert "verifying" in terminal.getvalue()
