@@ -199,6 +199,37 @@ def test_training_state_and_added_modes_survive(tmp_path: Path, make: Make, imag
     same_in_all_modes(network.eval(), QuantizableNetwork.from_pretrained(tmp_path, SmallNet()), images)
 
 
+def test_the_type_of_the_numbers_survives(tmp_path: Path, make: Make, images: Tensor) -> None:
+    network = make(bits=(2, 8, 32)).to(torch.bfloat16)
+    network.save_pretrained(tmp_path, integers=False)
+    again = QuantizableNetwork.from_pretrained(tmp_path, SmallNet())
+    assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+    same_in_all_modes(network, again, images.bfloat16())
+
+
+class Tagger(nn.Module):
+    """Words in, classes out: an embedding, a recurrent layer, a tied pair of linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.steps = nn.Embedding(20, 8), nn.LSTM(8, 8, batch_first=True)
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(self.steps(self.words(x))[0][:, -1]).relu())
+
+
+def test_networks_without_images_are_shared_too(tmp_path: Path) -> None:
+    words = torch.randint(0, 20, (6, 7))
+    network = quantizable.quantize(Tagger(), [2, 8, 32])
+    network.calibrate([words])
+    network.eval().save_pretrained(tmp_path)
+    again = QuantizableNetwork.from_pretrained(tmp_path, Tagger())
+    same_in_all_modes(network, again, words)
+    assert again.model.second.weight is again.model.first.weight
+
+
 def test_nothing_of_the_training_machine_is_shared(tmp_path: Path, make: Make) -> None:
     network = make()
     network.info |= {"data": "folder", "settings": {"root": "/home/ann/secret"}}
