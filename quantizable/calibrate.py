@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from quantizable.bits import FLOAT_BITS, BitMode
-from quantizable.nn.attention import QuantAttention
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.missing_modes import start_without_data
 from quantizable.nn.network_inputs import Inputs, moved, network_inputs, tensors_of
@@ -25,6 +24,8 @@ from quantizable.nn.norm_statistics import (
     named_batch_norms,
 )
 from quantizable.nn.norms import PerModeNorm
+from quantizable.nn.operands import QuantOperands
+from quantizable.nn.product_search import find_products, quantize_products
 from quantizable.quantizers import Quantizer
 
 Widths = dict[str, set[int]]  # bit-widths by name of the quantizer
@@ -83,7 +84,7 @@ def widths_used(model: nn.Module, modes: Iterable[BitMode]) -> Widths:
     """The bit-widths at which each quantizer runs in these modes."""
     found: Widths = {}
     for name, layer in model.named_modules():
-        for mode in modes if isinstance(layer, QuantLayer | QuantAttention) else ():
+        for mode in modes if isinstance(layer, QuantLayer | QuantOperands) else ():
             own = layer.resolve(mode)
             for part in quantizers_of(layer):
                 if "." not in part or part.startswith("operands."):
@@ -129,6 +130,35 @@ def fit_quantizers(model: nn.Module, runs: Iterable[Run], widths: Widths | None 
             "that this is meant",
             stacklevel=4,
         )
+
+
+def with_products(network: Any, runs: Iterator[Run]) -> Iterable[Run]:
+    """The same forward passes, after the first has shown which products of two activations there are.
+
+    With ``attention=True`` their operands get quantizers, in place, which wait for data as others do. Warns
+    where neither this pass nor an earlier one found any.
+    """
+    if not network.config["attention"]:
+        return runs
+    first = next(runs)
+    with network.at_bits(network.modes[-1]):
+        _find_operands(network.model, first, network.config)
+    network.refresh()
+    return chain([first], runs)
+
+
+def _find_operands(model: nn.Module, run: Run, config: Mapping[str, Any]) -> None:
+    waiting = [q for q in quantizers_of(model).values() if len(q.levels)]
+    for quantizer in waiting:
+        quantizer.start_calibration()
+    try:
+        with evaluating(model), batch_statistics([n for n in active_batch_norms(model) if is_fresh(n)]):
+            quantize_products(model, find_products(model, run), config)
+    finally:
+        for quantizer in waiting:
+            quantizer.stop_calibration()
+    if not any(isinstance(module, QuantOperands) for module in model.modules()):
+        warnings.warn("attention=True found no product of two activations in this network", stacklevel=5)
 
 
 def owner(quantizer: str) -> str:

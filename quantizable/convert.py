@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from timm.layers import Attention
 from torch import nn
 
 from quantizable.bits import ModeLike, parse_modes
@@ -74,7 +73,10 @@ def quantize(
             input is always quantized by LSQ.
         norms: ``"per_mode"``, ``"shared_affine"`` (statistics per mode) or ``"shared"``.
         per_channel: one weight scale per output channel; None: where the quantizer defines it.
-        attention: also quantize the products Q K^T and A V of timm's ``Attention``.
+        attention: also quantize products of two activations: Q K^T and A V of timm's ``Attention``, and
+            what else the first batch of ``calibrate`` shows in the code of modules with quantized layers
+            (``matmul``, ``@``, ``bmm``, ``baddbmm``, ``einsum``, ``scaled_dot_product_attention``). Calibrate
+            before an optimizer is made: they have step sizes.
         include, exclude: shell patterns (one, or several) of layer names to quantize and to leave in float.
         overrides: options by layer-name pattern, the last match counts: ``{"layer4.*": {"bits": 8}}``;
             keys ``quantizer``, ``per_channel`` and ``bits`` (a fixed width, ``"mode"`` or ``"float"``).
@@ -118,10 +120,6 @@ def quantize(
         if not any(fnmatchcase(name, pattern) for name in named):
             raise ValueError(f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}")
     warn_of_left_float(model, config.exclude, embedding=embedding)
-    if attention and not any(type(m) is Attention for m in model.modules()):
-        raise ValueError(
-            "attention=True quantizes timm's Attention blocks (ViT, DeiT), but the model has none"
-        )
     if embedding and not any(isinstance(m, EMBEDDINGS) for m in model.modules()):
         raise ValueError("embedding=True quantizes the tables of nn.Embedding, but the model has none")
     convert(model, modes, config)

@@ -15,12 +15,13 @@ from quantizable import calibrate as fitting
 from quantizable.bits import FLOAT_BITS, BitMode, ModeLike
 from quantizable.calibrate import Forward, Run, Widths
 from quantizable.interface.sharing import Sharing
-from quantizable.nn import encoder_fast_path, shifted_windows
-from quantizable.nn.attention import QuantAttention
+from quantizable.nn import encoder_fast_path, reading, shifted_windows
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.model_attributes import ModelAttributes
 from quantizable.nn.norms import PerModeNorm, keep_activations
+from quantizable.nn.operands import QuantOperands
+from quantizable.nn.product_search import adopt_products
 from quantizable.nn.recomputation import ModeHistory
 from quantizable.nn.state_dict import without_prefix
 from quantizable.nn.structure import Structure
@@ -56,6 +57,7 @@ class QuantizableNetwork(Sharing, ModelAttributes):
         super().__init__()
         encoder_fast_path.call_layers(model)
         shifted_windows.call_layers(model)
+        reading.call_layers(model)
         self.model = model
         self.training = model.training
         self.modes = modes
@@ -107,10 +109,10 @@ class QuantizableNetwork(Sharing, ModelAttributes):
 
     # -- what is inside ----------------------------------------------------------------------------
 
-    def layers(self) -> dict[str, QuantLayer | QuantAttention]:
+    def layers(self) -> dict[str, QuantLayer | QuantOperands]:
         """The switchable layers by name, in the order in which the network registers them."""
         self.refresh()
-        return {n: m for n, m in self.model.named_modules() if isinstance(m, QuantLayer | QuantAttention)}
+        return {n: m for n, m in self.model.named_modules() if isinstance(m, QuantLayer | QuantOperands)}
 
     def norms(self) -> dict[str, PerModeNorm]:
         """The norms kept per mode, by name."""
@@ -271,13 +273,9 @@ class QuantizableNetwork(Sharing, ModelAttributes):
     # -- fitting to data ---------------------------------------------------------------------------
 
     def calibrate(
-        self,
-        loader: Iterable[Any],
-        batches: int = 8,
-        modes: Iterable[ModeLike] | None = None,
-        *,
+        self, loader: Iterable[Any], batches: int = 8, modes: Iterable[ModeLike] | None = None, *,
         forward: Forward | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Set the activations' step sizes of all modes, or of some, from a few batches.
 
         The network runs in its highest mode, with activations in float. Warns of layers that no data
@@ -289,19 +287,21 @@ class QuantizableNetwork(Sharing, ModelAttributes):
             modes: which modes; None: all. What a mode that is not named uses, too, stays as it is, if it was
                 set before: of a network trained at 4 and 8 bits ``modes=[3]`` leaves all step sizes alone.
             forward: ``forward(network, batch)`` runs the network on a batch, where no reading fits.
+                With ``attention=True`` the first batch shows which products there are.
 
         Raises:
             ValueError: no batch, one without inputs or with NaN or infinite values, or no such mode.
         """
-        widths = None
+        runs, widths = fitting.with_products(self, self._runs(loader, batches, forward)), None
         if modes is not None:
             named = {self.check_mode(mode) for mode in modes}
             widths = fitting.own_widths(self.model, named, {*self.modes} - named)
-        self._calibrate(self._runs(loader, batches, forward), widths)
+        self._calibrate(runs, widths)
 
     def calibrate_lacking(self, loader: Iterable[Any], batches: int = 8) -> None:
         """Set the step sizes that were never set, and leave the others as they are; else as ``calibrate``."""
-        self._calibrate(self._runs(loader, batches), fitting.lacking(self.model))
+        runs = fitting.with_products(self, self._runs(loader, batches))
+        self._calibrate(runs, fitting.lacking(self.model))
 
     def _calibrate(self, runs: Iterable[Run], widths: Widths | None) -> None:
         with self.at_bits(self.modes[-1]):
@@ -311,13 +311,9 @@ class QuantizableNetwork(Sharing, ModelAttributes):
         return fitting.first_runs(self, loader, batches, next(self.parameters()).device, forward)
 
     def reestimate_norms(
-        self,
-        loader: Iterable[Any],
-        modes: Iterable[ModeLike] | None = None,
-        batches: int = 8,
-        *,
+        self, loader: Iterable[Any], modes: Iterable[ModeLike] | None = None, batches: int = 8, *,
         forward: Forward | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Fit the batch-norm statistics of each mode to training batches, where quantization moved them.
 
         A mode is compared with the highest mode on the same images, and blended with what it has stored by
@@ -380,7 +376,10 @@ class QuantizableNetwork(Sharing, ModelAttributes):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         below = f"{prefix}model."
-        self.__dict__["_held"] = [key.removeprefix(below) for key in state_dict if key.startswith(below)]
+        held = [key.removeprefix(below) for key in state_dict if key.startswith(below)]
+        self.__dict__["_held"] = held
+        adopt_products(self.model, held, self.config)
+        self.refresh()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _load_float(self, state_dict: Mapping[str, Any], strict: bool, assign: bool) -> Any:

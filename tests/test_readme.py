@@ -19,7 +19,8 @@ PAGES = [
     *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))),
 ]
 TUTORIALS = [page for page in PAGES if page.startswith("docs/tutorials/")]
-RUN = ["README.md", "docs/concepts/fake_quantization.md", *TUTORIALS]  # their Python runs from top to bottom
+CONCEPTS = ["docs/concepts/fake_quantization.md", "docs/concepts/layers.md"]
+RUN = ["README.md", *CONCEPTS, *TUTORIALS]  # their Python runs from top to bottom
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 

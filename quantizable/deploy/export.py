@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.onnx.errors import OnnxExporterError
 
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.deploy.engines import compile_onnxruntime
@@ -30,6 +31,12 @@ from quantizable.storage.outputs import INPUT, OUTPUT, FlatOutputs, names_in
 from quantizable.storage.preprocessing import input_size_of, preprocessing
 from quantizable.storage.seal import BLANK, KEY, sealed
 
+NOT_TRACED = (
+    "the network's forward cannot be traced for batches of any size, and an export would hold no integers; "
+    "look for len(x), int() or shapes written as numbers in it (x.size(0) can be traced), for packed "
+    "sequences, and for inputs whose first axis is time (give [N, T, features]; inside, x.transpose(0, 1) "
+    "can be traced)"
+)
 METADATA = "quantizable"  # key of the file's metadata: JSON with mode, style, preprocessing and layer report
 
 
@@ -142,19 +149,19 @@ def _to_onnx(lowered: Lowered, example: Tensor) -> Any:
     names = names_in(lowered.outputs)
     model = lowered.model if names == [OUTPUT] else FlatOutputs(lowered.model)
     with _quiet():
-        program = torch.onnx.export(
-            model, (example,), dynamo=True, opset_version=OPSET, verbose=False,
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), input_names=[INPUT],
-        )  # fmt: skip
+        try:
+            program = torch.onnx.export(
+                model, (example,), dynamo=True, opset_version=OPSET, verbose=False,
+                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), input_names=[INPUT],
+            )  # fmt: skip
+        except OnnxExporterError as error:
+            raise ValueError(NOT_TRACED) from error
     assert program is not None
     _name_outputs(program.model.graph, names)
     proto = program.model_proto
     # the exporter then falls back, silently, to a trace in which the nodes write floats
     if lowered.inputs and not any(map(node_layer, proto.graph.node)):
-        raise ValueError(
-            "the network's forward cannot be traced for batches of any size, and an export would hold no "
-            "integers; look for len(x), int() or shapes written as numbers in it (x.size(0) can be traced)"
-        )
+        raise ValueError(NOT_TRACED)
     _drop_notes(proto.graph)
     return proto
 

@@ -12,7 +12,10 @@ from quantizable.deploy.integer_nodes import InputNode, WeightNode
 from quantizable.deploy.lowering import Lowered
 from quantizable.deploy.real_zero_point import RemainderShare, adds_remainder
 from quantizable.deploy.saturation import can_saturate
-from quantizable.nn import QuantAttention, QuantLayer
+from quantizable.nn import QuantLayer
+from quantizable.nn.operands import QuantOperands
+from quantizable.nn.recurrent import Recurrent
+from quantizable.nn.recurrent_products import Product
 from quantizable.quantizers import Quantizer
 
 WITHOUT_VNNI = ", float without VNNI"  # where its integers could saturate, see deploy/saturation.py
@@ -36,17 +39,22 @@ def layer_report(lowered: Lowered) -> dict[str, str]:
         if module in own:  # a quantizer that passes everything on, as in mode 32
             continue
         if name in lowered.unused and (_is_leaf(module) or isinstance(module, QuantLayer)):
-            if isinstance(module, nn.Linear | _ConvNd | _BatchNorm):
+            if isinstance(module, Product):  # the float layer's kernel reads all weights at once
+                report[name] = "float: mode 32"
+            elif isinstance(module, nn.Linear | _ConvNd | _BatchNorm):
                 report[name] = "float: evaluation never calls it"
         elif isinstance(module, QuantLayer):
             report[name] = _runs(lowered, name, module)
-        elif isinstance(module, QuantAttention):
-            report[name] = "integer products" if f"{name}.q" in lowered.inputs else "float: mode 32"
+        elif isinstance(module, QuantOperands):
+            first = next(iter(module.operands))
+            report[name] = "integer products" if f"{name}.{first}" in lowered.inputs else "float: mode 32"
         elif isinstance(module, Attention):
             report[name] = "float: attention products and softmax"
         elif isinstance(module, _BatchNorm):
             report[name] = f"float: {type(module).__name__} {lowered.kept[name]}"
-        elif isinstance(module, nn.Linear | _ConvNd):
+        elif isinstance(module, Recurrent):
+            report[name] = "float: gates and states, between the products"
+        elif isinstance(module, nn.Linear | _ConvNd | Product):
             report[name] = "float: left out of quantization"
         elif _is_leaf(module) and type(module).__name__ not in TRANSPARENT:
             report[name] = f"float: {type(module).__name__} has no integer form here"
@@ -59,11 +67,16 @@ def layer_report(lowered: Lowered) -> dict[str, str]:
 
 
 def _codes_can_saturate(lowered: Lowered, name: str) -> bool:
-    """True for attention whose products of codes with codes can leave int16."""
-    operands = [lowered.inputs.get(f"{name}.{operand}") for operand in ("q", "k", "attn", "v")]
-    codes = [node.highest_code for node in operands if node is not None]
-    return len(codes) == len(operands) and any(
-        can_saturate(np.full((1, 2), right), left) for left, right in (codes[:2], codes[2:])
+    """True for products of codes with codes that can leave int16."""
+    part = lowered.model.get_submodule(name)
+    if not isinstance(part, QuantOperands):
+        return False
+    nodes = [lowered.inputs.get(f"{name}.{operand}") for operand in part.operands]  # left, right, left, ...
+    pairs = zip(nodes[::2], nodes[1::2], strict=True)
+    return any(
+        can_saturate(np.full((1, 2), right.highest_code), left.highest_code)
+        for left, right in pairs
+        if left is not None and right is not None
     )
 
 

@@ -17,9 +17,11 @@ from quantizable.deploy.integer_nodes import InputNode, WeightNode
 from quantizable.deploy.norm_folding import fold_norms
 from quantizable.deploy.real_zero_point import RemainderShare, share_remainder
 from quantizable.network import Assignment, QuantizableNetwork
-from quantizable.nn import PerModeNorm, QuantAttention, QuantLayer
+from quantizable.nn import PerModeNorm, QuantLayer
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.module_names import replace_module
+from quantizable.nn.operands import QuantOperands
+from quantizable.nn.own_forward import has_inputs_first
 from quantizable.storage.integers import integer_input, integer_weight, is_quantized
 from quantizable.storage.outputs import OUTPUT, Structure, structure_of
 
@@ -80,7 +82,7 @@ def lower(
             continue
         elif isinstance(module, QuantLayer):
             _lower_layer(lowered, name, module)
-        elif isinstance(module, QuantAttention):
+        elif isinstance(module, QuantOperands):
             _lower_attention(lowered, name, module)
     with torch.no_grad():
         lowered.outputs = structure_of(model(example))
@@ -98,13 +100,13 @@ def _lower_layer(lowered: Lowered, name: str, layer: QuantLayer) -> None:
     if is_quantized(weight):
         with torch.no_grad():
             integers = integer_weight(weight, layer.float_weight(), weight.bits)
-        axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
+        axis = 1 if isinstance(layer, _ConvTransposeNd) or has_inputs_first(layer) else 0
         lowered.weights[name] = layer.weight_quantizer = WeightNode(integers, axis, name)  # type: ignore[assignment]
     if is_quantized(given):
         lowered.inputs[name] = layer.input_quantizer = InputNode(integer_input(given, given.bits), name)  # type: ignore[assignment]
 
 
-def _lower_attention(lowered: Lowered, name: str, block: QuantAttention) -> None:
+def _lower_attention(lowered: Lowered, name: str, block: QuantOperands) -> None:
     for operand, quantizer in list(block.operands.items()):
         if is_quantized(quantizer):  # type: ignore[arg-type]
             key = f"{name}.{operand}"

@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from quantizable.deploy.integer_nodes import InputNode, WeightNode
 from quantizable.nn import QuantLayer
+from quantizable.nn.own_forward import QuantOwnForward
 
 
 class FixedWeight(nn.Module):
@@ -53,7 +54,7 @@ class RemainderShare(nn.Module):
 def adds_remainder(layer: nn.Module) -> bool:
     """True for the layers whose output is the matrix product itself: convolutions and linear layers."""
     product = isinstance(layer, _ConvNd | nn.Linear) and not isinstance(layer, _ConvTransposeNd)
-    return product and isinstance(layer, QuantLayer)
+    return product and isinstance(layer, QuantLayer) and not isinstance(layer, QuantOwnForward)
 
 
 def share_remainder(layer: nn.Module, given: InputNode, weight: WeightNode) -> RemainderShare | None:

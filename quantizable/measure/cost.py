@@ -14,6 +14,8 @@ from quantizable.measure.macs import count_macs
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantAttention, QuantLayer
 from quantizable.nn.layer_calls import Call
+from quantizable.nn.operands import QuantOperands
+from quantizable.nn.recurrent_products import Product
 
 FLOAT = BitMode(32, 32)
 
@@ -98,13 +100,13 @@ def bit_operations(part: nn.Module | None, macs: int, mode: BitMode) -> int:
 
     Both operands of an attention product are activations.
     """
-    return macs * (mode.activation if isinstance(part, QuantAttention) else mode.weight) * mode.activation
+    return macs * (mode.activation if isinstance(part, QuantOperands) else mode.weight) * mode.activation
 
 
 def _weighted(mode: BitMode, name: str, layer: nn.Module, macs: int, calls: list[Call]) -> LayerCost:
     widths = layer.resolve(mode) if isinstance(layer, QuantLayer) else FLOAT
     # a layer inside (the output projection of attention) has a row of its own
-    numbers = sum(p.numel() for p in layer.parameters(recurse=False))
+    numbers = sum(p.numel() for p in _parameters_of(layer))
     quantized = layer.get_parameter(_weight_of(layer)).numel()
     scales = _scales(layer, widths.weight)
     return LayerCost(
@@ -116,8 +118,8 @@ def _weighted(mode: BitMode, name: str, layer: nn.Module, macs: int, calls: list
 
 
 def _product(mode: BitMode, name: str, part: nn.Module | None, macs: int, calls: list[Call]) -> LayerCost:
-    quantized = isinstance(part, QuantAttention)
-    widths = part.resolve(mode) if isinstance(part, QuantAttention) else FLOAT
+    quantized = isinstance(part, QuantOperands)
+    widths = part.resolve(mode) if isinstance(part, QuantOperands) else FLOAT
     memory = 0
     if isinstance(part, QuantAttention):
         for batch, tokens, _ in (call.given for call in calls):
@@ -138,7 +140,7 @@ def _bytes(numbers: int, bits: int) -> int:
 def mode_costs(network: QuantizableNetwork, layers: list[LayerCost]) -> list[ModeCost]:
     """The sums over layers of each mode, from what :func:`layer_costs` gave."""
     counted = [m for m in network.model.modules() if _has_weight(m)]
-    inside = {id(p): p.numel() for m in counted for p in m.parameters(recurse=False)}
+    inside = {id(p): p.numel() for m in counted for p in _parameters_of(m)}
     numbers = sum(inside.values())  # layers may share a parameter
     totals = []
     for mode in dict.fromkeys(cost.mode for cost in layers):
@@ -160,8 +162,15 @@ def as_rows(costs: Iterable[LayerCost | ModeCost]) -> list[dict[str, Any]]:
 
 
 def _has_weight(module: nn.Module) -> bool:
-    kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear | nn.MultiheadAttention
-    return isinstance(module, kinds | QuantLayer) and not isinstance(module, QuantAttention)
+    kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear | nn.MultiheadAttention | Product
+    return isinstance(module, kinds | QuantLayer) and not isinstance(module, QuantOperands)
+
+
+def _parameters_of(layer: nn.Module) -> list[nn.Parameter]:
+    """Its weight and bias, without those of layers inside; a product's belong to its recurrent layer."""
+    if isinstance(layer, Product):
+        return [p for p in (layer.weight, layer.bias) if isinstance(p, nn.Parameter)]
+    return list(layer.parameters(recurse=False))
 
 
 def _weight_of(layer: nn.Module) -> str:

@@ -11,9 +11,10 @@ from torch import nn
 from quantizable.bits import FLOAT_BITS
 from quantizable.measure.macs import PRODUCTS, Macs, count_macs
 from quantizable.network import QuantizableNetwork
-from quantizable.nn import QuantAttention, QuantLayer
-from quantizable.nn.layers import quant_class
+from quantizable.nn import QuantLayer
+from quantizable.nn.operands import QuantOperands
 from quantizable.nn.recurrent import Recurrent
+from quantizable.nn.swap import quant_class
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Coverage:
     @property
     def share(self) -> float:
         """Share of multiply-accumulates whose operands are both quantized, 0 to 1."""
-        return sum(p.share for p in self.products if max(p.weight_bits, p.input_bits) < FLOAT_BITS)
+        quantized = sum(p.macs for p in self.products if max(p.weight_bits, p.input_bits) < FLOAT_BITS)
+        return quantized / max(sum(p.macs for p in self.products), 1)
 
     def rows(self) -> list[dict[str, Any]]:
         """The products as plain dictionaries, for tables."""
@@ -112,10 +114,13 @@ Found = tuple[str, str, str, int, tuple[int, int], str]
 def _products(network: QuantizableNetwork, parts: dict[str, nn.Module], counted: Macs) -> Iterator[Found]:
     for name, macs in counted.own.items():
         part = parts.get(name)
-        if isinstance(part, QuantLayer):
+        if isinstance(part, QuantLayer) and not counted.calls.get(f"{name}.input_quantizer", True):
+            why = "its forward changes the weight before it multiplies by it"
+            yield name, _kind(part), _weight(name, part), macs, (FLOAT_BITS,) * 2, why
+        elif isinstance(part, QuantLayer):
             bits = (part.bits.weight, part.bits.activation)
             yield name, _kind(part), _weight(name, part), macs, bits, _float_mode(bits)
-        elif isinstance(part, QuantAttention):
+        elif isinstance(part, QuantOperands):
             bits = (part.bits.activation,) * 2
             yield name, _kind(part), "", macs, bits, _float_mode(bits)
         elif part is None:  # of a torch MultiheadAttention
@@ -130,7 +135,8 @@ def _products(network: QuantizableNetwork, parts: dict[str, nn.Module], counted:
 
 
 def _kind(part: nn.Module) -> str:
-    return vars(part).get("original_class", type(part)).__name__
+    own = vars(part)
+    return own.get("original_class", own.get("original_calls", type(part))).__name__
 
 
 def _weight(name: str, layer: QuantLayer) -> str:
@@ -155,4 +161,4 @@ def _why(name: str, part: nn.Module, weight: str) -> str:
         return f"reads {weight} past its layer"
     if quant_class(part) is not None or isinstance(part, Recurrent):
         return "left out (include, exclude, first_last or overrides)"
-    return f"no quantized form of {type(part).__name__}"
+    return f"no quantized form of {_kind(part)}"

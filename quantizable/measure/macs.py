@@ -51,7 +51,7 @@ def count_macs(network: QuantizableNetwork, example: Any) -> Macs:
     model = network.model
     parts = dict(model.named_modules())
     counter = _Counter(model)
-    with evaluating(network), network.at_bits(network.modes[0]), _as_single_products(), counter:
+    with evaluating(network), network.at_bits(network.modes[0]), _single_products(model), counter:
         calls = layer_calls(model, parts, example)
     root = type(model).__name__
     flops = {
@@ -75,8 +75,11 @@ def count_macs(network: QuantizableNetwork, example: Any) -> Macs:
 
 
 @contextmanager
-def _as_single_products() -> Iterator[None]:
-    """No fused attention, which the counter does not know on every device."""
+def _single_products(model: nn.Module) -> Iterator[None]:
+    """No fused attention, which the counter knows on some devices only, and no gradients."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -84,13 +87,15 @@ def _as_single_products() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 class _Counter(FlopCounterMode):
     """Counts beside all operations those with a parameter, and those with a matrix, by innermost module."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__(display=False, custom_mapping={aten.mkldnn_rnn_layer: _recurrent_flops})
+        super().__init__(display=False, custom_mapping=MORE_FORMULAS)
         self.root = type(model).__name__
         self.parameters = {
             p.untyped_storage().data_ptr(): name for name, p in model.named_parameters() if p.numel()
@@ -116,6 +121,14 @@ class _Counter(FlopCounterMode):
 def _recurrent_flops(x: torch.Size, weight_ih: torch.Size, weight_hh: torch.Size, *_: Any, **__: Any) -> int:
     """Of one layer and direction of an LSTM on ``x [T, N, F]``, the fused kernel of CPUs."""
     return 2 * x[0] * x[1] * (math.prod(weight_ih) + math.prod(weight_hh))
+
+
+def _grouped_flops(left: torch.Size, right: torch.Size, *_: Any, **__: Any) -> int:
+    """Of rows ``[T, K]``, each times one of several matrices ``[E, K, N]``: experts."""
+    return 2 * math.prod(left) * right[-1]
+
+
+MORE_FORMULAS = {aten.mkldnn_rnn_layer: _recurrent_flops, aten._grouped_mm: _grouped_flops}
 
 
 def _is_expanded(x: Tensor) -> bool:

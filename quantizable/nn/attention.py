@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,8 @@ from timm.layers import Attention
 from timm.layers.attention import maybe_add_mask, resolve_self_attn_mask
 from torch import Tensor, nn
 
-from quantizable.bits import BitMode
 from quantizable.nn.layers import QUANT_CLASSES, QuantLayer, all_float
-from quantizable.nn.recomputation import Recomputable
+from quantizable.nn.operands import QuantOperands
 from quantizable.quantizers import Quantizer
 
 
@@ -121,14 +120,12 @@ def _summed_mask(q: Tensor, k: Tensor, mask: Tensor | None, padding: Tensor | No
 QUANT_CLASSES[nn.MultiheadAttention] = QuantMultiheadAttention
 
 
-class QuantAttention(Recomputable, Attention):
+class QuantAttention(QuantOperands, Attention):
     """timm's ``Attention`` (ViT, DeiT) whose products Q K^T and A V run on quantized operands.
 
     Attributes:
         operands: the quantizers of ``q``, ``k``, ``attn`` (the probabilities) and ``v``.
     """
-
-    operands: Mapping[str, Quantizer]
 
     @staticmethod
     def convert(layer: nn.Module, make_quantizer: Callable[[], Quantizer]) -> None:
@@ -144,45 +141,10 @@ class QuantAttention(Recomputable, Attention):
         layer.__dict__.pop("history", None)
         del layer.operands
 
-    def resolve(self, mode: BitMode) -> BitMode:
-        """The mode that it runs in when the network is asked for ``mode``: the same."""
-        return mode
-
-    def check(self, mode: BitMode) -> None:
-        """``ValueError`` if the operands lack the activation's bit-width."""
-        for operand in self.operands.values():
-            operand.check(mode.activation)
-
-    def check_widths(self, mode: BitMode) -> None:
-        """``ValueError`` if :meth:`add_widths` cannot add the activation's bit-width."""
-        for operand in self.operands.values():
-            if isinstance(operand, Quantizer):
-                operand.check_width(mode.activation)
-            else:  # what was stored as integers has no more than these
-                operand.check(mode.activation)
-
-    def add_widths(self, mode: BitMode) -> None:
-        """Hold the activation's bit-width."""
-        for operand in self.operands.values():
-            if isinstance(operand, Quantizer):
-                operand.add_width(mode.activation)
-
-    def set_bits(self, mode: BitMode) -> None:
-        """Both operands are activations, so the activation's bit-width counts."""
-        for operand in self.operands.values():
-            operand.set_bits(mode.activation)
-
-    @property
-    def bits(self) -> BitMode:
-        """Its mode; both parts are the activations' bit-width."""
-        bits = self.operands["q"].bits
-        return BitMode(bits, bits)
-
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         self.recomputing()
         quantize = self.operands
-        calibrating = any(q.calibrating for q in quantize.values())
-        if self.bits.is_float and not calibrating:
+        if self.passes_all():
             return super().forward(x, attn_mask, is_causal)
         batch, tokens, _ = x.shape
         gate_layer = getattr(self, "gate", None)  # not in timm before 1.0.28

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -15,11 +15,13 @@ from quantizable.bits import FLOAT_BITS, BitMode, check_bits
 from quantizable.interface.errors import unknown
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.embedding import EMBEDDINGS
-from quantizable.nn.layers import QuantLayer, quant_class, quantize_layer
+from quantizable.nn.layers import QuantLayer
 from quantizable.nn.left_float import PRODUCTS
 from quantizable.nn.norms import SHARING, PerModeNorm, is_norm
+from quantizable.nn.own_forward import has_inputs_first
 from quantizable.nn.recurrent_products import Product
-from quantizable.quantizers import QUANTIZERS, LSQActivation
+from quantizable.nn.swap import quant_class, quantize_layer
+from quantizable.quantizers import QUANTIZERS, LSQActivation, Quantizer
 
 FirstLast = int | Literal["mode", "float"]
 OVERRIDES = ("quantizer", "bits", "per_channel")
@@ -179,7 +181,7 @@ def convert(
         if options is not None and layer not in known:
             _quantize(layer, modes, options, is_input=name in first)
     if config.attention:
-        _quantize_attention(model, modes, config.quantizer)
+        _quantize_attention(model, config)
     if config.norms != "shared":
         _split_norms(model, modes, shared_affine=config.norms == "shared_affine")
 
@@ -215,7 +217,7 @@ def channel_axis(layer: nn.Module) -> int | None:
     """Axis of the output channels in the layer's weight; None where no single axis holds them."""
     if getattr(layer, "transposed", False):
         return 1 if layer.groups == 1 else None
-    return 0
+    return 1 if has_inputs_first(layer) else 0
 
 
 def _quantize(layer: nn.Module, modes: list[BitMode], options: dict[str, Any], is_input: bool) -> None:
@@ -241,16 +243,25 @@ def _quantize(layer: nn.Module, modes: list[BitMode], options: dict[str, Any], i
     )
 
 
-def _quantize_attention(model: nn.Module, modes: list[BitMode], quantizer: str) -> None:
+def operand_quantizer(config: Mapping[str, Any]) -> Quantizer:
+    """A new quantizer for an operand of a product of two activations.
+
+    Args:
+        config: of a network, as plain types.
+    """
+    bits = {BitMode.parse(mode).activation for mode in config["bits"]}
+    return QUANTIZERS[config["quantizer"]].activation(bits)
+
+
+def _quantize_attention(model: nn.Module, config: QuantizeConfig) -> None:
     blocks = [m for m in model.modules() if type(m) is Attention]
-    bits = {m.activation for m in modes}
-    if 1 in bits:
+    if 1 in {BitMode.parse(mode).activation for mode in config.bits}:
         raise ValueError(
             "attention=True quantizes queries, keys and values, which have negative values, and 1-bit "
             'activations have none; give activations more bits ("w1a8"), or attention=False'
         )
     for block in blocks:
-        QuantAttention.convert(block, lambda: QUANTIZERS[quantizer].activation(bits))
+        QuantAttention.convert(block, lambda: operand_quantizer(config.asdict()))
 
 
 def _split_norms(model: nn.Module, modes: list[BitMode], shared_affine: bool) -> None:

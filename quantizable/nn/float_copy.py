@@ -7,11 +7,12 @@ import copy
 from torch import nn
 
 from quantizable.bits import BitMode
-from quantizable.nn import encoder_fast_path, recurrent, shifted_windows
+from quantizable.nn import encoder_fast_path, reading, recurrent, shifted_windows
 from quantizable.nn.attention import QuantAttention
-from quantizable.nn.layers import QuantLayer, to_float
+from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm
 from quantizable.nn.recomputation import unwatch
+from quantizable.nn.swap import to_float
 
 
 def same_copy(model: nn.Module) -> nn.Module:
@@ -34,6 +35,7 @@ def float_copy(model: nn.Module, mode: BitMode) -> nn.Module:
     """
     model = same_copy(model)
     for module in list(model.modules()):
+        reading.restore(module)
         if isinstance(module, QuantLayer):
             to_float(module)
         elif isinstance(module, QuantAttention):

@@ -7,15 +7,12 @@ layer's with ``x`` and ``weight`` passed through a quantizer, which is the ident
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from timm.layers import Linear as TimmLinear
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
-from torch.nn.utils.parametrize import is_parametrized
 
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.nn.recomputation import Recomputable
@@ -262,19 +259,6 @@ QUANT_CLASSES: dict[type[nn.Module], type[QuantLayer]] = {
 QUANT_CLASSES[TimmLinear] = QuantLinear  # its forward differs under TorchScript only
 
 
-def quant_class(layer: nn.Module) -> type[QuantLayer] | None:
-    """The quantized class of a float layer, or None if its own forward is not known here.
-
-    A subclass that inherits its forward (torchvision's, many timm ones) counts as its base class. A
-    parametrized layer (``spectral_norm``) computes its weight in a class of its own and is left alone.
-    """
-    for base in type(layer).__mro__:
-        if base in QUANT_CLASSES and not is_parametrized(layer):
-            quant = QUANT_CLASSES[base]
-            return quant if type(layer).forward is base.forward and quant.fits(layer) else None
-    return None
-
-
 def quantized_inside(module: nn.Module) -> list[QuantLayer]:
     """The quantized layers of a module, found without a look into quantizers.
 
@@ -298,32 +282,3 @@ def all_float(module: nn.Module) -> bool:
         for layer in layers
         for quantizer in (layer.input_quantizer, layer.weight_quantizer)
     )
-
-
-def quantize_layer(
-    layer: nn.Module,
-    make_weight_quantizer: Callable[[Tensor], Quantizer],
-    input_quantizer: Quantizer,
-    fixed_bits: int | None,
-) -> None:
-    """Turn ``layer`` into its quantized class in place; its parameters and names stay."""
-    quant = quant_class(layer)
-    if quant is None:
-        raise TypeError(
-            f"{type(layer).__name__} has no quantized class; there are {[c.__name__ for c in QUANT_CLASSES]}"
-        )
-    original_class = type(layer)
-    layer.__class__ = quant
-    assert isinstance(layer, QuantLayer)
-    weight = layer.float_weight().detach()
-    layer.original_class = original_class
-    layer.input_quantizer = input_quantizer.to(weight.device).train(layer.training)
-    layer.weight_quantizer = make_weight_quantizer(weight).to(weight.device).train(layer.training)
-    layer.fixed_bits = fixed_bits
-
-
-def to_float(layer: QuantLayer) -> None:
-    """Turn a quantized layer back into the float layer it was, in place."""
-    layer.__class__ = layer.__dict__.pop("original_class")
-    layer.__dict__.pop("history", None)
-    del layer.input_quantizer, layer.weight_quantizer, layer.fixed_bits

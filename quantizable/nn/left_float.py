@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from quantizable.nn.embedding import EMBEDDINGS
-from quantizable.nn.layers import QuantLayer, quant_class
+from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import is_norm
 from quantizable.nn.recurrent import Recurrent
+from quantizable.nn.swap import quant_class
 from quantizable.quantizers import Level, Quantizer
 
 PRODUCTS = (nn.Linear, _ConvNd, nn.MultiheadAttention, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)

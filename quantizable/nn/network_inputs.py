@@ -26,6 +26,10 @@ class Inputs:
     def __call__(self, network: Callable[..., Any]) -> Any:
         return network(*self.args, **self.kwargs)
 
+    def __len__(self) -> int:
+        """Size of the batch: entries of the first argument."""
+        return len(next(iter([*self.args, *self.kwargs.values()])))
+
     def to(self, device: torch.device) -> Inputs:
         """The same with all tensors on ``device``; integers stay integers."""
         return Inputs(moved(self.args, device), moved(self.kwargs, device))
@@ -46,6 +50,8 @@ def network_inputs(model: nn.Module, batch: Any) -> Inputs:
     Raises:
         ValueError: there is no tensor among them, or there are fewer than ``forward`` takes.
     """
+    if isinstance(batch, Inputs):
+        return batch
     parameters = _parameters(model)
     needed = [
         p
@@ -77,6 +83,11 @@ def _read(batch: Any, names: set[str], count: int) -> Inputs:
     if isinstance(first, tuple | list):  # a list of images, or the inputs beside their targets
         return Inputs(tuple(first[:count])) if count > 1 else Inputs((list(first),))
     return Inputs(tuple(batch[:count]))
+
+
+def run_on(network: Callable[..., Any], x: Any) -> Any:
+    """The network's output on one argument, or on all that ``x`` holds, an :class:`Inputs`."""
+    return x(network) if isinstance(x, Inputs) else network(x)
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:

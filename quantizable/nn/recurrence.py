@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from quantizable.functional import SMALLEST_SCALE, hardtanh_backward
 
@@ -50,6 +49,11 @@ class _Backward:
     """
 
     def __init__(self, saved: tuple[Tensor, ...], grid: Grid) -> None:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "a quantized LSTM or GRU in float32 has no second derivatives (create_graph=True); "
+                "take them in mode 32 or in float64"
+            )
         states, self.quantized, self.weight, scale = saved
         self.before, self.grid = states[:-1], grid
         self.scale = scale.clamp_min(SMALLEST_SCALE)
@@ -102,7 +106,6 @@ class _LSTM(torch.autograd.Function):
         return states.all[1:], cells[-1].clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, of_outputs: Tensor, of_cell: Tensor) -> tuple[Tensor | None, ...]:
         acts, cells, squashed, *rest = ctx.saved_tensors
         back = _Backward(tuple(rest), ctx.grid)
@@ -154,7 +157,6 @@ class _GRU(torch.autograd.Function):
         return states.all[1:]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, of_outputs: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         acts, new, products, *rest = ctx.saved_tensors
         back = _Backward(tuple(rest), ctx.grid)

@@ -116,6 +116,8 @@ class _Recurrent(Recurrent, nn.RNNBase):
         if all_float(self):
             return super().forward(input, hx)
         packed = input if isinstance(input, PackedSequence) else None
+        if packed is not None and torch.onnx.is_in_onnx_export():
+            raise ValueError("packed sequences cannot be exported; give sequences of one length")
         x: Tensor = input if packed is None else packed.data
         if packed is None and x.dim() not in (2, 3):
             raise ValueError(f"{self._get_name()}: Expected input to be 2D or 3D, got {x.dim()}D instead")

@@ -10,15 +10,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from quantizable.bits import BitMode
-from quantizable.nn import encoder_fast_path, recurrent, shifted_windows
-from quantizable.nn.attention import QuantAttention
+from quantizable.nn import encoder_fast_path, reading, recurrent, shifted_windows
 from quantizable.nn.conversion import QuantizeConfig, check_weights, classifier_of, convert
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.left_float import warn_of_left_float
 from quantizable.nn.norms import PerModeNorm
+from quantizable.nn.operands import QuantOperands
 from quantizable.quantizers import Level, Quantizer
 
-SWITCHABLE = (QuantLayer, QuantAttention, PerModeNorm)
+SWITCHABLE = (QuantLayer, QuantOperands, PerModeNorm)
 
 
 def parts(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
@@ -104,6 +104,7 @@ def convert_new(
     encoder_fast_path.call_layers(model, known)
     shifted_windows.call_layers(model, known)
     convert(model, modes, QuantizeConfig(**config), known)
+    reading.call_layers(model, known)
     for name, old in before.switchable.items():
         try:
             layer, holder = model.get_submodule(name), model.get_submodule(name.rpartition(".")[0])

@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from quantizable.bits import FLOAT_BITS
 from quantizable.network import Assignment, QuantizableNetwork
-from quantizable.nn import QuantAttention, QuantLayer
+from quantizable.nn import QuantLayer
+from quantizable.nn.operands import QuantOperands
 from quantizable.storage.outputs import tensors_in
 
 MIXED = "mixed"  # name of a mode per layer
@@ -245,7 +246,7 @@ def rounding_noise(model: nn.Module, amount: float = NOISE, seed: int = 0) -> It
     for module in model.modules():
         if isinstance(module, QuantLayer):
             quantizers.append(module.input_quantizer)
-        elif isinstance(module, QuantAttention):
+        elif isinstance(module, QuantOperands):
             quantizers += module.operands.values()
     handles = [quantizer.register_forward_pre_hook(disturb) for quantizer in quantizers]
     try:

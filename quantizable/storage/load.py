@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from quantizable.functional import QParams
 from quantizable.models.create import create_model
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention
-from quantizable.nn.layers import quantize_layer
 from quantizable.nn.module_names import names_of, replace_module
+from quantizable.nn.reading import PRODUCTS, add_products
 from quantizable.nn.recurrent import split_products
+from quantizable.nn.swap import quantize_layer
 from quantizable.storage.checkpoint import ELSEWHERE, load_checkpoint
 from quantizable.storage.hub import INTEGERS, WEIGHTS, fetch, is_shared, load_folder
 from quantizable.storage.packing import unpack
@@ -97,11 +99,10 @@ def _fill(model: nn.Module, about: dict[str, Any], tensors: Tensors) -> Quantiza
     integers: set[str] = set()
     split_products(model)
     for name, layer in about["layers"].items():
-        module = model.get_submodule(name)
         if "operands" in layer:
-            grids = iter(layer["operands"].items())
-            QuantAttention.convert(module, lambda g=grids, n=name: _read_operand(tensors, n, *next(g)))  # type: ignore[arg-type, misc]
+            _fill_operands(model, name, layer["operands"], tensors)
             continue
+        module = model.get_submodule(name)
         weight = _read_weight(tensors, name, layer["weight"])
         given = _read_input(tensors, f"{name}.input", layer["input"])
         quantize_layer(module, lambda _, w=weight: w, given, layer["fixed_bits"])  # type: ignore[misc]
@@ -123,8 +124,13 @@ def _fill(model: nn.Module, about: dict[str, Any], tensors: Tensors) -> Quantiza
     return QuantizableNetwork(model, modes, about["config"]).eval()
 
 
-def _read_operand(tensors: Tensors, name: str, operand: str, ranges: dict[str, list[int]]) -> StoredInput:
-    return _read_input(tensors, f"{name}.{operand}", ranges)
+def _fill_operands(model: nn.Module, name: str, operands: dict[str, Any], tensors: Tensors) -> None:
+    made = partial(next, iter([_read_input(tensors, f"{name}.{key}", own) for key, own in operands.items()]))
+    holder, _, last = name.rpartition(".")
+    if last == PRODUCTS:
+        add_products(model.get_submodule(holder), operands, made)
+    else:
+        QuantAttention.convert(model.get_submodule(name), made)
 
 
 def _read_input(tensors: Tensors, name: str, ranges: dict[str, list[int]]) -> StoredInput:

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from quantizable.bits import FLOAT_BITS, BitMode, ModeLike
 from quantizable.calibrate import check_calibrated, evaluating
 from quantizable.network import QuantizableNetwork
-from quantizable.nn import PerModeNorm, QuantAttention, QuantLayer
+from quantizable.nn import PerModeNorm, QuantLayer
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.module_names import names_of
+from quantizable.nn.operands import QuantOperands
 from quantizable.nn.recurrent_products import Product
 from quantizable.quantizers import Quantizer
 from quantizable.quantizers.nested import NestedWeight
@@ -79,7 +80,7 @@ def save_qz(
             dropped |= {f"{one}.{key}" for one in own_names for key in layer.state_dict()}
             continue
         widths = [layer.resolve(mode) for mode in chosen]
-        if isinstance(layer, QuantAttention):
+        if isinstance(layer, QuantOperands):
             layers[name] = {"operands": {
                 key: _store_input(tensors, f"{name}.{key}", operand, widths)  # type: ignore[arg-type]
                 for key, operand in layer.operands.items()

@@ -122,6 +122,11 @@ class QuantizableClassifier(MultiModeModule):
     def _settings_to_load(cls, about: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         if isinstance(given.get("model"), QuantizableNetwork):  # brings its own modes and quantizers
             made = {"bits": about["quantize"]["bits"], "model_options": None, "quantize_options": None}
+        elif about["model"] is None and "model" not in given:
+            raise ValueError(
+                "trained from a module of your own, which is not in a checkpoint; load_from_checkpoint(path, "
+                "model=...)"
+            )
         else:
             options = {k: v for k, v in about["quantize"].items() if k not in ("bits", "quantizer")}
             made = {

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
-
 from quantizable import calibrate as fitting
 from quantizable.interface.lightning_package import pl
+from quantizable.nn.network_inputs import Inputs
 from quantizable.training.processes import share_quantizers
 
 
@@ -21,7 +20,10 @@ def set_first_step_sizes(module: Any) -> None:
     """
     if not _waits(module):
         return
+    known = len([*module.parameters()])
     module.network.calibrate_lacking(_training_inputs(module))
+    if len([*module.parameters()]) > known:  # of products that the first batch showed
+        module.trainer.strategy.setup_optimizers(module.trainer)
     if module.trainer.world_size > 1:
         share_quantizers(module.network)
 
@@ -35,7 +37,7 @@ def _waits(module: Any) -> bool:
     return any(fitting.lacking(network.model).values())
 
 
-def _training_inputs(module: Any) -> Iterator[Tensor]:
+def _training_inputs(module: Any) -> Iterator[Inputs]:
     """Inputs of training batches, as steps get them: after precision, device and the user's hooks."""
     trainer, combined = module.trainer, pl.utilities.CombinedLoader
     if trainer.datamodule is not None:
@@ -48,4 +50,5 @@ def _training_inputs(module: Any) -> Iterator[Tensor]:
     for batch, _, _ in together:
         batch = trainer.precision_plugin.convert_input(batch)
         batch = module._on_before_batch_transfer(batch)
-        yield module.inputs(trainer.strategy.batch_to_device(batch, module.device))
+        x = module.inputs(trainer.strategy.batch_to_device(batch, module.device))
+        yield x if isinstance(x, Inputs) else Inputs((x,))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from quantizable.bits import BitMode
 from quantizable.interface.lightning_package import pl
 from quantizable.network import QuantizableNetwork
+from quantizable.nn.network_inputs import network_inputs, run_on
 from quantizable.seeds import key_seed
 from quantizable.training import schedulers
 from quantizable.training.batch_transforms import Standard, Strategy, entry, with_noise
@@ -119,9 +120,10 @@ class MultiModeModule(NetworkModule):
         """The task's loss, a scalar, of one mode's output on a batch."""
         raise TypeError(f"{type(self).__name__} must define loss(output, batch)")
 
-    def inputs(self, batch: Any) -> Tensor:
-        """What of a batch goes into the network; the first entry unless overridden."""
-        return entry(batch, 0, f"{type(self).__name__} must define inputs(batch)")
+    def inputs(self, batch: Any) -> Any:
+        """What of a batch goes into the network, read as ``calibrate`` does: one argument, or ``Inputs``."""
+        read = network_inputs(self.network.model, batch)
+        return read if read.kwargs or len(read.args) > 1 else read.args[0]
 
     def targets(self, batch: Any) -> Tensor:
         """What of a batch the outputs are compared with; the second entry unless overridden."""
@@ -154,10 +156,10 @@ class MultiModeModule(NetworkModule):
             self._prepare()
 
     def _prepare(self) -> None:
-        self._step_sizes = positive_parameters(self.network)
         if self.teacher is not None:
             self.trainer.precision_plugin.convert_module(self.teacher).to(self.device)
         set_first_step_sizes(self)
+        self._step_sizes = positive_parameters(self.network)
 
     @property
     def _on_trial(self) -> bool:
@@ -174,7 +176,10 @@ class MultiModeModule(NetworkModule):
             batch = self.strategy(self, batch, step)
         x = with_noise(self, self.inputs(batch), self.noise_sigma, step)
         visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, step)
-        accumulate = 1 if self._on_trial else self.accumulate
+        # a search counts one step to a batch
+        accumulate, step_per_mode = self.accumulate, self.scheme.step_per_mode
+        if self._on_trial:
+            accumulate, step_per_mode = 1, False
         ends = (batch_idx + 1) % accumulate == 0 or self.trainer.is_last_batch
         teachers = self._from_the_teacher(x)
         losses: dict[str, Tensor] = {}  # of the task, as logged
@@ -183,7 +188,7 @@ class MultiModeModule(NetworkModule):
             name = visit.name if isinstance(visit, BitMode) else f"mixed{len(losses)}"
             self._enter(visit)
             with without_sync(self.trainer):
-                output = self.network(x)
+                output = run_on(self.network, x)
                 losses[name] = self.loss(output, batch)
                 teaching = self.teaching(output)
                 self._check_teacher(teaching, teachers)
@@ -191,11 +196,11 @@ class MultiModeModule(NetworkModule):
                 self.manual_backward(loss / accumulate)
             teachers.append(teaching.detach())
             losses[name], totals[name] = losses[name].detach(), loss.detach()
-            if self.scheme.step_per_mode:
+            if step_per_mode:
                 self._check(totals)
                 self._step()
         self._check(totals)
-        if ends and not self.scheme.step_per_mode:
+        if ends and not step_per_mode:
             self._step()
         self._enter(self.modes[-1])
         for name, value in losses.items():
@@ -210,8 +215,8 @@ class MultiModeModule(NetworkModule):
             schedulers.step_in_trial(self.trainer)
 
     @torch.no_grad()
-    def _from_the_teacher(self, x: Tensor) -> list[Tensor]:
-        return [] if self.teacher is None else [self.teaching(self.teacher(x)).detach()]
+    def _from_the_teacher(self, x: Any) -> list[Tensor]:
+        return [] if self.teacher is None else [self.teaching(run_on(self.teacher, x)).detach()]
 
     def _check_teacher(self, output: Tensor, teachers: list[Tensor]) -> None:
         if self.teacher is not None and teachers[0].shape != output.shape:
@@ -261,7 +266,7 @@ class MultiModeModule(NetworkModule):
         """Each mode's output on a batch, from the highest mode to the lowest."""
         for mode in reversed(self.modes):
             with self.network.at_bits(mode):
-                yield mode, self.network(self.inputs(batch))
+                yield mode, run_on(self.network, self.inputs(batch))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.evaluate_step(batch, "val")
@@ -273,7 +278,7 @@ class MultiModeModule(NetworkModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """The output of the current mode; a batch is as in training, or the inputs alone."""
-        return self.network(batch if isinstance(batch, Tensor) else self.inputs(batch))
+        return run_on(self.network, batch if isinstance(batch, Tensor) else self.inputs(batch))
 
     def evaluate_step(self, batch: Any, stage: str) -> None:
         """What validation and test do with a batch: log every mode's loss. Override it for other metrics.

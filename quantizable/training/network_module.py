@@ -113,7 +113,9 @@ class NetworkModule(pl.LightningModule):
                 checkpoint_path, map_location, hparams_file, strict, weights_only=True, **settings
             )
         except TypeError as error:
-            raise TypeError(f"{error}; load_from_checkpoint takes them as keywords") from error
+            if "required" not in str(error):
+                raise
+            raise TypeError(f"{error}: load_from_checkpoint(path, name=...)") from error
 
     @classmethod
     def _settings_to_load(cls, about: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

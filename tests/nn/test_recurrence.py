@@ -97,3 +97,18 @@ def test_it_runs_in_training_by_lsq_and_nowhere_else(monkeypatch: pytest.MonkeyP
     net.set_bits(4)
     net(x)
     assert calls == [1]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_second_derivatives_are_refused_and_there_in_float64(kind: type[nn.Module]) -> None:
+    net = quantize(kind(5, 7), [4, 32], first_last="mode")
+    x = torch.randn(4, 6, 5)
+    net.calibrate([x])
+    net.set_bits(4)
+    given = x.clone().requires_grad_()
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(net(given)[0].sum(), given, create_graph=True)
+    given = x.double().requires_grad_()
+    (first,) = torch.autograd.grad(net.double()(given)[0].sum(), given, create_graph=True)
+    first.sum().backward()
+    assert given.grad.abs().sum() > 0

@@ -53,14 +53,15 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # -- learning rate and batch size -------------------------------------------------------------------
 
 
-def test_lr_find_trains_at_the_rates_it_reports_and_leaves_no_trace() -> None:
+@pytest.mark.parametrize("options", [{"accumulate": 2}, {"scheme": "double_rounding"}])
+def test_lr_find_trains_at_the_rates_it_reports_and_leaves_no_trace(options: dict[str, Any]) -> None:
     used: list[float] = []
 
     class Notes(QuantizableClassifier):
         def on_before_optimizer_step(self, optimizer: Any) -> None:
             used.append(optimizer.param_groups[0]["lr"])
 
-    module = Notes("tiny_cnn", 10, (2, 32), optimizer={"quantizer_lr": 0.5}, accumulate=2)
+    module = Notes("tiny_cnn", 10, (2, 32), optimizer={"quantizer_lr": 0.5}, **options)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     run = trainer(max_epochs=4)
     search: Any = Tuner(run).lr_find(module, loader(8), num_training=20)
@@ -212,6 +213,18 @@ class Regressor(MultiModeModule):
 
     def loss(self, output: Tensor, batch: Any) -> Tensor:
         return F.mse_loss(output[:, 0], self.targets(batch).float())
+
+
+def test_checkpoints_from_before_settings_were_kept() -> None:
+    for model, given in (("tiny_cnn", {}), (TinyCNN(), {"model": TinyCNN()})):
+        path = saved(QuantizableClassifier(model, 10, (2, "w4a8", 32)))
+        contents = torch.load(path, weights_only=True)
+        del contents["hyper_parameters"]
+        torch.save(contents, path)
+        again = QuantizableClassifier.load_from_checkpoint(path, **given)
+        assert same(contents["state_dict"], again.state_dict())
+    with pytest.raises(ValueError, match=r"a module of your own.*model=\.\.\."):
+        QuantizableClassifier.load_from_checkpoint(path)
 
 
 def test_a_task_of_the_users_own_keeps_its_arguments_and_no_object() -> None:

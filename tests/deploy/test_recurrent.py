@@ -1,0 +1,121 @@
+"""Recurrent networks as ONNX files: both engines predict what fake quantization does."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quantizable import QuantizableNetwork, quantize
+from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
+from quantizable.deploy.export import METADATA, onnx_model
+from quantizable.measure.cost import layer_costs, mode_costs
+
+SIZE = (2, 5)  # steps, features
+
+
+class Sequence(nn.Module):
+    """A recurrent layer and a classifier of its last output; ``read`` calls the layer."""
+
+    def __init__(self, layer: nn.Module, read: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.rnn, self.fc = layer, nn.Linear(12 if getattr(layer, "bidirectional", False) else 6, 3)
+        self.read = read
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.read(self.rnn, x))
+
+
+def last(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer(x)[0][:, -1]
+
+
+def time_inside(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer(x.transpose(0, 1))[0][-1]
+
+
+def time_first(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer(x)[0]
+
+
+def packed(layer: nn.Module, x: Tensor) -> Tensor:
+    lengths = torch.full((x.size(0),), SIZE[0])
+    return layer(nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True))[1][0][0]
+
+
+def by_cell(cell: nn.Module, x: Tensor) -> Tensor:
+    state = cell(x[:, 0])
+    for step in x.unbind(1)[1:]:
+        state = cell(step, state)
+    return state[0]
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "lstm": lambda: Sequence(nn.LSTM(5, 6, batch_first=True), last),
+    "gru": lambda: Sequence(nn.GRU(5, 6, batch_first=True, bidirectional=True), last),
+    "time inside": lambda: Sequence(nn.RNN(5, 6), time_inside),
+    "cell": lambda: Sequence(nn.LSTMCell(5, 6), by_cell),
+}
+
+
+def network(model: nn.Module, x: Tensor, quantizer: str = "lsq") -> QuantizableNetwork:
+    net = quantize(model, [3, "w4a8", 8, 32], quantizer).eval()
+    net.calibrate([x])
+    return net
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "quantizer"),
+    [("lstm", 3, "lsq"), ("gru", 8, "lsq_plus"), ("time inside", 32, "lsq"), ("cell", "w4a8", "pact")],
+)
+def test_both_engines_compute_what_fake_quantization_does(name: str, mode: Any, quantizer: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, *SIZE)
+    net = network(NETWORKS[name](), x, quantizer)
+    net.set_bits(mode)
+    with torch.no_grad():
+        expected = net(x).numpy()
+    model = onnx_model(net, mode, input_size=SIZE)
+    for compiled in (compile_onnxruntime, compile_openvino):
+        found = compiled(model.SerializeToString(), 1, None)(x.numpy())
+        # a code at a tie may turn where an engine rounds a sum otherwise: of few inputs
+        far = np.abs(found - expected).max(1) > 1e-4
+        assert far.mean() <= 0.05
+        assert (found.argmax(1) == expected.argmax(1))[~far].all()
+    report = json.loads({p.key: p.value for p in model.metadata_props}[METADATA])["layers"]
+    product, how = {
+        "lstm": ("hh_l0", "integer w3a3"),
+        "gru": ("hh_l0_reverse", "float: the zero point of its input is not an integer"),
+        "time inside": ("hh_l0", "float: mode 32"),
+        "cell": ("hh", "integer w4a8"),
+    }[name]
+    assert report[f"rnn.{product}"].startswith(how)
+    assert report["rnn"].startswith("float: gates")
+
+
+@pytest.mark.parametrize("read", [time_first, packed])
+def test_what_cannot_be_exported_is_refused_in_one_line(read: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    x = torch.randn(4, *SIZE)
+    net = network(Sequence(nn.LSTM(5, 6), read), x)
+    with pytest.raises(
+        ValueError, match="packed sequences, and for inputs whose first axis is time"
+    ) as error:
+        onnx_model(net, 3, input_size=SIZE)
+    assert "\n" not in str(error.value)
+
+
+def test_costs_of_the_products_are_those_of_the_layer() -> None:
+    model = Sequence(nn.LSTM(5, 6, batch_first=True), last)
+    costs = layer_costs(network(model, torch.randn(4, *SIZE)), SIZE, [3])  # type: ignore[arg-type]
+    by_name = {cost.layer: cost for cost in costs}
+    assert by_name["rnn.ih_l0"].macs == 2 * 24 * 5
+    assert by_name["rnn.hh_l0"].macs == 2 * 24 * 6
+    assert by_name["rnn.hh_l0"].bops == 2 * 24 * 6 * 9
+    assert by_name["rnn.hh_l0"].parameters == 24 * 6 + 24
+    assert by_name["rnn.hh_l0"].weight_bytes == 24 * 6 * 3 / 8 + 4 * 24 + 4 * 24  # and 24 scales
+    total = mode_costs(network(model, torch.randn(4, *SIZE)), costs)[0]
+    assert total.parameters == sum(p.numel() for p in model.parameters())
+    assert total.other_bytes == 0
