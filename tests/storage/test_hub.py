@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -267,6 +268,13 @@ def test_what_the_hub_lacks_is_said_in_one_line(hub: Hub, monkeypatch: pytest.Mo
         mixed().push_to_hub("ann/net")
     one_line(refused)
     assert "ann/net" not in hub.repositories
+
+
+def test_without_the_library_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"pip install quantizable\[hub\]") as error:
+        quantizable.load("hf://ann/net")
+    one_line(error)
 
 
 def test_without_a_network_it_is_one_line(
