@@ -158,8 +158,9 @@ def search_all(
             coverage = attempt(study, f"surprise coverage of {pair.name}", partial(coverage_of, pair, known))
         relations = relation_searchers(images.pixels.shape[1], coverage, args.psnr)
         for searchers, constraint in ((pixels, near), ([*pixels, *relations], loud)):
-            searched(
-                study, compare_searchers(pair, seeds, searchers, constraint, args.budget, args.seed, print)
-            )
-            if not study.complete:
-                return
+            for one in searchers:
+                rows = compare_searchers(pair, seeds, [one], constraint, args.budget, args.seed, print)
+                # a searcher that a pair cannot take (gradients, of integers) must not cost what was found
+                attempt(study, f"{one.name}, {pair.name}, {constraint}", partial(searched, study, rows))
+                if not study.complete:
+                    return

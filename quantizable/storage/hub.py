@@ -159,6 +159,9 @@ def load_folder(folder: Path, model: nn.Module | None = None) -> QuantizableNetw
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is truncated or damaged; copy or download it again") from error
     network = build_described(about, folder / CONFIG, model)
+    for key, tensor in network.state_dict(keep_vars=True).items():
+        if key in state:  # in the type they were saved in: torch would convert bfloat16 to what is there
+            tensor.data = tensor.data.to(state[key].dtype)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,10 +55,10 @@ def mixed(**options: object) -> QuantizableNetwork:
     """A calibrated timm network with a float mode and one of two widths; norms differ between modes."""
     model = timm.create_model("test_resnet", num_classes=5, **options)
     network = quantizable.quantize(model, [2, "w4a8", 8, 32])
-    images = torch.randn(4, 3, 32, 32)
+    images = torch.randn(4, 3, 16, 16)
     network.calibrate([images])
     network.reestimate_norms([images])
-    network.info = {"in_chans": 3, "image_size": 32}
+    network.info = {"in_chans": 3, "image_size": 16}
     return network.eval()
 
 
@@ -69,7 +70,7 @@ def same_in_all_modes(one: QuantizableNetwork, other: QuantizableNetwork, images
 
 
 def test_a_folder_gives_the_same_network_back_in_all_modes(tmp_path: Path) -> None:
-    network, images = mixed(), torch.randn(3, 3, 32, 32)
+    network, images = mixed(), torch.randn(3, 3, 16, 16)
     written = network.save_pretrained(tmp_path / "net", RESULTS)
     assert {path.name for path in written} == {
         *("config.json", "model.safetensors", "model.qz", "modes.png", "README.md")
@@ -86,7 +87,7 @@ def test_a_folder_gives_the_same_network_back_in_all_modes(tmp_path: Path) -> No
 
 
 def test_the_hub_gives_the_same_network_back_in_all_modes(hub: Hub, tmp_path: Path) -> None:
-    network, images = mixed(), torch.randn(3, 3, 32, 32)
+    network, images = mixed(), torch.randn(3, 3, 16, 16)
     url = network.push_to_hub("ann/net", RESULTS)
     assert url == f"{hub.url}/ann/net/commit/{'0' * 39}1"
     assert set(hub.repositories["ann/net"]) == {
@@ -199,6 +200,37 @@ def test_training_state_and_added_modes_survive(tmp_path: Path, make: Make, imag
     same_in_all_modes(network.eval(), QuantizableNetwork.from_pretrained(tmp_path, SmallNet()), images)
 
 
+def test_the_type_of_the_numbers_survives(tmp_path: Path, make: Make, images: Tensor) -> None:
+    network = make(bits=(2, 8, 32)).to(torch.bfloat16)
+    network.save_pretrained(tmp_path, integers=False)
+    again = QuantizableNetwork.from_pretrained(tmp_path, SmallNet())
+    assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+    same_in_all_modes(network, again, images.bfloat16())
+
+
+class Tagger(nn.Module):
+    """Words in, classes out: an embedding, a recurrent layer, a tied pair of linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.steps = nn.Embedding(20, 8), nn.LSTM(8, 8, batch_first=True)
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(self.steps(self.words(x))[0][:, -1]).relu())
+
+
+def test_networks_without_images_are_shared_too(tmp_path: Path) -> None:
+    words = torch.randint(0, 20, (6, 7))
+    network = quantizable.quantize(Tagger(), [2, 8, 32])
+    network.calibrate([words])
+    network.eval().save_pretrained(tmp_path)
+    again = QuantizableNetwork.from_pretrained(tmp_path, Tagger())
+    same_in_all_modes(network, again, words)
+    assert again.model.second.weight is again.model.first.weight
+
+
 def test_nothing_of_the_training_machine_is_shared(tmp_path: Path, make: Make) -> None:
     network = make()
     network.info |= {"data": "folder", "settings": {"root": "/home/ann/secret"}}
@@ -236,6 +268,13 @@ def test_what_the_hub_lacks_is_said_in_one_line(hub: Hub, monkeypatch: pytest.Mo
         mixed().push_to_hub("ann/net")
     one_line(refused)
     assert "ann/net" not in hub.repositories
+
+
+def test_without_the_library_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"pip install quantizable\[hub\]") as error:
+        quantizable.load("hf://ann/net")
+    one_line(error)
 
 
 def test_without_a_network_it_is_one_line(
@@ -283,7 +322,7 @@ def test_no_option_of_a_description_reads_another_file(tmp_path: Path) -> None:
     about = json.loads((tmp_path / "config.json").read_text())
     about["model_options"] = {"checkpoint_path": str(tmp_path / "absent.bin"), "pretrained": True}
     (tmp_path / "config.json").write_text(json.dumps(about))
-    same_in_all_modes(network, quantizable.load(tmp_path), torch.randn(2, 3, 32, 32))
+    same_in_all_modes(network, quantizable.load(tmp_path), torch.randn(2, 3, 16, 16))
 
 
 @pytest.mark.parametrize("results", [{"4": {"loss": 1.0}}, {"modes": []}, "absent.json", [1]])

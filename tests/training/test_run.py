@@ -231,7 +231,9 @@ def test_an_average_of_weights_is_what_is_validated_tested_and_loaded(tmp_path: 
     saved = contents(tmp_path / "fake_tiny_cnn" / "best.ckpt")
     assert not same(saved["state_dict"], saved["current_model_state"])
     network = quantizable.load(tmp_path / "fake_tiny_cnn" / "best.ckpt")
-    measured = evaluate(network, instantiate(config(tmp_path).data).test_dataloader(), network.modes)
+    loader = instantiate(config(tmp_path).data).test_dataloader()
+    assert results["images"] == sum(len(labels) for _, labels in loader)
+    measured = evaluate(network, loader, network.modes)
     for mode, values in measured.items():
         assert results["modes"][mode] == pytest.approx(values, rel=1e-4, abs=1e-6)
         assert network.model.body[1].norms[mode].running_mean.isfinite().all()
