@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -45,7 +46,8 @@ class FunctionalCalls(TorchFunctionMode):
     def __init__(self, module: nn.Module, read: Mapping[int, QuantLayer], multiply: Multiply) -> None:
         super().__init__()
         self.read, self.multiply = read, multiply
-        self.depth = 0  # of calls of modules inside
+        self.thread = get_ident()
+        self.depth = 0  # of calls of modules inside, in this thread
         self.inside = {
             str(number): part
             for number, part in enumerate(module.modules())
@@ -62,10 +64,10 @@ class FunctionalCalls(TorchFunctionMode):
             yield
 
     def _enter(self, *_: Any) -> None:
-        self.depth += 1
+        self.depth += get_ident() == self.thread
 
     def _leave(self, *_: Any) -> None:
-        self.depth -= 1
+        self.depth -= get_ident() == self.thread
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -133,15 +135,9 @@ def attention(
 
 def read_past(layer: QuantLayer, func: Any, args: Any, kwargs: Any) -> Any:
     """What ``func`` of an input and the weight of ``layer`` gives, with both quantized."""
-    if func is F.linear and isinstance(layer, nn.Linear):
-        x = args[0] if args else kwargs["input"]
+    if func is F.linear:
         bias = args[2] if len(args) > 2 else kwargs.get("bias")
-        if bias is layer.bias:
-            return layer(x)
-        if layer.bias is None:
-            return layer(x) + bias
-        given = torch.zeros_like(layer.bias) if bias is None else bias
-        return torch.func.functional_call(layer, {"bias": given}, (x,))
+        return layer(args[0] if args else kwargs["input"], bias)
     return func(*args, **kwargs)
 
 

@@ -107,8 +107,9 @@ class QuantLinear(QuantLayer, nn.Linear):
 
     float_class = nn.Linear
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(*self.factors(x), self.bias)
+    def forward(self, x: Tensor, *bias: Tensor | None) -> Tensor:
+        """As the float layer's; ``bias``: another, or None, of a module that reads the weight past it."""
+        return F.linear(*self.factors(x), *(bias or (self.bias,)))
 
 
 class QuantConv1d(QuantLayer, nn.Conv1d):

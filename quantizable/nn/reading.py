@@ -10,7 +10,7 @@ from torch import nn
 from quantizable.nn.derived_classes import derived
 from quantizable.nn.encoder_fast_path import FAST_PATHS
 from quantizable.nn.functional_calls import CallsLayers
-from quantizable.nn.layers import QuantLayer
+from quantizable.nn.layers import QuantLayer, QuantLinear
 from quantizable.nn.operands import FunctionalProducts
 from quantizable.quantizers import Quantizer
 
@@ -39,11 +39,7 @@ def _names(code: CodeType) -> Iterable[str]:
 
 def read_past(module: nn.Module) -> list[str]:
     """Names of the quantized linear layers inside whose ``weight`` the code of a module reads."""
-    linear = [
-        name
-        for name, child in module.named_children()
-        if isinstance(child, QuantLayer) and isinstance(child, nn.Linear)
-    ]
+    linear = [name for name, child in module.named_children() if isinstance(child, QuantLinear)]
     # an encoder reads weights on its fast path alone, see encoder_fast_path
     if not linear or isinstance(module, (QuantLayer, *FAST_PATHS)):
         return []

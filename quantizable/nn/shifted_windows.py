@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
+
+from quantizable.nn.layers import QuantLayer
 
 
 class QuantShiftedWindowAttention(ShiftedWindowAttention):
@@ -81,8 +82,7 @@ class QuantShiftedWindowAttentionV2(QuantShiftedWindowAttention, ShiftedWindowAt
         bias = self.qkv.bias.clone()
         length = len(bias) // 3
         bias[length : 2 * length].zero_()
-        projected: Tensor = torch.func.functional_call(self.qkv, {"bias": bias}, (x,))
-        return projected
+        return self.qkv(x, bias) if isinstance(self.qkv, QuantLayer) else F.linear(x, self.qkv.weight, bias)
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         cosine = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)

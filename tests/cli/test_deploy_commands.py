@@ -205,8 +205,9 @@ def test_cost_writes_tables_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFix
         "--results",
         str(results),
     ]
-    assert main([*words, "--output", str(tmp_path / "out"), "--layers"]) == 0
+    assert main([*words, "--output", str(tmp_path / "out"), "--layers", "--coverage"]) == 0
     printed = capsys.readouterr().out
+    assert "100.0% of all products are quantized in mode 2" in printed
     assert "layer3.0.conv1" in printed  # whole, however narrow the terminal
     assert "2,359,296" in printed
     rows = list(csv.DictReader((tmp_path / "out" / "cost.csv").open()))

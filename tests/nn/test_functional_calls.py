@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -266,3 +268,23 @@ def test_a_compiled_network_runs_such_modules_as_they_are() -> None:
     torch._dynamo.reset()
     with torch.no_grad():
         assert torch.equal(torch.compile(net, backend="eager")(x), net(x))
+
+
+def test_threads_share_a_network_in_one_mode() -> None:
+    net = calibrated()
+    net.set_bits(2)
+    batches = [torch.randn(2, 3, 8, 8) for _ in range(40)]
+
+    def run(x: Tensor) -> Tensor:
+        with torch.no_grad():  # per thread
+            return net(x)
+
+    expected = [run(x) for x in batches]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(run, batches))
+    finally:
+        sys.setswitchinterval(before)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
