@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import quantizable
+import quantizable.data
+import quantizable.deploy
 from quantizable.bits import BitMode
 from quantizable.interface.errors import mendable, nearest, one_line, unknown
 

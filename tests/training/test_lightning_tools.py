@@ -340,7 +340,8 @@ def test_batches_by_name_say_what_to_define() -> None:
         def loss(self, output: Tensor, batch: Any) -> Tensor:
             return F.cross_entropy(output, batch["label"])
 
-    with pytest.raises(ValueError, match=r"a dict of image, label.*QuantizableClassifier must define inputs"):
+    what = r"a dict of image, label.*QuantizableClassifier must define targets\(batch\)"
+    with pytest.raises(ValueError, match=what):  # its first entry is the input
         trainer(max_epochs=1).fit(classifier(), data)
     with pytest.raises(ValueError, match=r"a dict of image, label.*Half must define targets\(batch\)"):
         trainer(max_epochs=1).fit(Half("tiny_cnn", 10, (2, 32)), data, data)
