@@ -105,8 +105,8 @@ class Demo:
         if self.guard:
             for mode in (self.guard.low, self.guard.high):
                 self.session.set_bits(mode)  # refused at once if the file lacks it
-        for mode in progress(self.session.modes, "compiling"):
-            self.session.set_bits(mode)
+        for held in progress(self.session.modes, "compiling"):
+            self.session.set_bits(held)
         network = load(path)
         channels, height, width = self.session.input_size
         costs = layer_costs(network, (channels, height, width))
