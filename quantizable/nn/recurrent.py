@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from quantizable.nn.layers import all_float
 from quantizable.nn.recurrence import gru_recurrence, lstm_recurrence
-from quantizable.nn.recurrent_products import Product, QuantProduct, noting_states
+from quantizable.nn.recurrent_products import Product, QuantProduct, noting_states, watched
 from quantizable.nn.recurrent_steps import State, Step, gru_step, lstm_step, relu_step, tanh_step
 
 RECURRENCES = {"LSTM": lstm_recurrence, "GRU": gru_recurrence}
@@ -47,6 +47,10 @@ class Recurrent(nn.Module):
         product = self._modules[name]
         assert isinstance(product, Product)
         return product
+
+    def is_watched(self) -> bool:
+        """True if a hook wants to see the calls of a product, which the float kernel does not make."""
+        return any(watched(child) for child in self._modules.values() if isinstance(child, Product))
 
     def reset_parameters(self) -> None:
         """As the float layer does: it would take the step sizes of the products for weights."""
@@ -113,7 +117,7 @@ class _Recurrent(Recurrent, nn.RNNBase):
 
     @torch.compiler.disable
     def forward(self, input: Any, hx: Any = None) -> Any:
-        if all_float(self):
+        if all_float(self) and not self.is_watched():
             return super().forward(input, hx)
         packed = input if isinstance(input, PackedSequence) else None
         if packed is not None and torch.onnx.is_in_onnx_export():
@@ -262,7 +266,7 @@ class _RecurrentCell(Recurrent, nn.RNNCellBase):
     """One step, called by the user's own loop; the weights are quantized at each call."""
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
-        if all_float(self):
+        if all_float(self) and not self.is_watched():
             return super().forward(input, hx)
         if input.dim() not in (1, 2):
             raise ValueError(f"{self._get_name()}: Expected input to be 1D or 2D, got {input.dim()}D instead")
