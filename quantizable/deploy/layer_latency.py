@@ -51,7 +51,7 @@ def layer_latencies(
         repeats: timed inferences of each, at least 1.
 
     Raises:
-        ValueError: an unknown engine, a number out of range, quantized attention, embeddings, or no calibration.
+        ValueError: an unknown engine, a number out of range, attention or embeddings, or no calibration.
         ImportError: the engine is not installed.
     """
     if engine not in COMPILERS:

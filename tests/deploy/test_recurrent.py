@@ -119,8 +119,7 @@ def test_files_of_a_network_that_reads_words_run_and_are_verified(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.manual_seed(0)
-    words = torch.randint(49, (20, 2))
-    words[0, 0] = 49
+    words = torch.randint(50, (20, 2))
     net = quantize(Words(), [4, 32], embedding=True).eval()
     net.calibrate([words])
     net.info = {"input_size": [2], "input_ids": 50}
@@ -138,7 +137,7 @@ def test_files_of_a_network_that_reads_words_run_and_are_verified(
     assert "not verified" not in caplog.text
     for wrong, why in (
         (words.float(), "inputs are float32; give ids, integers from 0 to 49"),
-        (words + 1, "ids reach from 1 to 50; there are those below 50"),
+        (words.new_full((1, 2), 50), "ids reach from 50 to 50; there are those below 50"),
         (words[:, :1], r"inputs of shape \[20, 1\] do not fit; the network takes \[N, 2\]"),
     ):
         with pytest.raises(ValueError, match=why):
