@@ -12,8 +12,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -31,7 +29,7 @@ from quantizable.network import QuantizableNetwork
 from quantizable.report.files import check_target, make_folder, written_whole
 from quantizable.report.plots import save_figure
 from quantizable.storage.load import load
-from quantizable.storage.preprocessing import input_size_of
+from quantizable.storage.preprocessing import example_inputs, input_size_of
 from quantizable.storage.qz import save_qz
 
 
@@ -79,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 def show_coverage(network: QuantizableNetwork, modes: Sequence[BitMode]) -> None:
     """Print what runs at which bits, mode by mode."""
-    image = torch.zeros(1, *input_size_of(network))
+    image = example_inputs(network, 1)
     for mode in modes:
         with network.at_bits(mode):
             print(f"\n{coverage(network, image)}")
@@ -87,7 +85,7 @@ def show_coverage(network: QuantizableNetwork, modes: Sequence[BitMode]) -> None
 
 def saturating_layers(network: QuantizableNetwork, mode: str) -> int:
     """How many layers run in float on OpenVINO where integer kernels saturate (processors without VNNI)."""
-    report = layer_report(lower(network, mode, torch.zeros(1, *input_size_of(network))))
+    report = layer_report(lower(network, mode, example_inputs(network, 1)))
     return sum(how.endswith(WITHOUT_VNNI) for how in report.values())
 
 
@@ -102,7 +100,7 @@ def measure(
         runs = {}
         for engine, mode in progress([*product(engines, modes)], "compiling"):
             session = Session(Path(folder) / "model.qz", engine, mode, threads, batch=1)
-            runs[f"{engine} {mode}"] = partial(session, np.zeros((1, *session.input_size), np.float32))
+            runs[f"{engine} {mode}"] = partial(session, session.zeros(1))
         return interleaved(runs)
 
 

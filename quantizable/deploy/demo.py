@@ -13,6 +13,7 @@ import torch
 from quantizable.deploy.command_predict import top_classes
 from quantizable.deploy.guard import Guard
 from quantizable.deploy.session import Session
+from quantizable.interface.progress import progress
 from quantizable.measure.cost import layer_costs
 from quantizable.measure.energy import microjoules
 from quantizable.measure.latency import interleaved
@@ -104,6 +105,8 @@ class Demo:
         if self.guard:
             for mode in (self.guard.low, self.guard.high):
                 self.session.set_bits(mode)  # refused at once if the file lacks it
+        for held in progress(self.session.modes, "compiling"):
+            self.session.set_bits(held)
         network = load(path)
         channels, height, width = self.session.input_size
         costs = layer_costs(network, (channels, height, width))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,11 +49,24 @@ ANSWER = Path(__file__).with_name("demo_answer.html")
 def run(args: argparse.Namespace) -> int:
     """Show the page until Ctrl-C."""
     gradio()
+    check_port(args.port)
     demo = Demo(args.model, args.engine, args.threads, args.guard)
     with serve(demo, args.port) as (url, wait):
         print(f"{args.model} in modes {', '.join(demo.modes)}: {url} (Ctrl-C ends it)", flush=True)
         wait()
     return 0
+
+
+def check_port(port: int | None) -> None:
+    """``OSError`` if another program has the port; asked before long work."""
+    if port is None:
+        return
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was closed a moment ago is free
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise OSError(f"port {port} cannot be used ({error.strerror}); choose another --port") from error
 
 
 def gradio() -> Any:

@@ -28,7 +28,7 @@ from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.report.files import check_target, written_whole
 from quantizable.storage.golden import MIXED, golden
 from quantizable.storage.outputs import INPUT, OUTPUT, FlatOutputs, names_in
-from quantizable.storage.preprocessing import input_size_of, preprocessing
+from quantizable.storage.preprocessing import example_inputs, preprocessing
 from quantizable.storage.seal import BLANK, KEY, sealed
 
 NOT_TRACED = (
@@ -45,7 +45,7 @@ def export_onnx(
     path: str | Path,
     bits: Assignment,
     *,
-    input_size: tuple[int, int, int] | None = None,
+    input_size: tuple[int, ...] | None = None,
     style: str = "qdq",
     weight_storage: str = "int8",
     residual_images: Tensor | None = None,
@@ -56,7 +56,9 @@ def export_onnx(
         network: calibrated or trained.
         path: the file to write.
         bits: a mode of the network (``4``, ``"w4a8"``; 32: float), or a mapping as ``set_bits`` takes it.
-        input_size: channels, height, width; by default the network's own.
+        input_size: channels, height, width, or the shape of another input (steps and features of a sequence),
+            without the batch; by default the network's own. A network whose ``info`` names a number of
+            ``input_ids`` takes integers below it.
         style: ``"qdq"`` (QuantizeLinear, Clip, DequantizeLinear: ONNX Runtime, OpenVINO, TensorRT) or
             ``"qonnx"`` (``Quant`` nodes of any width: FPGA compilers).
         weight_storage: ``"int8"``, or ``"int4"`` to store weights of 4 bits and less in half the bytes.
@@ -83,7 +85,7 @@ def onnx_model(
     network: QuantizableNetwork,
     bits: Assignment,
     *,
-    input_size: tuple[int, int, int] | None = None,
+    input_size: tuple[int, ...] | None = None,
     style: str = "qdq",
     weight_storage: str = "int8",
     residual_images: Tensor | None = None,
@@ -102,7 +104,7 @@ def onnx_model(
         raise ValueError(f"integer residual additions need style 'qdq', not {style!r}")
     onnx = require("onnx", "ONNX export")
     require("onnxscript", "ONNX export")
-    example = torch.zeros(2, *(input_size or input_size_of(network)))
+    example = example_inputs(network, 2, input_size)
     lowered = lower(network, bits, example, share_remainders=style == "qdq")
     _check_widths(lowered)
     for name, weight in lowered.weights.items():
@@ -122,7 +124,7 @@ def onnx_model(
     about["outputs"] = lowered.outputs
     about["residual additions"] = "float" if residual_images is None else "int8"
     if samples:
-        size = (example.shape[1], example.shape[2], example.shape[3])
+        size = tuple(example.shape[1:])
         kept = golden(network, {MIXED if isinstance(bits, Mapping) else str(BitMode.parse(bits)): bits}, size)
         if residual_images is not None:  # the file computes another function than training did
             kept = kept.answered_by(compile_onnxruntime(model.SerializeToString(), None, None))

@@ -8,7 +8,6 @@ from functools import partial
 from itertools import product
 
 import numpy as np
-import torch
 from torch import nn
 
 from quantizable.bits import FLOAT_BITS, BitMode
@@ -19,7 +18,9 @@ from quantizable.interface.progress import progress
 from quantizable.measure.latency import interleaved
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantLayer
+from quantizable.nn.embedding import EMBEDDINGS
 from quantizable.nn.layer_calls import layer_calls
+from quantizable.storage.preprocessing import example_inputs
 
 COMPILERS: dict[str, Callable[[bytes, int, tuple[int, ...]], Runner]] = {
     "onnxruntime": compile_onnxruntime,
@@ -29,7 +30,7 @@ COMPILERS: dict[str, Callable[[bytes, int, tuple[int, ...]], Runner]] = {
 
 def layer_latencies(
     network: QuantizableNetwork,
-    input_size: tuple[int, int, int],
+    input_size: tuple[int, ...],
     engine: str = "openvino",
     threads: int = 1,
     repeats: int = 20,
@@ -50,20 +51,22 @@ def layer_latencies(
         repeats: timed inferences of each, at least 1.
 
     Raises:
-        ValueError: an unknown engine, a number out of range, quantized attention, or no calibration.
+        ValueError: an unknown engine, a number out of range, attention or embeddings, or no calibration.
         ImportError: the engine is not installed.
     """
     if engine not in COMPILERS:
         raise ValueError(f"engine {engine!r} times no single layers; choose from {', '.join(COMPILERS)}")
     if threads < 1 or repeats < 1:
         raise ValueError(f"threads is {threads} and repeats {repeats}; both are at least 1")
-    layers = {n: layer for n, layer in network.layers().items() if isinstance(layer, QuantLayer)}
+    alone = ((n, m) for n, m in network.layers().items() if not isinstance(m, EMBEDDINGS))
+    layers = {name: layer for name, layer in alone if isinstance(layer, QuantLayer)}
     if others := [name for name in network.layers() if name not in layers]:
         raise ValueError(
-            f"layer {others[0]!r} is attention, which cannot be timed on its own; limit bops or bytes instead"
+            f"layer {others[0]!r} is attention or an embedding, which cannot be timed on its own; "
+            "limit bops or bytes instead"
         )
     with evaluating(network):
-        calls = layer_calls(network, layers, torch.zeros(1, *input_size))
+        calls = layer_calls(network, layers, example_inputs(network, 1, input_size))
     runs: dict[str, Callable[[], object]] = {}
     keys: dict[str, dict[str, list[str]]] = {}  # what was timed for each use of a layer, by mode
     for name, layer in progress(layers.items(), f"exporting layers for {engine}"):
@@ -93,7 +96,7 @@ def _modes(layer: QuantLayer) -> Iterator[BitMode]:
 
 def _compiled(layer: QuantLayer, mode: BitMode, shape: tuple[int, ...], engine: str, threads: int) -> Runner:
     alone = QuantizableNetwork(nn.Sequential(deepcopy(layer)).eval(), [mode], {})
-    model = onnx_model(alone, mode, input_size=shape)  # type: ignore[arg-type]
+    model = onnx_model(alone, mode, input_size=shape)
     return COMPILERS[engine](model.SerializeToString(), threads, (1, *shape))
 
 

@@ -39,9 +39,7 @@ def layer_report(lowered: Lowered) -> dict[str, str]:
         if module in own:  # a quantizer that passes everything on, as in mode 32
             continue
         if name in lowered.unused and (_is_leaf(module) or isinstance(module, QuantLayer)):
-            if isinstance(module, Product):  # the float layer's kernel reads all weights at once
-                report[name] = "float: mode 32"
-            elif isinstance(module, nn.Linear | _ConvNd | _BatchNorm):
+            if isinstance(module, nn.Linear | _ConvNd | _BatchNorm | Product):
                 report[name] = "float: evaluation never calls it"
         elif isinstance(module, QuantLayer):
             report[name] = _runs(lowered, name, module)

@@ -16,6 +16,7 @@ from torch import Tensor
 from quantizable.bits import BitMode, ModeLike
 from quantizable.deploy.engines import Runner, compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import METADATA, onnx_model
+from quantizable.deploy.inputs import input_array
 from quantizable.deploy.processor import processor_name
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.interface.choices import ENGINES
@@ -178,7 +179,7 @@ class Session:
         if mode not in self._runners:
             runner = self._compile(mode)
             for _ in range(self.warmup):
-                runner(np.zeros((self.batch or 1, *self.input_size), np.float32))
+                runner(self.zeros(self.batch or 1))
             if self.verify:
                 self._check_answers(mode, runner)
             self._runners[mode] = runner
@@ -192,7 +193,7 @@ class Session:
             assert mode is not None
             if self.path.suffix == ".qz":
                 log.warning("%s holds no golden samples; they are computed from its integers here", self.path)
-            samples = golden(self._network, {name: mode}, self.input_size)  # type: ignore[arg-type]
+            samples = golden(self._network, {name: mode}, self.input_size)
         if samples is None or name not in samples.answers:
             log.warning(
                 "%s holds no golden samples, so that the engine's answers are not verified; "
@@ -230,7 +231,7 @@ class Session:
             assert mode is not None
             if self.engine == "torch":
                 return self._torch_runner(mode)
-            model = onnx_model(self._network, mode, input_size=self.input_size)  # type: ignore[arg-type]
+            model = onnx_model(self._network, mode, input_size=self.input_size)
             self._outputs = json.loads({p.key: p.value for p in model.metadata_props}[METADATA])["outputs"]
             graph = model.SerializeToString()
         shape = (self.batch, *self.input_size) if self.batch else None
@@ -276,38 +277,32 @@ class Session:
         """Logits, float32 ``[N, classes]``; of several outputs the tuple, list or dictionary of the network.
 
         Args:
-            images: float ``[N, C, H, W]`` of the size the network takes, normalized as in training.
+            images: float ``[N, C, H, W]`` of the size the network takes, normalized as in training; inputs of
+                another kind in their own shape, ids as integers.
 
         Raises:
-            ValueError: another shape or type, values that are not finite, or a fixed batch where an output
-                has no batch axis.
+            ValueError: another shape or type, values that are not finite, ids that there are not, or a fixed
+                batch where an output has no batch axis.
         """
-        if isinstance(images, Tensor):
-            images = images.detach().cpu()
-            images = images.float() if images.is_floating_point() else images  # NumPy has no bfloat16
-        array = np.asarray(images)
-        if array.ndim != 4 or array.shape[1:] != tuple(self.input_size) or not len(array):
-            wanted = ", ".join(map(str, self.input_size))
-            raise ValueError(
-                f"images of shape {list(array.shape)} do not fit; the network takes [N, {wanted}], N >= 1"
-            )
-        if array.dtype.kind != "f":
-            raise ValueError(f"images are {array.dtype}; give floats, normalized as in training")
-        with np.errstate(over="ignore"):
-            array = np.ascontiguousarray(array, np.float32)
-        if not np.isfinite(array).all():
-            raise ValueError("images have NaN or infinite values")
+        array = input_array(images, self.input_size, self.ids)
         found = self._run(array, self._runners[self._mode])
         return restored(self._outputs, found if isinstance(found, list) else [found])
+
+    @property
+    def ids(self) -> int:
+        """How many ids there are, where inputs are such (words); 0: inputs are numbers."""
+        return int(self.info.get("input_ids") or 0)
+
+    def zeros(self, count: int) -> np.ndarray:
+        """A batch of inputs that say nothing, to warm up with or to time."""
+        return np.zeros((count, *self.input_size), np.int64 if self.ids else np.float32)
 
     def _run(self, array: np.ndarray, run: Runner) -> Any:
         """An array, or a list of them, for images of any number."""
         if self.batch is None:
             return run(array)
         padding = -len(array) % self.batch
-        padded = (
-            np.concatenate([array, np.zeros((padding, *self.input_size), np.float32)]) if padding else array
-        )
+        padded = np.concatenate([array, self.zeros(padding)]) if padding else array
         parts = [run(padded[i : i + self.batch]) for i in range(0, len(padded), self.batch)]
         if not isinstance(parts[0], list):
             return np.concatenate(parts)[: len(array)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from quantizable.nn.layers import all_float
 from quantizable.nn.recurrence import gru_recurrence, lstm_recurrence
-from quantizable.nn.recurrent_products import Product, QuantProduct, noting_states
+from quantizable.nn.recurrent_products import Product, QuantProduct, noting_states, watched
+from quantizable.nn.recurrent_sequences import Sequences, joined
 from quantizable.nn.recurrent_steps import State, Step, gru_step, lstm_step, relu_step, tanh_step
 
 RECURRENCES = {"LSTM": lstm_recurrence, "GRU": gru_recurrence}
@@ -48,61 +49,15 @@ class Recurrent(nn.Module):
         assert isinstance(product, Product)
         return product
 
+    def is_watched(self) -> bool:
+        """True if a hook wants to see the calls of a product, which the float kernel does not make."""
+        return any(watched(child) for child in self._modules.values() if isinstance(child, QuantProduct))
+
     def reset_parameters(self) -> None:
         """As the float layer does: it would take the step sizes of the products for weights."""
         bound = float(self.hidden_size) ** -0.5  # type: ignore[arg-type]
         for parameter in self.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound)
-
-
-class Sequences(NamedTuple):
-    """How the steps of several sequences lie in one tensor.
-
-    Attributes:
-        batch: how many sequences.
-        sizes: of packed ones how many take part in each step, falling; None: all, ``[B, T, features]``.
-    """
-
-    batch: int
-    sizes: list[int] | None
-
-    def steps(self, x: Tensor) -> list[Tensor]:
-        """The parts of each step, ``[B_t, features]``."""
-        return list(x.unbind(1) if self.sizes is None else x.split(self.sizes))
-
-    def together(self, steps: list[Tensor]) -> Tensor:
-        """One tensor again."""
-        return torch.stack(steps, 1) if self.sizes is None else torch.cat(steps)
-
-    def at(self, step: int, state: State) -> State:
-        """The states of those sequences that take part in a step, of the states of all."""
-        return state if self.sizes is None else tuple(part[: self.sizes[step]] for part in state)
-
-    def change(self, step: int, state: State, first: State) -> tuple[State, list[State]]:
-        """The states for a step, and of sequences that have ended; packed, fewer take part later.
-
-        Args:
-            step: its number.
-            state: after the step before.
-            first: of all sequences; read backwards, some begin later.
-        """
-        if self.sizes is None:
-            return state, []
-        held, wanted = len(state[0]), self.sizes[step]
-        if wanted < held:
-            return self.at(step, state), [tuple(part[wanted:] for part in state)]
-        return joined(state, tuple(part[held:wanted] for part in first)) if wanted > held else state, []
-
-    def share_samples(self, product: Product, x: Tensor, steps: int = 1) -> None:
-        """Tell a quantized product how many of its calls, on average, are of one sequence.
-
-        Args:
-            product: gets ``x``, or a state at each step.
-            x: the input, as it lies.
-            steps: how many calls.
-        """
-        if isinstance(product, QuantProduct):
-            product.share_sample(steps if self.sizes is None else x.shape[0] / self.batch)
 
 
 class _Recurrent(Recurrent, nn.RNNBase):
@@ -113,7 +68,7 @@ class _Recurrent(Recurrent, nn.RNNBase):
 
     @torch.compiler.disable
     def forward(self, input: Any, hx: Any = None) -> Any:
-        if all_float(self):
+        if all_float(self) and not self.is_watched():
             return super().forward(input, hx)
         packed = input if isinstance(input, PackedSequence) else None
         if packed is not None and torch.onnx.is_in_onnx_export():
@@ -233,11 +188,6 @@ class _Recurrent(Recurrent, nn.RNNBase):
         return outputs[::-1] if backwards else outputs, state
 
 
-def joined(state: State, other: State) -> State:
-    """The states of two groups of sequences as those of one."""
-    return tuple(torch.cat(both) for both in zip(state, other, strict=True))
-
-
 class QuantLSTM(_Recurrent, nn.LSTM):
     """``nn.LSTM`` (also with projections) on quantized products."""
 
@@ -262,7 +212,7 @@ class _RecurrentCell(Recurrent, nn.RNNCellBase):
     """One step, called by the user's own loop; the weights are quantized at each call."""
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
-        if all_float(self):
+        if all_float(self) and not self.is_watched():
             return super().forward(input, hx)
         if input.dim() not in (1, 2):
             raise ValueError(f"{self._get_name()}: Expected input to be 1D or 2D, got {input.dim()}D instead")

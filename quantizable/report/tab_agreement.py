@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from quantizable.report.agreement_tables import tables
 from quantizable.report.charts import Interval, axes, heatmap, line, overlap_warning
 from quantizable.report.found import Found
-from quantizable.report.page import Chart, Note, Part, Picture, Tab
+from quantizable.report.page import Chart, Grid, Note, Part, Picture, Tab
 
 Shift = Mapping[str, Any]
 
 
 def agreement(found: Found) -> Tab | None:
     """The tab; None without an assessment."""
-    parts: list[Part] = []
-    for about, folder in found.assessments.values():
+    shown: list[Part] = []
+    for name, (about, folder) in found.assessments.items():
+        parts: list[Part] = []
         if not about["complete"]:
             parts.append(Note(f"{about['title']}: interrupted; this is what was found until then."))
         parts += [Note(f"Not computed: {what}: {why}") for what, why in about["skipped"].items()]
@@ -29,7 +31,13 @@ def agreement(found: Found) -> Tab | None:
         parts += _cascade(about)
         parts += _pictures(about, folder)
         parts += tables(about)
-    return Tab("agreement", parts) if parts else None
+        shown += parts if len(found.assessments) == 1 else [_named(name, part) for part in parts]
+    return Tab("agreement", shown) if shown else None
+
+
+def _named(name: str, part: Part) -> Part:
+    """The part with its assessment's name before its title."""
+    return replace(part, title=f"{name}: {part.title}") if isinstance(part, Chart | Grid) else part
 
 
 def _clean(clean: Shift) -> list[Part]:

@@ -88,6 +88,7 @@ def noise_ratios(
             ratios[name, mode] = weight[mode.weight], decibels(given[name, mode.activation])
 
     layers = {n: m for n, m in network.layers().items() if n in space.layers and isinstance(m, QuantLayer)}
+    layers = {n: m for n, m in layers.items() if m.input_quantizer.widths != [FLOAT_BITS]}  # embeddings
     with watching(layers, measure, before=True), network.at_bits(network.modes[-1]):
         network(images)
     return ratios

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import QuantLayer
 from quantizable.nn.operands import QuantOperands
 from quantizable.storage.outputs import tensors_in
+from quantizable.storage.preprocessing import example_inputs, preprocessing
 
 MIXED = "mixed"  # name of a mode per layer
 COUNT = 8  # inputs of each mode
@@ -51,18 +53,20 @@ class Golden:
     """Inputs and answers in plain types, as JSON holds them.
 
     Attributes:
-        size: channels, height, width of the inputs.
+        size: channels, height, width of the inputs, or the shape of inputs of another kind.
         span: lowest and highest value of the inputs.
         inputs: by mode name, the numbers of ``COUNT`` inputs, as :func:`pattern` takes them.
         answers: by mode name, float32 ``[COUNT, at most COLUMNS]``, base64.
         tolerances: by mode name, for each input the largest :func:`deviations` that rounding explains.
+        ids: how many ids (of words) there are where inputs are such; 0: inputs are numbers.
     """
 
-    size: tuple[int, int, int]
+    size: tuple[int, ...]
     span: tuple[float, float]
     inputs: dict[str, list[int]]
     answers: dict[str, str]
     tolerances: dict[str, list[float]]
+    ids: int = 0
 
     def plain(self) -> dict[str, Any]:
         """As a dictionary for JSON."""
@@ -71,18 +75,18 @@ class Golden:
     @classmethod
     def read(cls, values: dict[str, Any] | None) -> Golden | None:
         """From a file's metadata; None where there are none, or of another version's kind."""
-        if values is None or set(values) != {field.name for field in fields(cls)}:
+        if values is None or {*values, "ids"} != {field.name for field in fields(cls)}:
             return None
         return cls(**{**values, "size": tuple(values["size"]), "span": tuple(values["span"])})
 
     def images(self, mode: str) -> np.ndarray:
         """Float32 ``[COUNT, C, H, W]``, the same on every machine."""
-        return patterns(self.inputs[mode], self.size, self.span)
+        return patterns(self.inputs[mode], self.size, self.span, self.ids)
 
     def answered_by(self, run: Callable[[np.ndarray], Any]) -> Golden:
         """The same inputs with the answers of ``run``, for a file that was not trained as it runs."""
         answers = {mode: _text(columns([*tensors_in(run(self.images(mode)))])) for mode in self.inputs}
-        return Golden(self.size, self.span, self.inputs, answers, self.tolerances)
+        return replace(self, answers=answers)
 
     def check(self, mode: str, run: Callable[[np.ndarray], Any]) -> str | None:
         """None if ``run`` gives the answers of training but for rounding, else what is wrong with its own.
@@ -106,21 +110,22 @@ class Golden:
         )
 
 
-def golden(network: QuantizableNetwork, modes: dict[str, Assignment], size: tuple[int, int, int]) -> Golden:
+def golden(network: QuantizableNetwork, modes: dict[str, Assignment], size: tuple[int, ...]) -> Golden:
     """Samples of a network in some of its modes, computed by fake quantization in float32.
 
     Args:
         network: calibrated or trained.
         modes: what ``set_bits`` takes, by the name under which the answers are kept.
-        size: channels, height, width of the inputs.
+        size: channels, height, width of the inputs, or the shape of inputs of another kind.
     """
+    ids = preprocessing(network).get("input_ids", 0)
     with _Functions() as called:
-        samples = Golden(size, _span(network, next(iter(modes.values())), size), {}, {}, {})
+        samples = Golden(size, _span(network, next(iter(modes.values())), size), {}, {}, {}, ids)
     amount = NOISE_OF_FUNCTIONS if called.names & APPROXIMATED else NOISE
     for name, bits in modes.items():
         with network.at_bits(bits):
             chosen = _calmest(network, samples, amount)
-            inputs = torch.from_numpy(patterns(chosen, size, samples.span))
+            inputs = torch.from_numpy(patterns(chosen, size, samples.span, ids))
             exact = _answers(network, inputs)
             with rounding_noise(network.model, amount):
                 moved = [deviations(_answers(network, inputs), exact) for _ in range(DRAWS)]
@@ -129,19 +134,33 @@ def golden(network: QuantizableNetwork, modes: dict[str, Assignment], size: tupl
     return samples
 
 
-def pattern(number: int, size: tuple[int, int, int]) -> np.ndarray:
-    """Cells of random colors, uint8 ``[C, H, W]``, made by SHAKE-256: every machine has the same."""
-    channels, height, width = size
+def pattern(number: int, size: tuple[int, ...]) -> np.ndarray:
+    """Cells of random colors, uint8 of that size, made by SHAKE-256: every machine has the same.
+
+    The last two axes are those of an image, whatever stands before them.
+    """
+    *rest, height, width = (1, 1, *size)
+    channels = math.prod(rest)
     grid = [min(CELLS[number % len(CELLS)], side) for side in (height, width)]
     drawn = hashlib.shake_256(f"golden sample {number}".encode()).digest(channels * grid[0] * grid[1])
     cells = np.frombuffer(drawn, np.uint8).reshape(channels, *grid)
     for axis, side in ((1, height), (2, width)):
         cells = cells.repeat(-(-side // cells.shape[axis]), axis).take(range(side), axis)
-    return cells
+    return cells.reshape(size)
 
 
-def patterns(numbers: Sequence[int], size: tuple[int, int, int], span: tuple[float, float]) -> np.ndarray:
-    """Float32 ``[N, C, H, W]`` between the ends of ``span``, of :func:`pattern`."""
+def id_pattern(number: int, size: tuple[int, ...], ids: int) -> np.ndarray:
+    """Random ids below ``ids``, int64 of that size, made as :func:`pattern` makes colors."""
+    drawn = hashlib.shake_256(f"golden sample {number}".encode()).digest(8 * math.prod(size))
+    return (np.frombuffer(drawn, "<u8") % ids).astype(np.int64).reshape(size)
+
+
+def patterns(
+    numbers: Sequence[int], size: tuple[int, ...], span: tuple[float, float], ids: int = 0
+) -> np.ndarray:
+    """Float32 ``[N, *size]`` between the ends of ``span``, of :func:`pattern`; or ids, int64."""
+    if ids:
+        return np.stack([id_pattern(number, size, ids) for number in numbers])
     low, step = np.float32(span[0]), np.float32((span[1] - span[0]) / 255)
     return low + step * np.stack([pattern(number, size) for number in numbers]).astype(np.float32)
 
@@ -180,7 +199,9 @@ def _calmest(network: QuantizableNetwork, samples: Golden, amount: float) -> lis
     """The numbers of the ``COUNT`` candidates whose answers a draw of rounding noise changes least."""
     moved: list[float] = []
     for start in range(0, CANDIDATES, COUNT):  # in parts, as images may be large
-        some = torch.from_numpy(patterns(range(start, start + COUNT), samples.size, samples.span))
+        some = torch.from_numpy(
+            patterns(range(start, start + COUNT), samples.size, samples.span, samples.ids)
+        )
         exact = _answers(network, some)
         with rounding_noise(network.model, amount, seed=1):
             moved += deviations(_answers(network, some), exact).tolist()
@@ -199,7 +220,7 @@ def _answers(network: QuantizableNetwork, inputs: Tensor) -> np.ndarray:
     return columns([part.float().cpu().numpy() for part in tensors_in(outputs)], len(inputs))
 
 
-def _span(network: QuantizableNetwork, bits: Assignment, size: tuple[int, int, int]) -> tuple[float, float]:
+def _span(network: QuantizableNetwork, bits: Assignment, size: tuple[int, ...]) -> tuple[float, float]:
     """The values that the first layer's input grid reaches: what the network was calibrated for."""
     called: list[tuple[QuantLayer, torch.Size]] = []
     layers = [layer for layer in network.model.modules() if isinstance(layer, QuantLayer)]
@@ -209,7 +230,7 @@ def _span(network: QuantizableNetwork, bits: Assignment, size: tuple[int, int, i
     ]
     try:
         with network.at_bits(bits):
-            _answers(network, torch.zeros(1, *size))
+            _answers(network, example_inputs(network, 1, size))
             reader = next((layer.input_quantizer for layer, shape in called[:1] if shape == size), None)
             if reader is None or reader.bits == FLOAT_BITS:
                 return SPAN

@@ -32,7 +32,7 @@ from quantizable.storage.golden import golden
 from quantizable.storage.integers import reached_range
 from quantizable.storage.network_file import check_file
 from quantizable.storage.packing import pack
-from quantizable.storage.preprocessing import input_size_of, preprocessing
+from quantizable.storage.preprocessing import example_inputs, input_size_of, preprocessing
 
 FORMAT_VERSION = 1
 METADATA, CHECKSUM = "quantizable", "sha256"
@@ -215,9 +215,10 @@ def _unused_layers(network: QuantizableNetwork, mode: BitMode) -> list[str]:
         name for name, layer in network.layers().items()
         if any(isinstance(part, Quantizer) and not part.initialised for part in layer.modules())
     ]  # fmt: skip
-    if not blank or len(blank) == len(network.layers()) or "image_size" not in preprocessing(network):
+    known = {"image_size", "input_size"} & preprocessing(network).keys()
+    if not blank or len(blank) == len(network.layers()) or not known:
         return []
-    image = torch.zeros(1, *input_size_of(network), device=next(network.parameters()).device)
+    image = example_inputs(network, 1).to(next(network.parameters()).device)
     with network.at_bits(mode), evaluating(network):
         calls = layer_calls(network, {name: network.layers()[name] for name in blank}, image)
     return [name for name in blank if not calls[name]]

@@ -1,6 +1,7 @@
 """The whole command on a tiny trained network, and one clear error for each bad input."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,14 @@ def test_the_page_shows_curves_pictures_and_tables_from_the_files(tmp_path: Path
     assert all(chart.says.endswith(".") for chart in charts.values())
     for chart in charts.values():
         json.dumps(chart.plain, allow_nan=False)
+    for name in ("one", "two"):
+        shutil.copytree(tmp_path, tmp_path.parent / "both" / name)
+    tab = agreement(find([tmp_path.parent / "both"])[0])
+    assert tab is not None
+    titles = [part.title for part in tab.parts if isinstance(part, Chart)]
+    assert [title for title in titles if "Distance" in title] == [
+        f"both/{name}: Distance between modes" for name in ("one", "two")
+    ]
 
 
 def test_a_guard_answers_with_the_high_mode_where_the_low_one_is_unsure(checkpoint: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -207,6 +208,17 @@ def test_bad_words_are_one_line(model: Path, capsys, words: list[str], message: 
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_said_before_any_work(model: Path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("quantizable.deploy.demo_page.gradio", lambda: None)
+    monkeypatch.setattr("quantizable.deploy.demo_page.Demo", lambda *_: pytest.fail("began"))
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        one.listen()
+        port = one.getsockname()[1]
+        assert main(["demo", str(model), "--port", str(port)]) == 2
+    assert f"port {port} cannot be used" in capsys.readouterr().err
 
 
 def test_a_file_of_one_mode_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from quantizable import QuantizableNetwork, quantize
+from quantizable.deploy import Session
 from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
-from quantizable.deploy.export import METADATA, onnx_model
+from quantizable.deploy.export import METADATA, export_onnx, onnx_model
 from quantizable.measure.cost import layer_costs, mode_costs
+from quantizable.storage.load import load
+from quantizable.storage.qz import save_qz
 
 SIZE = (2, 5)  # steps, features
 
@@ -94,6 +98,50 @@ def test_both_engines_compute_what_fake_quantization_does(name: str, mode: Any, 
     }[name]
     assert report[f"rnn.{product}"].startswith(how)
     assert report["rnn"].startswith("float: gates")
+
+
+class Words(nn.Module):
+    """Ids of words to classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.rnn, self.fc = (
+            nn.Embedding(50, 5),
+            nn.GRU(5, 6, batch_first=True),
+            nn.Linear(6, 3),
+        )
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.fc(self.rnn(self.embedding(words))[0][:, -1])
+
+
+def test_files_of_a_network_that_reads_words_run_and_are_verified(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    words = torch.randint(50, (20, 2))
+    net = quantize(Words(), [4, 32], embedding=True).eval()
+    net.calibrate([words])
+    net.info = {"input_size": [2], "input_ids": 50}
+    net.set_bits(4)
+    with torch.no_grad():
+        expected = net(words)
+    export_onnx(net, tmp_path / "words.onnx", 4)
+    save_qz(net, tmp_path / "words.qz", [4])
+    assert load(tmp_path / "words.qz", Words()).info == net.info
+    for engine in ("onnxruntime", "openvino"):
+        session = Session(tmp_path / "words.onnx", engine, batch=16)
+        assert not session.problem
+        far = np.abs(session(words) - expected.numpy()).max(1) > 1e-4
+        assert far.mean() <= 0.05
+    assert "not verified" not in caplog.text
+    for wrong, why in (
+        (words.float(), "inputs are float32; give ids, integers from 0 to 49"),
+        (words.new_full((1, 2), 50), "ids reach from 50 to 50; there are those below 50"),
+        (words[:, :1], r"inputs of shape \[20, 1\] do not fit; the network takes \[N, 2\]"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            session(wrong)
 
 
 @pytest.mark.parametrize("read", [time_first, packed])

@@ -2,9 +2,8 @@
 
 import copy
 import pickle
-import sys
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -101,7 +100,10 @@ class Block(nn.Module):
     """Attention whose ``qkv`` is read past it, with a bias of its own, and a child with a product."""
 
     class Inner(nn.Module):
+        meet = staticmethod(lambda: None)
+
         def forward(self, x: Tensor) -> Tensor:
+            self.meet()
             return x @ torch.eye(x.shape[-1])
 
     def __init__(self) -> None:
@@ -271,20 +273,32 @@ def test_a_compiled_network_runs_such_modules_as_they_are() -> None:
 
 
 def test_threads_share_a_network_in_one_mode() -> None:
-    net = calibrated()
-    net.set_bits(2)
-    batches = [torch.randn(2, 3, 8, 8) for _ in range(40)]
+    """One is inside a child of the module while the other runs the module's own code."""
+    net, x = calibrated(), torch.randn(2, 3, 8, 8)
+    net.set_bits(8)  # fine enough to show a product that was missed
+    first_inside, second_inside, first_done = (threading.Event() for _ in range(3))
 
-    def run(x: Tensor) -> Tensor:
+    def meet() -> None:
+        if threading.current_thread().name == "first":
+            first_inside.set()
+            second_inside.wait(20)
+        else:
+            second_inside.set()
+            first_done.wait(20)
+
+    def run(name: str) -> None:
         with torch.no_grad():  # per thread
-            return net(x)
+            found[name] = net(x)
+        first_done.set()
 
-    expected = [run(x) for x in batches]
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(run, batches))
-    finally:
-        sys.setswitchinterval(before)
-    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    found: dict[str, Tensor] = {}
+    expected = net(x)
+    with patch.object(Block.Inner, "meet", staticmethod(meet)):
+        threads = [threading.Thread(target=run, args=(name,), name=name) for name in ("first", "second")]
+        threads[0].start()
+        first_inside.wait(20)
+        threads[1].start()
+        for thread in threads:
+            thread.join()
+    assert torch.equal(found["first"], expected)
+    assert torch.equal(found["second"], expected)

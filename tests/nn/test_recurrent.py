@@ -328,3 +328,16 @@ def test_a_pattern_that_names_a_recurrent_layer_names_its_products() -> None:
     assert [*quantize(Net(), [4], include="g*").layers()] == ["gru.ih_l0", "gru.hh_l0"]
     fixed = quantize(Net(), [4], first_last="mode", overrides={"gru": {"bits": 6}})
     assert [layer.bits.name for layer in fixed.layers().values()] == ["6", "6", "4"]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.LSTMCell])
+def test_a_product_that_somebody_watches_is_called_in_mode_32_too(kind: type[nn.Module]) -> None:
+    net = quantize(kind(4, 6), [4, 32])
+    x = SEQUENCES[0] if kind is nn.LSTM else SEQUENCES[0][0]
+    expected, seen = net(x), []
+    for product in net.layers().values():
+        product.register_forward_hook(lambda _, given, __: seen.append(given[0].shape))
+    for one, other in zip(tensors(net(x)), tensors(expected), strict=True):
+        torch.testing.assert_close(one, other)
+    steps = [(3, 6)] * (5 if kind is nn.LSTM else 1)
+    assert seen == [(3, 5, 4) if kind is nn.LSTM else (3, 4), *steps]
