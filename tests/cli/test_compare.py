@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from quantizable.cli import main
-from quantizable.report.groups import group, interval_of, table_rows
+from quantizable.report.groups import group, interval_of, named, table_rows
 from quantizable.report.plots import plot_curves
 from quantizable.report.runs import Run, present_name, read_curves, read_run
 
@@ -182,3 +182,11 @@ def test_every_class_that_kept_results_name_is_found_by_its_present_path() -> No
     for name in sorted(names):
         module, _, attribute = present_name(name).rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_a_legend_holds_short_names(tmp_path: Path) -> None:
+    runs = [read_run(write_run(tmp_path / name, 0, 5, {"2": 0.8})) for name in ("a", "b")]
+    assert list(named({"all runs": runs[:1]})) == ["a"]
+    assert list(named({"all runs": runs})) == ["all runs"]
+    assert list(named({"lr=1": runs[:1], "x" * 61: runs[1:]})) == ["lr=1", "b"]
+    assert list(named({"x" * 61: runs[:1], "y" * 61: runs[:1]})) == ["a", "y" * 61]  # no group is lost
