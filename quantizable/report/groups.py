@@ -71,7 +71,7 @@ def interval_of(runs: Sequence[Run], mode: str) -> Interval | None:
     if len(values) > 1:
         half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
         mean = statistics.mean(values)
-        return mean, mean - half, mean + half
+        return mean, max(0.0, mean - half), min(1.0, mean + half)  # of two seeds it can leave [0, 1]
     return wilson(values[0], own[0].images) if own[0].images else None
 
 
