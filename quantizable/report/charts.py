@@ -9,6 +9,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 COLORS = ("#1f5fbf", "#d9730d", "#2b8a3e", "#b5179e", "#c1121f", "#6b4c9a", "#007f8b", "#8a6d00")
+NAMED = 6  # overlaps that a warning lists
 Interval = tuple[float, float, float]
 """An estimate with the ends of its 95 % interval: (value, low, high)."""
 
@@ -75,7 +76,9 @@ def overlap_warning(named: Iterable[tuple[str, Interval | None]], what: str) -> 
     pairs = overlapping(named)
     if not pairs:
         return ""
-    listed = "; ".join(f"{low} and {high}" for low, high in pairs)
+    listed = "; ".join(f"{low} and {high}" for low, high in pairs[:NAMED])
+    if len(pairs) > NAMED:
+        listed += f"; and {len(pairs) - NAMED} pairs more"
     return f"95 % intervals overlap: {listed}. Which of them {what} is not certain from these data."
 
 

@@ -13,6 +13,7 @@ from quantizable.bits import BitMode
 from quantizable.report.charts import Interval, wilson
 from quantizable.report.runs import Flat, Run
 
+LONGEST = 60  # characters of a label in a legend
 Groups = Mapping[str, Sequence[Run]]
 
 
@@ -31,6 +32,17 @@ def group(runs: Iterable[Run]) -> dict[str, list[Run]]:
         return ", ".join(shown) or "all runs"
 
     return {label(members[0].config): members for members in by_config.values()}
+
+
+def named(groups: Groups) -> dict[str, Sequence[Run]]:
+    """The groups with names that fit a legend: one run alone, and runs that many settings tell apart, go by
+    the name of their first folder."""
+    short: dict[str, Sequence[Run]] = {}
+    for label, runs in groups.items():
+        alone = label == "all runs" and len(runs) == 1
+        name = runs[0].name if alone or len(label) > LONGEST else label
+        short[label if name in short else name] = runs
+    return short
 
 
 def modes_of(runs: Sequence[Run]) -> list[str]:
@@ -59,7 +71,7 @@ def interval_of(runs: Sequence[Run], mode: str) -> Interval | None:
     if len(values) > 1:
         half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
         mean = statistics.mean(values)
-        return mean, mean - half, mean + half
+        return mean, max(0.0, mean - half), min(1.0, mean + half)  # of two seeds it can leave [0, 1]
     return wilson(values[0], own[0].images) if own[0].images else None
 
 

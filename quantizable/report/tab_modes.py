@@ -8,9 +8,8 @@ from typing import Any
 from quantizable.bits import BitMode
 from quantizable.report.charts import Interval, axes, by_name, line, overlap_warning, spread
 from quantizable.report.found import Found
-from quantizable.report.groups import accuracy, interval_of, mean_of, modes_of, table_rows, words
+from quantizable.report.groups import accuracy, interval_of, mean_of, modes_of, named, table_rows, words
 from quantizable.report.page import Chart, Grid, Note, Part, Tab
-from quantizable.report.runs import Run
 from quantizable.report.tables import COLUMNS
 
 
@@ -24,13 +23,8 @@ def modes(found: Found) -> Tab | None:
     return Tab("modes", parts) if parts else None
 
 
-def named(label: str, runs: Sequence[Run]) -> str:
-    """A group's name: one run that nothing tells apart goes by its own."""
-    return runs[0].name if label == "all runs" and len(runs) == 1 else label
-
-
 def _of_runs(found: Found) -> list[Part]:
-    groups = {named(label, runs): runs for label, runs in found.runs.items()}
+    groups = named(found.runs)
     order = sorted({mode for runs in groups.values() for mode in modes_of(runs)}, key=BitMode.parse)
     lines: list[dict[str, Any]] = []
     intervals: dict[tuple[str, str], Interval | None] = {}

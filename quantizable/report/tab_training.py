@@ -7,7 +7,7 @@ from typing import Any
 
 from quantizable.report.charts import axes, line
 from quantizable.report.found import Found
-from quantizable.report.groups import Groups
+from quantizable.report.groups import Groups, named
 from quantizable.report.page import Chart, Grid, Part, Tab
 from quantizable.report.runs import Curve, Run
 
@@ -22,7 +22,7 @@ def training(found: Found) -> Tab | None:
     if len(runs) == 1:
         parts += _one(runs[0])
     else:
-        parts += _several(found.runs)
+        parts += _several(named(found.runs))
     parts.append(_settings(runs))
     return Tab("training", parts)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from quantizable.cli import main
-from quantizable.report.groups import group, interval_of, table_rows
+from quantizable.report.groups import group, interval_of, named, table_rows
 from quantizable.report.plots import plot_curves
 from quantizable.report.runs import Run, present_name, read_curves, read_run
 
@@ -81,7 +81,7 @@ def test_intervals_are_of_seeds_or_of_images(tmp_path: Path) -> None:
     assert interval_of(runs[:1], "2") is None  # one run, and nothing says on how many images
     mean, low, high = interval_of(runs, "2") or (0, 0, 0)
     half = 12.706204736 * 0.02  # t(0.975, 1 degree of freedom); deviation of 0.8 and 0.84 over sqrt(2)
-    assert (mean, low, high) == pytest.approx((0.82, 0.82 - half, 0.82 + half))
+    assert (mean, low, high) == pytest.approx((0.82, 0.82 - half, 1))  # 0.82 + half is above 1
     results = json.loads((tmp_path / "0" / "results.json").read_text()) | {"images": 100}
     (tmp_path / "0" / "results.json").write_text(json.dumps(results))
     # Wilson, by its formula: (p + z^2/2n ± z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
@@ -182,3 +182,11 @@ def test_every_class_that_kept_results_name_is_found_by_its_present_path() -> No
     for name in sorted(names):
         module, _, attribute = present_name(name).rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_a_legend_holds_short_names(tmp_path: Path) -> None:
+    runs = [read_run(write_run(tmp_path / name, 0, 5, {"2": 0.8})) for name in ("a", "b")]
+    assert list(named({"all runs": runs[:1]})) == ["a"]
+    assert list(named({"all runs": runs})) == ["all runs"]
+    assert list(named({"lr=1": runs[:1], "x" * 61: runs[1:]})) == ["lr=1", "b"]
+    assert list(named({"x" * 61: runs[:1], "y" * 61: runs[:1]})) == ["a", "y" * 61]  # no group is lost
