@@ -73,8 +73,8 @@ def find_products(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str
 
 
 def _may_hold(module: nn.Module) -> bool:
-    if PRODUCTS in module._modules or isinstance(module, QuantOperands):
-        return False  # has its own
+    if hasattr(module, PRODUCTS) or isinstance(module, QuantOperands):
+        return False  # has its own, or something else of that name
     if isinstance(module, QuantLayer):
         return isinstance(module, nn.MultiheadAttention)
     return any(isinstance(part, QuantLayer) for part in module.modules())
