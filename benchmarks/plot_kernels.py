@@ -66,7 +66,7 @@ def differing(run: dict[str, Any], engine: str) -> dict[str, float]:
 
 
 def bars(axes: Any, heights: dict[str, dict[str, float]], written: str) -> None:
-    """Grouped bars, one colour for each path, with their values above them."""
+    """Grouped bars, one color for each path, with their values above them."""
     groups = list(next(iter(heights.values())))
     width = 0.8 / len(heights)
     for i, (label, values) in enumerate(heights.items()):

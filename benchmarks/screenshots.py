@@ -111,7 +111,7 @@ class Browser:
         raise RuntimeError(f"this never came true: {script}")
 
     def picture(self, path: Path, height: int | None = None) -> None:
-        """Save what is seen as PNG of 256 colours; with a height, of so much of the page."""
+        """Save what is seen as PNG of 256 colors; with a height, of so much of the page."""
         from PIL import Image
 
         before = self.view.size()

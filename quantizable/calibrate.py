@@ -98,14 +98,14 @@ def fit_quantizers(model: nn.Module, runs: Iterable[Run], widths: Widths | None 
     """Set the parameters of the quantizers that need data, from a forward pass of each input.
 
     Activations pass unquantized meanwhile. Batch norms that never saw data (a network from scratch)
-    normalise by the batch, as they will in training: their running statistics say nothing yet.
+    normalize by the batch, as they will in training: their running statistics say nothing yet.
 
     Args:
         model: the network.
         runs: forward passes, each called with the model.
         widths: the bit-widths to set by name of the quantizer, others stay as they are; None: all.
     """
-    waiting = {n: q for n, q in quantizers_of(model).items() if len(q.levels) and not q.starts_initialised()}
+    waiting = {n: q for n, q in quantizers_of(model).items() if len(q.levels) and not q.starts_initialized()}
     if widths is not None:
         waiting = {name: quantizer for name, quantizer in waiting.items() if widths.get(name)}
     for quantizer in waiting.values():
@@ -230,7 +230,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def batch_statistics(norms: list[_BatchNorm]) -> Iterator[None]:
-    """These norms normalise by the batch for the length of a ``with`` block and remember nothing of it."""
+    """These norms normalize by the batch for the length of a ``with`` block and remember nothing of it."""
     flags = [norm.training for norm in norms]
     kept = [{name: value.clone() for name, value in norm.named_buffers()} for norm in norms]
     for norm in norms:

@@ -56,7 +56,7 @@ def quantize(
 ) -> QuantizableNetwork:
     """A quantizable copy of ``model``: the same weights, run at any of ``bits``.
 
-    Convolutions (also grouped, depthwise, transposed, timm's same-padded and weight-standardised ones) and
+    Convolutions (also grouped, depthwise, transposed, timm's same-padded and weight-standardized ones) and
     linear layers get quantizers for input and weight, so do the products in recurrent layers (``rnn.ih_l0``,
     ``rnn.hh_l0``); norms one copy per mode. The network starts in its highest mode. Call
     ``calibrate(loader)`` before the first quantized use; else the step sizes of the activations come

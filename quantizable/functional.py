@@ -98,7 +98,7 @@ def _clamp_gradient(
     """``grad`` where the code of ``x`` is inside the range, else 0.
 
     Three ways to the same numbers. Compiled, a comparison costs nothing. In eager CPU code ``where``
-    takes ten times as long as ``hardtanh_backward``, which compares and selects in one vectorised pass;
+    takes ten times as long as ``hardtanh_backward``, which compares and selects in one vectorized pass;
     one scale for the whole tensor saves it the division, unless reading it makes the host wait for a GPU.
     """
     if isinstance(low, Tensor):

@@ -356,7 +356,7 @@ def test_layers_that_stay_float_are_named() -> None:
 
 
 def test_a_copy_is_in_the_mode_of_the_original_module_by_module() -> None:
-    """torch.fx forgets it in deepcopy: the norms of a feature extractor normalised by the batch."""
+    """torch.fx forgets it in deepcopy: the norms of a feature extractor normalized by the batch."""
     from torchvision.models import resnet18
     from torchvision.models.feature_extraction import create_feature_extractor
 

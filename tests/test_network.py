@@ -284,7 +284,7 @@ def test_calibration_reads_all_batches_also_without_a_float_mode() -> None:
     assert scales[1] == pytest.approx(scales[0], rel=0.5)  # the small batch alone would give 1000 times less
 
 
-def test_calibrating_a_network_from_scratch_sees_normalised_activations() -> None:
+def test_calibrating_a_network_from_scratch_sees_normalized_activations() -> None:
     net = quantize(SmallNet(), [4, 32])
     with torch.no_grad():
         net.conv1.weight.mul_(100)

@@ -65,7 +65,7 @@ def trainer(**options: Any) -> pl.Trainer:
 
 
 def batches(count: int = 4, size: int = 8, classes: int = 10) -> list[tuple[Tensor, Tensor]]:
-    """Labelled random images ``[size, 3, 8, 8]``."""
+    """Labeled random images ``[size, 3, 8, 8]``."""
     draw = torch.Generator().manual_seed(1)
     return [
         (torch.randn(size, 3, 8, 8, generator=draw), torch.randint(classes, (size,), generator=draw))

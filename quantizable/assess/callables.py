@@ -23,12 +23,12 @@ CHUNK = 64  # inputs in one forward pass: a CIFAR network's activations then sta
 
 @dataclass(frozen=True)
 class ModeModel:
-    """One mode of a network, or an assignment, fed with pixels: images are normalised here alone.
+    """One mode of a network, or an assignment, fed with pixels: images are normalized here alone.
 
     Args:
         network: in evaluation mode.
         mode: as its ``set_bits`` takes it.
-        mean, std: per channel, as in training; empty for images that are not normalised.
+        mean, std: per channel, as in training; empty for images that are not normalized.
     """
 
     network: QuantizableNetwork
@@ -38,7 +38,7 @@ class ModeModel:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Logits ``[B, K]`` of pixels ``[B, C, H, W]``."""
-        images = normalised(pixels, self.mean, self.std)
+        images = normalized(pixels, self.mean, self.std)
         images = images.contiguous(memory_format=torch.channels_last)  # a quarter faster on CPUs
         with self.network.at_bits(self.mode):
             return self.network(images).float()
@@ -59,11 +59,11 @@ class SessionModel:
         """Logits ``[B, K]`` of pixels ``[B, C, H, W]``; ``ValueError`` if the file has several outputs."""
         info = self.session.info
         with self.session.at_bits(self.mode):
-            images = normalised(pixels, info.get("mean") or (), info.get("std") or ())
+            images = normalized(pixels, info.get("mean") or (), info.get("std") or ())
             return torch.from_numpy(only_tensor(self.session(images), "a comparison of predictions"))
 
 
-def normalised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalized(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Pixels ``[B, C, H, W]`` as in training; as they are where there is no mean."""
     if not mean:
         return pixels

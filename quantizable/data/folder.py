@@ -35,7 +35,7 @@ class Folder(ImageDataModule):
     Args:
         root: the folder.
         image_size: side of the images handed out, in pixels.
-        in_chans: 3 for colour, 1 for grey.
+        in_chans: 3 for color, 1 for grey.
         num_workers: processes that decode images; 0 decodes in the training process.
         augment: none | crop | crop_flip | autoaugment | randaugment | trivialaugment. "crop" is
             the random resized crop of ImageNet training and part of all that follow.
@@ -73,11 +73,11 @@ class Folder(ImageDataModule):
         check_integer("image_size", image_size, 1)
         check_integer("num_workers", num_workers, 0)
         if in_chans not in (1, 3):
-            raise ValueError(f"in_chans={in_chans}; an image file gives 1 (grey) or 3 (colour)")
+            raise ValueError(f"in_chans={in_chans}; an image file gives 1 (grey) or 3 (color)")
         self.root, self.image_size, self.in_chans = Path(root), image_size, in_chans
         self.num_workers, self.crop_fraction, self.verify = num_workers, crop_fraction, verify
         if in_chans == 1:
-            self.mean, self.std = (0.449,), (0.226,)  # the colour channels' averages
+            self.mean, self.std = (0.449,), (0.226,)  # the color channels' averages
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -137,7 +137,7 @@ class Folder(ImageDataModule):
         return resize_and_crop(self.image_size, self.crop_fraction, "bicubic")
 
     def transform(self, train: bool) -> v2.Compose:
-        """PIL image to normalised float32 (C, H, W)."""
+        """PIL image to normalized float32 (C, H, W)."""
         if not train or self.augment == "none":
             return evaluation_transform(self.evaluation, self.mean, self.std)
         crop = v2.RandomResizedCrop(self.image_size, interpolation=InterpolationMode.BICUBIC)

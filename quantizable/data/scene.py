@@ -15,10 +15,10 @@ from quantizable.data.memory import MemoryDataModule
 
 
 class Scene(MemoryDataModule):
-    """Patches of a scene in a MATLAB file, labelled by their middle pixel.
+    """Patches of a scene in a MATLAB file, labeled by their middle pixel.
 
     Training and test pixels come from different blocks of the scene, dealt out like a chessboard's fields
-    (two of five are tested), and no training patch overlaps a test pixel: neighbours are nearly equal, and a
+    (two of five are tested), and no training patch overlaps a test pixel: neighbors are nearly equal, and a
     random split would ask for what was trained on.
 
     Args:
@@ -26,7 +26,7 @@ class Scene(MemoryDataModule):
         cube: its variable with the spectra, ``[bands, pixels]`` (pixels in column order) or ``[rows, columns,
             bands]``.
         labels: its variable with the labels: abundances ``[rows, columns, classes]``, of which the largest
-            counts, or a map ``[rows, columns]`` of integers in which 0 means "not labelled".
+            counts, or a map ``[rows, columns]`` of integers in which 0 means "not labeled".
         patch: side of a patch in pixels, odd.
         block: side of a block in pixels.
         class_names: by label; None: numbers.
@@ -74,7 +74,7 @@ class Scene(MemoryDataModule):
         self.std = tuple(train.std(1).clamp_min(1e-3).tolist())
 
     def _rows(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Rows and columns of the labelled training or test pixels."""
+        """Rows and columns of the labeled training or test pixels."""
         height, width = self.map.shape
         row, column = torch.arange(height)[:, None] // self.block, torch.arange(width) // self.block
         test = (row + 2 * column) % 5 % 2 == 1
@@ -126,7 +126,7 @@ def read_scene(file: Path, cube: str, labels: str) -> tuple[Tensor, Tensor]:
     if classes.ndim != 2 or spectra.shape[1:] != classes.shape:
         raise ValueError(f"{file}: spectra {spectra.shape} and labels {truth.shape} do not fit each other")
     if classes.max() < 0:
-        raise ValueError(f"{file}: no pixel is labelled in {labels!r}; there is nothing to train or test on")
+        raise ValueError(f"{file}: no pixel is labeled in {labels!r}; there is nothing to train or test on")
     if not np.isfinite(spectra).all():
         raise ValueError(f"{file}: the spectra hold NaN or infinite values")
     low, high = float(spectra.min()), float(spectra.max())

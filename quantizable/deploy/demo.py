@@ -134,7 +134,7 @@ class Demo:
         """The image in every mode.
 
         Args:
-            image: a file; it is resized, cropped and normalised as in evaluation.
+            image: a file; it is resized, cropped and normalized as in evaluation.
 
         Raises:
             ValueError: it is no image, or one of another number of channels.

@@ -24,7 +24,7 @@ class Switchable(Protocol):
         """Switch for the length of a ``with`` block."""
 
     def __call__(self, images: Tensor) -> Any:
-        """Logits ``[B, K]`` of normalised images, a tensor or an array."""
+        """Logits ``[B, K]`` of normalized images, a tensor or an array."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Guard:
         return INDICATORS[self.indicator](low) >= self.threshold
 
     def predict(self, model: Switchable, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities ``[B, K]`` of normalised images, and the mask ``[B]`` of those that were escalated.
+        """Probabilities ``[B, K]`` of normalized images, and the mask ``[B]`` of those that were escalated.
 
         Raises:
             ValueError: the model lacks a mode.

@@ -98,7 +98,7 @@ class QuantLayer(Recomputable):
         return self.input_quantizer(x), weight  # any module may stand in a quantizer's place
 
     def float_weight(self) -> Tensor:
-        """The weight before quantization (standardised, where the layer does that)."""
+        """The weight before quantization (standardized, where the layer does that)."""
         return self.weight
 
 
@@ -198,7 +198,7 @@ def same_padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 class _QuantStdConv(QuantLayer, nn.Conv2d):
-    """timm's weight-standardised convolutions: the standardised weight is what gets quantized."""
+    """timm's weight-standardized convolutions: the standardized weight is what gets quantized."""
 
     eps: float
     gain: nn.Parameter  # of the scaled ones only, as `scale`
@@ -226,25 +226,25 @@ class _QuantStdConv(QuantLayer, nn.Conv2d):
 
 
 class QuantStdConv2d(_QuantStdConv, StdConv2d):
-    """timm's ``StdConv2d`` on quantized input and standardised weight."""
+    """timm's ``StdConv2d`` on quantized input and standardized weight."""
 
     float_class = StdConv2d
 
 
 class QuantStdConv2dSame(_QuantStdConv, StdConv2dSame):
-    """timm's ``StdConv2dSame`` on quantized input and standardised weight."""
+    """timm's ``StdConv2dSame`` on quantized input and standardized weight."""
 
     float_class = StdConv2dSame
 
 
 class QuantScaledStdConv2d(_QuantStdConv, ScaledStdConv2d):
-    """timm's ``ScaledStdConv2d`` on quantized input and standardised weight."""
+    """timm's ``ScaledStdConv2d`` on quantized input and standardized weight."""
 
     float_class = ScaledStdConv2d
 
 
 class QuantScaledStdConv2dSame(_QuantStdConv, ScaledStdConv2dSame):
-    """timm's ``ScaledStdConv2dSame`` on quantized input and standardised weight."""
+    """timm's ``ScaledStdConv2dSame`` on quantized input and standardized weight."""
 
     float_class = ScaledStdConv2dSame
 

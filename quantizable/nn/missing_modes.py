@@ -36,7 +36,7 @@ def nearest(mode: BitMode, held: Collection[BitMode]) -> BitMode:
     """The mode of ``held`` whose norms suit ``mode`` best, the higher of two."""
 
     def distance(other: BitMode) -> tuple[int, int, int]:
-        # norms follow the weights' width first: it changes the scale of what they normalise
+        # norms follow the weights' width first: it changes the scale of what they normalize
         weight, activation = mode.weight - other.weight, mode.activation - other.activation
         return abs(weight), abs(activation), weight + activation
 

@@ -35,7 +35,7 @@ def has_inputs_first(layer: nn.Module) -> bool:
 class QuantOwnForward(QuantLayer):
     """Put before the layer's class: runs its forward, with input and weight quantized where they meet.
 
-    A forward that changes the weight first (standardises it, say) stays float; ``calibrate`` and
+    A forward that changes the weight first (standardizes it, say) stays float; ``calibrate`` and
     ``coverage`` say so.
     """
 

@@ -25,7 +25,7 @@ from quantizable.quantizers.level import Level
 class Quantizer(nn.Module):
     """Fake-quantizes one tensor at the active bit-width; the identity when that is float.
 
-    Subclasses give :meth:`qparams`; those with learned parameters also :meth:`initialise`. For all
+    Subclasses give :meth:`qparams`; those with learned parameters also :meth:`initialize`. For all
     of them ``forward(x) == dequantize(codes(x), qparams(x))``: what training simulates is what
     deployment runs.
 
@@ -51,7 +51,7 @@ class Quantizer(nn.Module):
                 f"{self.min_bits} (1 bit: choose dorefa or sat)"
             )
         self.add_module("levels", nn.ModuleDict({str(b): self._new_level(b) for b in widths}))
-        self.register_buffer("initialised", torch.tensor(self.starts_initialised()))
+        self.register_buffer("initialised", torch.tensor(self.starts_initialized()))
         self._observed: list[Tensor] | None = None
         self.warned: list[bool] = []  # of use without calibration; the quantizers of a network share one
         self.unreached = False  # True: calibration ran, and no data came by
@@ -62,7 +62,7 @@ class Quantizer(nn.Module):
 
     def _new_level(self, bits: int) -> Level:
         level = self.make_level(bits)
-        if not self.starts_initialised():
+        if not self.starts_initialized():
             level.await_data()
         return level
 
@@ -72,11 +72,11 @@ class Quantizer(nn.Module):
         """The state of one bit-width."""
         return Level(bits, self.signed)
 
-    def starts_initialised(self) -> bool:
+    def starts_initialized(self) -> bool:
         """True if no data is needed before first use."""
         return True
 
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         """Set the parameters of every level from a sample ``x`` of the tensor (any shape)."""
 
     def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
@@ -149,7 +149,7 @@ class Quantizer(nn.Module):
         """True between ``start_calibration`` and ``finish_calibration``."""
         return self._observed is not None
 
-    # -- initialisation from data ------------------------------------------------------------------
+    # -- initialization from data ------------------------------------------------------------------
 
     def start_calibration(self) -> None:
         """From now on pass everything unchanged and keep samples of it, until ``finish_calibration``."""
@@ -177,7 +177,7 @@ class Quantizer(nn.Module):
 
     def refit(self, weight: Tensor, widths: Iterable[int] | None = None) -> None:
         """Start the parameters of a weight quantizer anew, at all widths or some, from float weights."""
-        if self.levels and self.starts_initialised():
+        if self.levels and self.starts_initialized():
             self.fit(weight, widths)
 
     @torch.no_grad()
@@ -185,7 +185,7 @@ class Quantizer(nn.Module):
         """Set the parameters of all bit-widths, or of ``widths`` alone, from a sample ``x`` of the tensor."""
         self._unsure = 0
         if widths is None:
-            self.initialise(x.detach().float())
+            self.initialize(x.detach().float())
             for level in self.levels.values():
                 level.set_ready(True)
         else:

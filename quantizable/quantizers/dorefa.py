@@ -1,4 +1,4 @@
-"""DoReFa-Net: tanh-normalised weights and activations clipped to [0, 1].
+"""DoReFa-Net: tanh-normalized weights and activations clipped to [0, 1].
 
 Zhou et al., "DoReFa-Net: Training Low Bitwidth Convolutional Neural Networks with Low Bitwidth
 Gradients", 2016, arXiv:1606.06160, eq. 7 to 11.
@@ -42,7 +42,7 @@ class DoReFaWeight(Quantizer):
         self, weight: Tensor, bits: Iterable[int], axis: int | None = None, rescale: bool = False
     ) -> None:
         if axis is not None:
-            raise ValueError("DoReFa normalises the whole tensor: per-channel weights are not defined for it")
+            raise ValueError("DoReFa normalizes the whole tensor: per-channel weights are not defined for it")
         self.rescale = rescale
         super().__init__(bits)
 
@@ -78,7 +78,7 @@ class DoReFaWeight(Quantizer):
 class DoReFaActivation(Quantizer):
     """``round(clip(a, 0, 1) n) / n`` with ``n = 2^k - 1`` (eq. 11).
 
-    Where the data at initialisation has negative values the range is ``[-1, 1]`` (our extension, as the
+    Where the data at initialization has negative values the range is ``[-1, 1]`` (our extension, as the
     paper knows only activations after ReLU), with codes ``-(2^(k-1) - 1) .. 2^(k-1) - 1``.
 
     Args:
@@ -87,13 +87,13 @@ class DoReFaActivation(Quantizer):
 
     min_bits = 1
 
-    def starts_initialised(self) -> bool:
+    def starts_initialized(self) -> bool:
         return False
 
     def make_level(self, bits: int) -> Level:
         return Level(bits, signed=False)
 
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         choose_sign(self, x)
 
     def clip_at(self, level: Level) -> Tensor:

@@ -87,7 +87,7 @@ class LSQWeight(_LSQ):
     def make_level(self, bits: int) -> Level:
         return Level(bits, signed=True, scale=torch.ones(self.scale_shape))
 
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         for level in self.levels.values():
             level.scale.copy_(self.first_scale(x, level))
 
@@ -99,7 +99,7 @@ class LSQWeight(_LSQ):
 
 
 class LSQActivation(_LSQ):
-    """LSQ on activations: unsigned if the data seen at initialisation has no negative value.
+    """LSQ on activations: unsigned if the data seen at initialization has no negative value.
 
     The step sizes come from ``calibrate`` or from the first training batch. The gradient of ``s`` is
     scaled by ``1 / sqrt(n * quant_max)``, n = features of one sample (sec. 2.2).
@@ -115,13 +115,13 @@ class LSQActivation(_LSQ):
 
     calls_a_sample = 1.0
 
-    def starts_initialised(self) -> bool:
+    def starts_initialized(self) -> bool:
         return False
 
     def make_level(self, bits: int) -> Level:
         return Level(bits, signed=False, scale=torch.ones(()))
 
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         for level in self.levels.values():
             level.set_signed(bool(x.min() < 0))
             level.scale.copy_(self.first_scale(x, level))

@@ -25,7 +25,7 @@ class LSQPlusActivation(LSQActivation):
     def make_level(self, bits: int) -> Level:
         return Level(bits, signed=False, scale=torch.ones(()), offset=torch.zeros(()))
 
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         offset = x.min().clamp_max(0.0)
         for level in self.levels.values():
             level.offset.copy_(offset)

@@ -68,7 +68,7 @@ class NestedWeight(Quantizer):
             state_dict[key] = state_dict[key] * 2.0 ** (max(held) - self.highest)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         scale = paper_scale(x, int_range(self.highest, signed=True)[1], self.axis).clamp_min(SMALLEST_SCALE)
         if self.init == "search":
             scale = self._search(x, scale)

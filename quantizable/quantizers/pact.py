@@ -25,7 +25,7 @@ class PACTActivation(DoReFaActivation):
     def make_level(self, bits: int) -> Level:
         return Level(bits, signed=False, alpha=torch.ones(()))
 
-    def initialise(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         choose_sign(self, x)
         top = torch.quantile(x.abs().flatten(), 0.999).clamp_min(SMALLEST_SCALE)
         for level in self.levels.values():

@@ -1,4 +1,4 @@
-"""SAT weights: DoReFa's normalisation, three roundings, and a rescale that keeps the variance.
+"""SAT weights: DoReFa's normalization, three roundings, and a rescale that keeps the variance.
 
 Jin, Yang, Liao: "Towards Efficient Training for Neural Network Quantization" (scale-adjusted
 training), 2019, arXiv:1912.10207; roundings of AdaBits, Jin et al., CVPR 2020, arXiv:1912.09666.

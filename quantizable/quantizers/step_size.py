@@ -79,7 +79,7 @@ def best_multiple(error: Callable[[Tensor], Tensor], around: Tensor, lowest: flo
 
 
 def search_scale(x: Tensor, quant_min: int, quant_max: int, axis: int | None = None) -> Tensor:
-    """Step size that minimises the mean ``|x - fake_quantize(x)|^2.4``, found on a grid.
+    """Step size that minimizes the mean ``|x - fake_quantize(x)|^2.4``, found on a grid.
 
     Args:
         x: sample of the tensor, any shape.

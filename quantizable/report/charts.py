@@ -62,7 +62,7 @@ def wilson(share: float, count: int) -> Interval:
 
 
 def overlapping(named: Iterable[tuple[str, Interval | None]]) -> list[tuple[str, str]]:
-    """The neighbours, ordered by value, whose intervals overlap."""
+    """The neighbors, ordered by value, whose intervals overlap."""
     known = sorted(((name, one) for name, one in named if one is not None), key=lambda pair: pair[1][0])
     return [
         (low, high)
@@ -72,7 +72,7 @@ def overlapping(named: Iterable[tuple[str, Interval | None]]) -> list[tuple[str,
 
 
 def overlap_warning(named: Iterable[tuple[str, Interval | None]], what: str) -> str:
-    """A sentence for the neighbours whose intervals overlap; empty where none do."""
+    """A sentence for the neighbors whose intervals overlap; empty where none do."""
     pairs = overlapping(named)
     if not pairs:
         return ""

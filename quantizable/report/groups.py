@@ -18,7 +18,7 @@ Groups = Mapping[str, Sequence[Run]]
 
 
 def group(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Runs by configuration, labelled by what the configurations differ in; a missing setting is None."""
+    """Runs by configuration, labeled by what the configurations differ in; a missing setting is None."""
     by_config: dict[str, list[Run]] = {}
     for one in runs:
         said = {key: value for key, value in one.config.items() if value is not None}

@@ -67,7 +67,7 @@ def _layers(name: str, layers: Rows) -> list[Part]:
         own = {row["layer"]: _number(row["bops"]) for row in layers if row["mode"] == mode}
         by_mode.append(bars(f"mode {mode}", names, [own.get(layer) for layer in names], number))
     layout = by_name(axes("layer", "bit operations", yaxis={"type": "log"}))
-    says = f"Bit operations of each layer of {name} for one image, one colour for each mode."
+    says = f"Bit operations of each layer of {name} for one image, one color for each mode."
     return [
         Chart("Bit operations by layer", says, by_mode, {**layout, "barmode": "group"}),
         _grid(f"{name}: by layer and mode", layers),

@@ -56,7 +56,7 @@ class Scorer:
 
     Args:
         network: in evaluation mode.
-        images: ``[N, C, H, W]``, normalised, to measure accuracy, agreement and KL on.
+        images: ``[N, C, H, W]``, normalized, to measure accuracy, agreement and KL on.
         labels: ``[N]``.
         folder: where the scores are kept.
         norm_inputs: training batches to fit each candidate's norms with; none: the modes' own norms.

@@ -96,7 +96,7 @@ def _usage(network: QuantizableNetwork, repo: str, integers: bool) -> str:
         "",
         f'network = quantizable.load("{address}")  # pip install quantizable[hub]',
         f"network.set_bits({low!r})",
-        "logits = network(images)  # normalised as under Data",
+        "logits = network(images)  # normalized as under Data",
         f"network.set_bits({high!r})",
     ]
     if integers:

@@ -1,4 +1,4 @@
-"""A network with ``set_bits`` from a file: a ``.qz`` artefact or a checkpoint of training."""
+"""A network with ``set_bits`` from a file: a ``.qz`` artifact or a checkpoint of training."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def entry(batch: Any, index: int, otherwise: str) -> Any:
 
 
 class Strategy(Protocol):
-    """Changes a batch of (normalised images, labels).
+    """Changes a batch of (normalized images, labels).
 
     ``module`` is the one in training (:class:`quantizable.MultiModeModule`); its network, modes, seed,
     classes and trainer are read.
@@ -42,7 +42,7 @@ def with_noise(module: Any, images: Tensor, sigma: float, step: int) -> Tensor:
 
     Args:
         module: the one in training.
-        images: ``[B, C, H, W]``, normalised.
+        images: ``[B, C, H, W]``, normalized.
         sigma: standard deviation in units of pixels in [0, 1]; at 0 the images come back as they are.
         step: see :class:`Strategy`.
     """
@@ -94,7 +94,7 @@ class Adversarial:
         scale = torch.as_tensor(1.0 if std is None else std, device=images.device).reshape(-1, 1, 1)
         source = generator("attack", module.seed, step, module.global_rank)
         noise = (2 * torch.rand(images.shape, generator=source) - 1).to(images)
-        change = self.eps * noise  # in pixels; the images are normalised
+        change = self.eps * noise  # in pixels; the images are normalized
         module.network.eval()  # the attack must not move the batch norms' statistics
         try:
             with torch.enable_grad(), module.network.at_bits(module.modes[-1]):

@@ -30,7 +30,7 @@ def set_first_step_sizes(module: Any) -> None:
 
 def _waits(module: Any) -> bool:
     network = module.network
-    begun = any(bool(q.initialised) for q in network.quantizers().values() if not q.starts_initialised())
+    begun = any(bool(q.initialised) for q in network.quantizers().values() if not q.starts_initialized())
     # a layer that no data reached before reaches none in a resumed run, which must draw the same numbers
     if begun and module.trainer.ckpt_path is not None:
         return bool(fitting.partly_lacking(network.model, network.modes))

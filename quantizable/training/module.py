@@ -222,7 +222,7 @@ class MultiModeModule(NetworkModule):
         if self.teacher is not None and teachers[0].shape != output.shape:
             raise ValueError(
                 f"the teacher's output has shape {tuple(teachers[0].shape)}, the network's "
-                f"{tuple(output.shape)}; they must be alike, as a distance between them is to be minimised"
+                f"{tuple(output.shape)}; they must be alike, as a distance between them is to be minimized"
             )
 
     def _enter(self, visit: BitMode | dict[str, BitMode]) -> None:

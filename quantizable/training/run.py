@@ -178,7 +178,7 @@ def make_teacher(cfg: dict[str, Any], datamodule: ImageDataModule) -> nn.Module 
 
     Raises:
         FileNotFoundError, ValueError: no such file, or its weights are of another network or, of a run,
-            for other classes or for images normalised otherwise.
+            for other classes or for images normalized otherwise.
     """
     name = cfg["train"]["teacher"]
     if name is None:
@@ -234,7 +234,7 @@ def make_trainer(
     if cfg["train"]["recompute_activations"]:
         recompute_activations(module.network)
     if options["sync_batchnorm"] and (options["accelerator"] == "cpu" or not torch.cuda.is_available()):
-        say("batch norms are not synchronised: torch can do that on GPUs alone")
+        say("batch norms are not synchronized: torch can do that on GPUs alone")
         options["sync_batchnorm"] = False
     validated = cfg["data"].get("val_size", 1) != 0 and options["limit_val_batches"] != 0
     callbacks: list[Callback] = [

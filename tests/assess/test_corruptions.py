@@ -60,7 +60,7 @@ def test_contrast_brightness_and_pixelate_by_hand() -> None:
         torch.testing.assert_close(corrupt(flat, name, 5), flat, atol=1e-6, rtol=0)
 
 
-def test_brightness_of_colours_adds_to_the_value_of_hsv() -> None:
+def test_brightness_of_colors_adds_to_the_value_of_hsv() -> None:
     red = torch.tensor([0.4, 0.2, 0.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
     # value 0.4 to 0.6 at severity 4, hue and saturation kept: all channels times 1.5
     torch.testing.assert_close(corrupt(red, "brightness", 4), 1.5 * red, atol=1 / 500, rtol=0)

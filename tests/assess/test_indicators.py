@@ -56,7 +56,7 @@ def test_precision_recall_and_tnr_are_those_of_scikit_learn() -> None:
         assert quality.tnr95[1] <= quality.tnr95[0] <= quality.tnr95[2]
 
 
-def test_nothing_to_recognise_is_said_so() -> None:
+def test_nothing_to_recognize_is_said_so() -> None:
     with pytest.raises(ValueError, match="1 of 5 inputs disagree"):
         indicator_quality(torch.rand(5, 3), torch.arange(5) < 1)
 

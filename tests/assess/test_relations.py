@@ -58,7 +58,7 @@ def test_region_dropout_kills_a_rectangle_in_all_bands() -> None:
     assert (changed == 0).sum() == 5 * 2
 
 
-def test_band_loss_takes_the_mean_of_the_neighbours() -> None:
+def test_band_loss_takes_the_mean_of_the_neighbors() -> None:
     bands = torch.tensor([0.0, 0.1, 0.4, 0.6, 0.7]).view(1, 5, 1, 1)
     changed = spectral.band_loss(bands, [0.2], generator()).flatten()
     lost = int((changed != bands.flatten()).nonzero())

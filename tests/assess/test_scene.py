@@ -21,7 +21,7 @@ def file(tmp_path: Path) -> Path:
     rows, columns, bands = np.arange(20)[:, None, None], np.arange(30)[:, None], np.arange(6)
     cube = (30 * rows + columns + 1000 * bands).astype(float)
     labels = 1 + (np.arange(600).reshape(20, 30) % 3)
-    labels[0] = 0  # not labelled
+    labels[0] = 0  # not labeled
     flat = cube.transpose(2, 0, 1).reshape(6, 600, order="F")
     savemat(tmp_path / "scene.mat", {"cube": cube, "flat": flat, "map": labels})
     return tmp_path / "scene.mat"
@@ -32,12 +32,12 @@ def test_patches_are_centred_on_their_pixel(file: Path, cube: str) -> None:
     scene = Scene(file, cube, "map", patch=3, block=5)
     assert (scene.in_chans, scene.num_classes, scene.image_size) == (6, 3, 3)
     pixels, labels = scene.read(train=False)
-    centre = (pixels[:, 0, 1, 1] / 255 * 5599).round().long()  # 30 row + column
-    assert torch.equal(labels, centre % 3)
-    assert (centre >= 30).all()  # the unlabelled first row is left out
-    inner = (centre % 30 > 0) & (centre % 30 < 29) & (centre < 570)
+    center = (pixels[:, 0, 1, 1] / 255 * 5599).round().long()  # 30 row + column
+    assert torch.equal(labels, center % 3)
+    assert (center >= 30).all()  # the unlabeled first row is left out
+    inner = (center % 30 > 0) & (center % 30 < 29) & (center < 570)
     torch.testing.assert_close(
-        (pixels[:, 0, 1, 2] / 255 * 5599)[inner], centre[inner] + 1.0, atol=0.01, rtol=0
+        (pixels[:, 0, 1, 2] / 255 * 5599)[inner], center[inner] + 1.0, atol=0.01, rtol=0
     )
 
 
@@ -64,7 +64,7 @@ def test_what_cannot_be_read_is_refused(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="NaN"):
         Scene(tmp_path / "nan.mat")
     savemat(tmp_path / "bare.mat", {"Y": np.arange(1600.0).reshape(20, 20, 4), "S_GT": np.zeros((20, 20))})
-    with pytest.raises(ValueError, match="no pixel is labelled"):
+    with pytest.raises(ValueError, match="no pixel is labeled"):
         Scene(tmp_path / "bare.mat")
     savemat(tmp_path / "odd.mat", {"Y": np.ones((4, 7)), "S_GT": np.ones((2, 3))})
     with pytest.raises(ValueError, match="do not fit"):

@@ -75,7 +75,7 @@ def test_no_majority_abstains() -> None:
     assert Smoothing(0.25, n=1000).predict(halfspace, torch.full((1, 1, 1), 0.3)) == 1
 
 
-def test_noise_is_normalised_and_depends_on_image_and_stream_but_not_on_the_batch() -> None:
+def test_noise_is_normalized_and_depends_on_image_and_stream_but_not_on_the_batch() -> None:
     def noise(image: int = 3, stream: int = ESTIMATION, count: int = 730, **options: int) -> Tensor:
         smoothing = Smoothing(0.5, n=1000, std=(0.25, 2.0), **options)
         return torch.cat(list(smoothing.noise(image, stream, count, torch.Size((2, 9, 9)))))

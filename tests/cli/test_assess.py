@@ -213,7 +213,7 @@ def test_repair_counts_what_persists_and_what_is_new(checkpoint: Path) -> None:
     network = load(checkpoint)
     train = images_of(Fake(size=64, num_classes=4, in_chans=1, image_size=12), "train")
     test = images_of(Fake(size=40, num_classes=4, in_chans=1, image_size=12))
-    with torch.no_grad():  # it learnt one answer for all noise; centred logits give many, which 2 bits change
+    with torch.no_grad():  # it learned one answer for all noise; centered logits give many that 2 bits change
         network.classifier.bias -= mode_models(network)["32"](train.pixels).mean(0)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     outputs = {name: model(test.pixels).argmax(1) for name, model in mode_models(network).items()}

@@ -136,7 +136,7 @@ def test_a_warning_does_not_list_hundreds() -> None:
     many = [(f"run{i}", (i / 100, 0.0, 1.0)) for i in range(20)]
     warning = overlap_warning(many, "is better")
     assert warning.count(" and ") == 6 + 1
-    assert "and 13 pairs more" in warning  # 19 neighbours, 6 named
+    assert "and 13 pairs more" in warning  # 19 neighbors, 6 named
 
 
 def test_cost_shows_accuracy_where_it_is_known(run: Path) -> None:

@@ -23,7 +23,7 @@ class QuantizerContract:
     idempotent = True  # False: why it cannot be is said by the subclass
 
     def make(self, x: Tensor, widths: tuple[int, ...] = WIDTHS) -> Quantizer:
-        """The quantizer, not yet initialised if it needs data."""
+        """The quantizer, not yet initialized if it needs data."""
         raise AssertionError("given by the subclass")
 
     def data(self) -> Tensor:
@@ -195,7 +195,7 @@ class QuantizerContract:
         quantizer = self.make(x)
         average = AveragedModel(quantizer, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         quantizer.set_bits(4)
-        quantizer(x)  # initialised after the average was made
+        quantizer(x)  # initialized after the average was made
         for _ in range(20):
             average.update_parameters(quantizer)
         saved = self.make(x)

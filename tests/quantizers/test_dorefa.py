@@ -11,7 +11,7 @@ from tests.quantizers.contract import WIDTHS, QuantizerContract, clip, mean
 
 
 class TestDoReFaWeight(QuantizerContract):
-    idempotent = False  # its output is normalised by tanh again: w_q = 1/3 becomes tanh(1/3) / tanh(1)
+    idempotent = False  # its output is normalized by tanh again: w_q = 1/3 becomes tanh(1/3) / tanh(1)
 
     def make(self, x: Tensor, widths: tuple[int, ...] = WIDTHS) -> Quantizer:
         return DoReFaWeight(x, widths)

@@ -14,7 +14,7 @@ FAN_OUT = 8 * 3 * 3
 
 
 class TestSATCentered(QuantizerContract):
-    idempotent = False  # its output is normalised by tanh again, as DoReFa's
+    idempotent = False  # its output is normalized by tanh again, as DoReFa's
     rounding = "centered"
 
     def make(self, x: Tensor, widths: tuple[int, ...] = WIDTHS) -> Quantizer:

@@ -346,15 +346,15 @@ def test_an_interrupted_validation_is_forgotten() -> None:
 def test_several_loaders_calibrate_where_inputs_reads_their_batch(combined: bool) -> None:
     class FromTwo(QuantizableClassifier):
         def inputs(self, batch: Any) -> Tensor:
-            return batch["labelled"][0] if isinstance(batch, dict) else batch[0]
+            return batch["labeled"][0] if isinstance(batch, dict) else batch[0]
 
         def loss(self, output: Tensor, batch: Any) -> Tensor:
-            return super().loss(output, batch["labelled"])
+            return super().loss(output, batch["labeled"])
 
     torch.manual_seed(0)
     module, plain = FromTwo(TinyCNN(), 10, (2, 32)), QuantizableClassifier(TinyCNN(), 10, (2, 32))
     plain.network.load_state_dict(module.network.state_dict())
-    both: Any = {"labelled": loader(3), "other": loader(2)}
+    both: Any = {"labeled": loader(3), "other": loader(2)}
     run = trainer(max_steps=0, max_epochs=1)
     run.fit(module, CombinedLoader(both, "max_size_cycle") if combined else both)
     plain.network.calibrate(images for images, _ in loader(3))
