@@ -337,3 +337,25 @@ def test_calibrating_in_training_mode_and_twice_gives_the_same() -> None:
     once = state(net)
     net.eval().calibrate(data)
     assert not changed(net, once)
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+def test_a_few_passes_in_training_mode_change_no_later_calibration(bits: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Flatten(), nn.Linear(128, 4),
+    )  # fmt: skip
+    images = torch.randn(32, 3, 8, 8) * 2 + 1
+    found = []
+    for passes in (0, 1, 30):
+        network = quantize(copy.deepcopy(model), [4, 32])
+        with network.at_bits(bits), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(passes):
+                network.train()(torch.randn(2, 3, 8, 8))
+        network.calibrate([images])
+        found.append({name: q.levels["4"].step_size.detach() for name, q in network.quantizers().items()})
+    for other in found[1:]:
+        for name in other:
+            torch.testing.assert_close(other[name], found[0][name])

@@ -15,7 +15,7 @@ Efron and Morris, JASA 1973)::
     stored + d * t / (t + e)     d = found - stored,  t = max(0, mean over channels of d^2 - e)
 
 where means and their e are in units of the stored standard deviation. What moved no further than chance
-explains stays as it was. A norm that was never trained (mean 0, variance 1) has nothing to be blended with.
+explains stays as it was. A norm that was hardly trained (:func:`is_fresh`) has nothing to be blended with.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from quantizable.nn.norms import PerModeNorm
 
+BEGINNING = 0.01  # share of mean 0 and variance 1 from which on running statistics say too little of the data
 GROUPS = 8  # of images in a batch, whose spread gives the sampling error
 
 
@@ -181,9 +182,17 @@ def _write(norm: nn.Module, mean: Tensor, var: Tensor) -> None:
 
 
 def is_fresh(norm: _BatchNorm) -> bool:
-    """True if the running statistics are those of a norm that was never trained: mean 0, variance 1."""
+    """True if the running statistics are those that a norm begins with (mean 0, variance 1), or still hold
+    more than ``BEGINNING`` of these: a few passes in training mode move them by a momentum each.
+    """
     mean, var = norm.running_mean, norm.running_var
-    return mean is not None and var is not None and not mean.any() and bool((var == 1).all())
+    if mean is None or var is None:
+        return False
+    if not mean.any() and bool((var == 1).all()):
+        return True
+    passes = 0 if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
+    # none: of weights that were published without the count
+    return passes > 0 and norm.momentum is not None and (1 - norm.momentum) ** passes > BEGINNING
 
 
 def active_batch_norms(network: nn.Module) -> list[_BatchNorm]:
