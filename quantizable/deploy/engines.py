@@ -66,6 +66,7 @@ def compile_openvino(
     shape: tuple[int, ...] | None,
     exact: bool = True,
     precision: str = "f32",
+    integers: bool = True,
 ) -> Runner:
     """OpenVINO's CPU device.
 
@@ -75,9 +76,12 @@ def compile_openvino(
         shape: fixed ``[N, C, H, W]``, which it runs faster than a free batch size.
         exact: as of :func:`openvino_graph`.
         precision: of what is not integer: ``"f32"``, or ``"bf16"`` at the cost of exactness.
+        integers: False keeps OpenVINO's low-precision passes off: codes are multiplied in float.
     """
     network, options = openvino_graph(model, exact)
     options |= {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    if not integers:
+        options["LP_TRANSFORMS_MODE"] = "NO"
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     if shape is not None:

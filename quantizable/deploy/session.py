@@ -90,6 +90,7 @@ class Session:
         self.threads, self.batch, self.warmup, self.exact = threads, batch, warmup, exact
         self.verify = verify
         self._golden: Golden | None = None
+        self._integers = True  # OpenVINO's low-precision passes are on
         self._inexact = "" if exact else "exact=False"
         self.problem = ""
         self._runners: dict[BitMode | None, Runner] = {}
@@ -180,10 +181,32 @@ class Session:
             runner = self._compile(mode)
             for _ in range(self.warmup):
                 runner(self.zeros(self.batch or 1))
-            if self.verify:
-                self._check_answers(mode, runner)
-            self._runners[mode] = runner
+            self._runners[mode] = self._verified(mode, runner) if self.verify else runner
         self._mode = mode
+
+    def _verified(self, mode: BitMode | None, runner: Runner) -> Runner:
+        """The runner, or one without OpenVINO's integer passes where these change the answers."""
+        try:
+            self._check_answers(mode, runner)
+            return runner
+        except RuntimeError:
+            if self.engine != "openvino" or not self._integers:
+                raise
+            self._integers = False
+            try:
+                in_float = self._compile(mode)
+                self._check_answers(mode, in_float)
+            except (ValueError, RuntimeError):
+                in_float = None
+            finally:
+                self._integers = True
+            if in_float is None:
+                raise
+        log.warning(
+            "openvino's integer passes change the answers of %s in mode %s; it runs without them, in float",
+            self.path, MIXED if mode is None else mode.name,
+        )  # fmt: skip
+        return in_float
 
     def _check_answers(self, mode: BitMode | None, runner: Runner) -> None:
         """``RuntimeError`` if the answers to the golden samples are not those of training."""
@@ -238,7 +261,7 @@ class Session:
         try:
             if self.engine == "onnxruntime":
                 return compile_onnxruntime(graph, self.threads, shape, self.exact)
-            return compile_openvino(graph, self.threads, shape, self.exact)
+            return compile_openvino(graph, self.threads, shape, self.exact, integers=self._integers)
         except Exception as error:  # each engine has errors of its own kinds
             if self.engine == "openvino" and self.batch is None and (runner := self._one_by_one(graph)):
                 return runner
@@ -248,7 +271,8 @@ class Session:
     def _one_by_one(self, graph: bytes | Path) -> Runner | None:
         """OpenVINO refuses a free batch size for some graphs, and runs them with a fixed one."""
         try:
-            runner = compile_openvino(graph, self.threads, (1, *self.input_size), self.exact)
+            shape = (1, *self.input_size)
+            runner = compile_openvino(graph, self.threads, shape, self.exact, integers=self._integers)
         except Exception:  # then it is not the batch size
             return None
         self.batch = 1

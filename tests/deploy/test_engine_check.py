@@ -68,7 +68,7 @@ def test_a_file_with_int8_residuals_may_differ(
 ) -> None:
     export_onnx(network, tmp_path / "m.onnx", bits=4, residual_images=images)
     monkeypatch.setattr(
-        session_module, "compile_openvino", lambda *_: lambda x: np.ones((len(x), 5), np.float32)
+        session_module, "compile_openvino", lambda *_, **__: lambda x: np.ones((len(x), 5), np.float32)
     )
     with caplog.at_level(logging.WARNING):
         assert check([tmp_path / "m.onnx"], []) == 0
@@ -81,10 +81,10 @@ def test_an_engine_that_refuses_a_free_batch_size_gets_a_fixed_one(network, tmp_
     export_onnx(network, tmp_path / "m.onnx", bits=4)
     right = engines.compile_openvino
 
-    def refuses(graph, threads, shape, exact):
+    def refuses(graph, threads, shape, exact, **options):
         if shape is None:
             raise RuntimeError("the shape\ncannot be inferred")
-        return right(graph, threads, shape, exact)
+        return right(graph, threads, shape, exact, **options)
 
     monkeypatch.setattr(session_module, "compile_openvino", refuses)
     verdict = check_engines(tmp_path / "m.onnx")["openvino"]
@@ -95,8 +95,26 @@ def test_an_engine_that_refuses_a_free_batch_size_gets_a_fixed_one(network, tmp_
         np.testing.assert_allclose(session(images), network(images), atol=1e-5)
 
 
+def test_where_integer_passes_change_answers_openvino_runs_without_them(
+    network, images, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    export_onnx(network, tmp_path / "m.onnx", bits=4)
+    right = engines.compile_openvino
+
+    def wrong_in_integers(*args, integers: bool) -> Callable[[np.ndarray], np.ndarray]:
+        run = right(*args, integers=integers)
+        return lambda inputs: run(inputs) * (1 if integers is False else 1.5)
+
+    monkeypatch.setattr(session_module, "compile_openvino", wrong_in_integers)
+    with caplog.at_level(logging.WARNING):
+        session = Session(tmp_path / "m.onnx", "openvino")
+    assert "integer passes change the answers of" in caplog.text
+    with network.at_bits(4), torch.no_grad():
+        np.testing.assert_allclose(session(images), network(images), atol=1e-5)
+
+
 def test_what_cannot_be_run_is_said_in_one_line(network, tmp_path: Path, monkeypatch) -> None:
-    def refuses(*_: object) -> None:
+    def refuses(*_: object, **__: object) -> None:
         raise RuntimeError("no such\noperator")
 
     export_onnx(network, tmp_path / "m.onnx", bits=4)
