@@ -1,5 +1,6 @@
 """Every test starts from the same seed and uses one thread."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,16 @@ torch.set_num_threads(1)
 # the same examples in every run, however slow the machine is
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_table_of_onnx_functions() -> None:
+    """torch reads its table of ONNX functions anew for each export, a third of a small one's time."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:
+        return  # another version of torch: slower, not wrong
+    ONNXRegistry.from_torchlib = functools.cache(ONNXRegistry.from_torchlib)  # type: ignore[method-assign]
 
 
 @pytest.fixture(autouse=True)

@@ -52,8 +52,7 @@ def test_from_an_empty_folder_with_only_the_wheel(tmp_path: Path) -> None:
 
     data = ["data=fake", "data.size=64", "data.image_size=12", "data.num_classes=4", "data.batch_size=16"]
     tiny = ["model=patch_cnn", "bits.modes=[4,32]", "schedule.epochs=1", "logger=csv"]
-    for seed in ("0", "1"):
-        run("train", *tiny, *data, f"seed={seed}", f"run=run{seed}")
+    run("train", *tiny, *data, "run=run0")
     checkpoint = "checkpoints/run0/best.ckpt"
     assert "top" in run("evaluate", checkpoint)
     run("export", checkpoint, "--bits", "4", "--format", "qz", "--output", "exported")

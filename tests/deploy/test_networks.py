@@ -21,9 +21,6 @@ SIZE = (3, 64, 64)
 # layers on integers, and what runs in float
 NETWORKS = {
     "resnet18": (21, set()),
-    "resnet26": (30, set()),
-    "mobilenetv2_050": (53, set()),
-    "regnetx_002": (45, set()),
     "vgg11_bn": (11, set()),
     "densenet121": (17, {"BatchNorm2d", "BatchNormAct2d"}),
     "efficientnet_lite0": (50, set()),

@@ -29,8 +29,14 @@ def saved(make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return network, tmp_path / "model.qz"
 
 
-@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
-@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize(
+    ("kernels", "engine", "batch"),
+    [
+        ("native", "torch", 3), ("native", "onnxruntime", None), ("native", "openvino", 3),
+        ("saturating", "openvino", None), ("saturating", "onnxruntime", 3),
+    ],
+    indirect=["kernels"],
+)  # fmt: skip
 def test_switching_modes_gives_the_networks_logits(
     saved, images: Tensor, kernels, engine: str, batch: int | None
 ) -> None:

@@ -40,7 +40,7 @@ def faults(how: str, **environment: str) -> tuple[str, int]:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told")
 def test_a_step_takes_the_memory_of_the_last_one() -> None:
     for _ in range(
-        4
+        2
     ):  # by default about every other process has 20 times as many, as its heap happens to lie
         kept, count = faults("keep")
         assert kept == "True"
