@@ -25,7 +25,7 @@ def one_table_of_onnx_functions() -> None:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
     except ImportError:
         return  # another version of torch: slower, not wrong
-    ONNXRegistry.from_torchlib = functools.cache(ONNXRegistry.from_torchlib)  # type: ignore[method-assign]
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
 
 
 @pytest.fixture(autouse=True)
