@@ -35,16 +35,10 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.output.parent)
     check_target(args.output)
     named, folders = split_names(args.runs)
-    found, rest = find(folders)
-    groups: dict[str, list[Run]] = {}
-    for name, paths in named.items():
-        more, groups[name] = find(paths)
-        for kind in ("evaluations", "costs", "layers", "assessments", "certificates", "certified"):
-            getattr(found, kind).update(getattr(more, kind))
-    found.runs = {label: runs for label, runs in groups.items() if runs} | group(rest)
-    given = [*folders, *(path for paths in named.values() for path in paths)]
-    names = [path.resolve().name for path in given]
-    title = names[0] if len(names) == 1 else f"{len(names)} folders of runs"
+    found, rest = find(folders, named)
+    found.runs = {**found.runs, **group(rest)}
+    given = {path.resolve() for paths in (folders, *named.values()) for path in paths}
+    title = next(iter(given)).name if len(given) == 1 else f"{len(given)} folders of runs"
     write_text(args.output, page(title, found))
     print(f"wrote {args.output}")
     return 0

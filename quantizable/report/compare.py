@@ -19,15 +19,14 @@ from quantizable.report.build import write_page
 from quantizable.report.files import make_folder, write_json, written_whole
 from quantizable.report.groups import accuracy, group, mean_of, modes_of, table_rows, words
 from quantizable.report.plots import plot_bars, plot_curves, plot_modes
-from quantizable.report.runs import find_runs, read_run, split_names
+from quantizable.report.runs import find_runs, read_runs, split_names
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; write compare.json, compare.csv, three pictures and report.html."""
     named, folders = split_names(args.runs)
-    groups = {name: [read_run(folder) for folder in find_runs(paths)] for name, paths in named.items()}
-    if folders:
-        groups |= group(read_run(folder) for folder in find_runs(folders))
+    groups = read_runs({name: find_runs(paths) for name, paths in {**named, "": folders}.items()})
+    groups |= group(groups.pop(""))
     rows = table_rows(groups)
     print_rows(rows)
     make_folder(args.output)

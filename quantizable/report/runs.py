@@ -6,8 +6,9 @@ import csv
 import glob
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +81,44 @@ def split_names(words: Sequence[str]) -> tuple[dict[str, list[Path]], list[Path]
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """The folders at or below ``paths`` that hold a ``results.json``; ``ValueError`` if a path has none."""
+    """The folders at or below ``paths`` that hold a ``results.json``, each once, as absolute paths.
+
+    Raises:
+        ValueError: a path has none.
+    """
     found: list[Path] = []
     for path in paths:
-        below = sorted(file.parent for file in path.rglob("results.json"))
+        below = sorted(file.parent.resolve() for file in path.rglob("results.json"))
         if not below:
             raise ValueError(
                 f"{path} holds no finished run (no results.json); give folders such as checkpoints/<run>"
             )
         found += below
     return list(dict.fromkeys(found))
+
+
+def read_runs(groups: Mapping[str, Iterable[Path]]) -> dict[str, list[Run]]:
+    """The runs of groups of folders (absolute paths), with names that tell them apart; see
+    :func:`names_apart`."""
+    names = names_apart({folder: folder.name for folders in groups.values() for folder in folders})
+    return {
+        label: [replace(read_run(folder), name=names[folder]) for folder in folders]
+        for label, folders in groups.items()
+    }
+
+
+def names_apart(names: Mapping[Path, str]) -> dict[Path, str]:
+    """Names of folders; two that have one name get those of the folders above, until they differ.
+
+    Args:
+        names: the shortest name of each folder, the last parts of its path; the paths are absolute.
+    """
+    apart = dict(names)
+    while twice := {name for name, count in Counter(apart.values()).items() if count > 1}:
+        for folder, name in apart.items():
+            if name in twice:
+                apart[folder] = "/".join(folder.parts[-len(Path(name).parts) - 1 :])
+    return apart
 
 
 def read_run(folder: Path) -> Run:

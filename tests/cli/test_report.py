@@ -1,6 +1,7 @@
 """One page of what run folders hold: which tabs there are, what they say, what they warn of."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -214,3 +215,24 @@ def test_bad_folders_are_one_line(
     assert message in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_folder_that_is_given_twice_is_shown_once(run: Path) -> None:
+    once = modes(found_in(run))
+    for given in ([run, run], [run, run.parent], [run.parent / "." / "a", run / ".." / "a"]):
+        assert modes(found_in(*given)) == once
+        assert cost(found_in(*given)) == cost(found_in(run))
+        assert certificates(found_in(*given)) == certificates(found_in(run))
+
+
+def test_results_in_folders_of_one_name_are_both_shown(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "mine" / "a"
+    shutil.copytree(run, other)
+    (other / "cost" / "cost.csv").write_text(COST.replace("0.8\n", "0.7\n"))
+    found = found_in(run, other)
+    assert list(found.costs) == ["runs/a/cost", "mine/a/cost"]
+    assert [rows[0]["top1"] for rows in found.costs.values()] == ["0.8", "0.7"]
+    assert list(found.layers) == list(found.costs)
+    assert [len(held) for held in found.certificates.values()] == [2, 2]
+    assert len(found.certified) == 2
+    assert grids(modes(found))["Top-1 by mode"].rows[0][-1] == "runs/a, mine/a"
