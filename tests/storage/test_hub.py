@@ -1,5 +1,6 @@
 """Networks saved to a folder and to a Hub on this machine, and read back bit for bit in every mode."""
 
+import ast
 import json
 import socket
 import sys
@@ -141,6 +142,29 @@ def test_the_card_says_modes_accuracies_sizes_and_how_to_switch(tmp_path: Path, 
     card = (tmp_path / "bare" / "README.md").read_text()
     assert "accuracies were not given" in card
     assert not {"modes.png", "model.qz"} & {path.name for path in (tmp_path / "bare").iterdir()}
+
+
+def test_words_from_elsewhere_are_words_in_the_card(tmp_path: Path, make: Make) -> None:
+    network, bad = (
+        make(),
+        ["<script>alert(1)</script>", END, "x\n# Heading\n", "`a` [b](http://c) | d", BEGIN],
+    )
+    network.info |= {"class_names": bad, "data": f"`{END}`\n\n# Data", "mean": [END, 0.5, 0.5]}
+    network.info["in_chans"] = "<b>3</b>"
+    folder = tmp_path / "net<b>`x`<!-- written by quantizable: end -->"
+    cards = []
+    for _ in range(3):
+        network.save_pretrained(folder, integers=False)
+        cards.append((folder / "README.md").read_text())
+    assert cards[0] == cards[1] == cards[2]
+    assert cards[0].count(BEGIN) == cards[0].count(END) == cards[0].count("## License") == 1
+    outside = cards[0].replace(BEGIN, "").replace(END, "")
+    assert "<" not in outside
+    assert "\n# Heading" not in outside
+    assert "\n# Data" not in outside
+    assert r"\`a\` \[b\](http\://c) \| d" in outside
+    (line,) = (line for line in outside.splitlines() if "quantizable.load(" in line)
+    assert ast.literal_eval(line.partition("load(")[2].partition(")  #")[0]) == folder.name
 
 
 def test_a_card_of_the_owners_own_is_kept() -> None:
