@@ -336,12 +336,11 @@ def log_integers(trainer: pl.Trainer, best: Path, modes: dict[str, dict[str, flo
     keepers = [one for one in trainer.loggers if trackers.keeps_files(one)]
     if not keepers:
         return
-    network = load_checkpoint(best)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.qz"
         try:
-            save_qz(network, path)
-        except ValueError as error:  # float modes alone, or weights that have no integer form
+            save_qz(load_checkpoint(best), path)
+        except ValueError as error:  # float modes alone, weights without an integer form, a network of hf-hub
             log.info("no .qz among the artifacts: %s", error)
             return
         for logger in keepers:

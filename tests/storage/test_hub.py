@@ -18,7 +18,10 @@ from quantizable import QuantizableNetwork
 from quantizable.cli import main
 from quantizable.interface.errors import mendable
 from quantizable.storage.card import BEGIN, END, merged
+from quantizable.storage.checkpoint import build_described
+from quantizable.storage.load import _build
 from quantizable.storage.qz import save_qz
+from quantizable.training.classifier import QuantizableClassifier
 from tests.small_net import SmallNet
 from tests.storage.hub_server import Hub
 
@@ -347,6 +350,26 @@ def test_no_option_of_a_description_reads_another_file(tmp_path: Path) -> None:
     about["model_options"] = {"checkpoint_path": str(tmp_path / "absent.bin"), "pretrained": True}
     (tmp_path / "config.json").write_text(json.dumps(about))
     same_in_all_modes(network, quantizable.load(tmp_path), torch.randn(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    "source", ["hf-hub:", "hf_hub:", "HF-HUB:", "local-dir:", "Local-Dir:", "torchvision:hf-hub:"]
+)
+def test_no_name_in_a_file_fetches_or_reads_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    asked: list[int] = []
+    about = {"model": f"{source}{tmp_path}", "num_classes": 5, "model_options": {}}
+    about["quantize"] = {"bits": [8], "quantizer": "lsq"}
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: asked.append(1))
+    with pytest.raises(ValueError, match="names a network of elsewhere") as error:
+        build_described(about, "x.ckpt")
+    assert "x.ckpt" in one_line(error)
+    with pytest.raises(ValueError, match=r"x\.qz.*names a network of elsewhere"):
+        _build("x.qz", about)
+    with pytest.raises(ValueError, match="names a network of elsewhere"):
+        QuantizableClassifier._settings_to_load(about, {})
+    assert not asked
 
 
 @pytest.mark.parametrize("results", [{"4": {"loss": 1.0}}, {"modes": []}, "absent.json", [1]])
