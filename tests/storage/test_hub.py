@@ -297,6 +297,21 @@ def test_what_the_hub_lacks_is_said_in_one_line(hub: Hub, monkeypatch: pytest.Mo
     assert "ann/net" not in hub.repositories
 
 
+def test_what_is_wrong_here_leaves_no_repository(hub: Hub, make: Make) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file nothere\.json") as missing:
+        make().push_to_hub("ann/net", "nothere.json")
+    one_line(missing)
+    with pytest.raises(ValueError, match="integers=False"):
+        quantizable.quantize(timm.create_model("test_resnet", num_classes=5), [4]).push_to_hub("ann/net")
+    broken = make()
+    broken.info["mean"] = 5
+    with pytest.raises(TypeError):
+        broken.push_to_hub("ann/net", integers=False)
+    with pytest.raises(ValueError, match="no name on the Hub; write user/name"):
+        make().push_to_hub("ann/net/deeper")
+    assert not hub.repositories
+
+
 def test_without_the_library_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"pip install quantizable\[hub\]") as error:
