@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from quantizable.bits import BitMode
+
 NOT_COMPARED = (
     "seed",
     "run",
@@ -126,7 +128,7 @@ def read_run(folder: Path) -> Run:
     try:
         results = json.loads((folder / "results.json").read_text())
         config = flatten(results["config"])
-        results["modes"].items()
+        check_results(results)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder}/results.json was not written by train.py ({error!r})") from error
     config = {
@@ -139,6 +141,22 @@ def read_run(folder: Path) -> Run:
         read_curves(folder),
         read_losses(folder),
     )
+
+
+def check_results(results: Mapping[str, Any]) -> None:
+    """``ValueError``, ``KeyError`` or ``TypeError`` if a ``results.json`` lacks what is shown of it."""
+    if not results["modes"]:
+        raise ValueError("it has no modes")
+    for mode, row in results["modes"].items():
+        BitMode.parse(mode)
+        top1 = row["top1"]
+        if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 1:
+            raise ValueError(f"top-1 of mode {mode} is {top1}, which is no fraction")
+    for key in ("seed", "epochs"):
+        if not isinstance(results[key], int):
+            raise ValueError(f"its {key}: {results[key]!r}, which is no integer")
+    if not isinstance(results["set"], str) or not isinstance(results.get("images") or 1, int):
+        raise ValueError("it does not say the set and how many images it has")
 
 
 def present_name(value: Any) -> Any:
@@ -168,13 +186,28 @@ def _metrics(folder: Path) -> list[dict[str, str]]:
     file = folder / "metrics.csv"
     if not file.is_file():
         return []
-    with open(file, newline="") as lines:
-        return list(csv.DictReader(lines))
+    try:
+        with open(file, newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        for row in rows:
+            _numbers(row)
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({error}); remove it to do without curves") from error
+    return rows
+
+
+def _numbers(row: Mapping[str, str]) -> None:
+    """``ValueError`` if a cell that a curve is drawn from is no number."""
+    for key, text in row.items():
+        if text and key == "epoch":
+            int(text)
+        elif text and key and key.startswith(("val/top1/", "train/loss/")):
+            float(text)
 
 
 def _by_mode(rows: Sequence[Mapping[str, str]], prefix: str) -> dict[str, Curve]:
     """Points (epoch, value) of the columns ``prefix + mode``, of the rows that hold both."""
-    keys = [key for key in (rows[0] if rows else {}) if key.startswith(prefix)]
+    keys = [key for key in (rows[0] if rows else {}) if key and key.startswith(prefix)]
     return {
         key.removeprefix(prefix): [
             (int(row["epoch"]), float(row[key])) for row in rows if row.get(key) and row.get("epoch")

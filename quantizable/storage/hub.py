@@ -235,9 +235,8 @@ def push_to_hub(
 
         hub, folder, accuracies = api(token=token), Path(temporary), read_results(results)
         validate_repo_id(repo)
-        names = _write_network(
-            network, folder, accuracies, integers
-        )  # faults of it leave no empty repository
+        # both before the repository is made: what is wrong here leaves no empty one
+        names = _write_network(network, folder, accuracies, integers)
         _write_card(network, folder, names, accuracies, repo)
         (folder / CARD).unlink()
         repo = hub.create_repo(repo, private=private, exist_ok=True).repo_id

@@ -236,3 +236,43 @@ def test_results_in_folders_of_one_name_are_both_shown(run: Path, tmp_path: Path
     assert [len(held) for held in found.certificates.values()] == [2, 2]
     assert len(found.certified) == 2
     assert grids(modes(found))["Top-1 by mode"].rows[0][-1] == "runs/a, mine/a"
+
+
+def test_modes_of_one_run_are_compared_beside_other_runs_too(run: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "runs" / "b", 0, 7, {"2": 0.6, "32": 0.7})
+    warning = charts(modes(found_in(run, other)))["Accuracy against bits"].warning
+    # of 1000 images: 8 bits 86.9 to 90.8, 32 bits 88.0 to 91.7; the other run does not say of how many
+    assert "schedule.epochs=1 (mode 8) and schedule.epochs=1 (mode 32)" in warning
+    assert "mode 2" not in warning
+
+
+@pytest.mark.parametrize("command", ["report", "compare"])
+@pytest.mark.parametrize(
+    ("file", "contents", "words"),
+    [
+        ("metrics.csv", "epoch,val/top1/2,val/top1/mean\nx,y,z\n", "metrics.csv is damaged"),
+        ("metrics.csv", "epoch,val/top1/2,val/top1/mean\n1,0.5,abc\n", "metrics.csv is damaged"),
+        ("metrics.csv", "epoch,train/loss/2\n1,1.0,3\n2,b\n", "metrics.csv is damaged"),
+        ("results.json", {"modes": {"2": {"top1": None}}}, "top-1 of mode 2 is None"),
+        ("results.json", {"modes": {"2": {"top1": float("nan")}}}, "top-1 of mode 2 is nan"),
+        ("results.json", {"modes": {"2": {"top1": 80.0}}}, "top-1 of mode 2 is 80.0"),
+        ("results.json", {"modes": {}}, "it has no modes"),
+        ("results.json", {"modes": {"two": {"top1": 0.5}}}, "two"),
+        ("results.json", {"seed": "1"}, "its seed"),
+    ],
+)
+def test_damaged_results_are_one_line(
+    tmp_path: Path, monkeypatch, capsys, command: str, file: str, contents: object, words: str
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("quantizable.report.build.plotly_script", lambda: "")
+    folder = write_run(tmp_path / "a", 0, 1, {"2": 0.8})
+    if isinstance(contents, dict):
+        contents = json.dumps(json.loads((folder / file).read_text()) | contents)
+    (folder / file).write_text(str(contents))
+    output = tmp_path / "out"
+    assert main([command, str(folder), "--output", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert file in error
+    assert len(error.strip().splitlines()) == 1
+    assert not output.exists()
