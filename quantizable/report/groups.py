@@ -14,6 +14,7 @@ from quantizable.report.charts import Interval, wilson
 from quantizable.report.runs import Flat, Run, flatten
 
 LONGEST = 60  # characters of a label in a legend
+DIGITS = 6  # of a percentage; to round to 3 and then to 2 would change the last one
 Groups = Mapping[str, Sequence[Run]]
 
 
@@ -108,10 +109,10 @@ def table_rows(groups: Groups) -> list[dict[str, Any]]:
                 {
                     "group": label,
                     "mode": mode,
-                    "top1_mean": round(statistics.mean(values), 3),
-                    "top1_std": round(statistics.stdev(values), 3) if len(values) > 1 else None,
-                    "top1_low": None if interval is None else round(100 * interval[1], 3),
-                    "top1_high": None if interval is None else round(100 * interval[2], 3),
+                    "top1_mean": round(statistics.mean(values), DIGITS),
+                    "top1_std": round(statistics.stdev(values), DIGITS) if len(values) > 1 else None,
+                    "top1_low": None if interval is None else round(100 * interval[1], DIGITS),
+                    "top1_high": None if interval is None else round(100 * interval[2], DIGITS),
                     "seeds": sorted(same[0].results["seed"] for same in by_seed(members, mode)),
                     "epochs": sorted({one.results["epochs"] for one in runs}),
                     "set": runs[0].results["set"],

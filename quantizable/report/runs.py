@@ -99,6 +99,14 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def left_out(paths: Iterable[Path]) -> str:
+    """A sentence on the runs at or below ``paths`` that have not ended; empty where there are none."""
+    begun = {file.parent for path in paths for file in path.rglob("config.yaml")}
+    held = [folder for folder in sorted(begun) if not (folder / "results.json").is_file()]
+    runs = [str(one) for one in held if any((one / name).is_file() for name in ("metrics.csv", "last.ckpt"))]
+    return f"Left out, as not finished (no results.json): {', '.join(runs)}." if runs else ""
+
+
 def read_runs(groups: Mapping[str, Iterable[Path]]) -> dict[str, list[Run]]:
     """The runs of groups of folders (absolute paths), with names that tell them apart; see
     :func:`names_apart`."""

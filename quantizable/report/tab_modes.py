@@ -52,7 +52,7 @@ def _of_runs(found: Found) -> list[Part]:
         )
     rows = table_rows(groups)
     keys = ("group", "mode", "seeds", "epochs", "set", "runs")
-    head = ["group", "mode", "top-1, %", "95 % interval, %", "seeds", "epochs", "set", "runs"]
+    head = ["group", "mode", "top-1, %", "95 % interval, %", "seed", "epochs", "set", "runs"]
     cells = [[words(row[key]) for key in keys] for row in rows]
     grid = [
         [own[0], own[1], accuracy(row), _ends(row), *own[2:]] for own, row in zip(cells, rows, strict=True)

@@ -276,3 +276,31 @@ def test_damaged_results_are_one_line(
     assert file in error
     assert len(error.strip().splitlines()) == 1
     assert not output.exists()
+
+
+@pytest.mark.parametrize("command", ["report", "compare"])
+def test_runs_that_have_not_ended_are_named(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, command: str
+) -> None:
+    monkeypatch.setattr("quantizable.report.build.plotly_script", lambda: "")
+    for folder in ("cost", "search", "verify"):
+        shutil.rmtree(run / folder)
+    killed = run.parent / "killed"
+    killed.mkdir()
+    for name in ("config.yaml", "metrics.csv"):
+        (killed / name).write_text("")
+    output = run.parent.parent / "out"
+    assert main([command, str(run.parent), "--output", str(output)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"not finished (no results.json): {killed}." in said
+    assert main([command, str(run), "--output", str(output)]) == 0
+    assert "not finished" not in capsys.readouterr().out
+
+
+def test_a_percentage_is_rounded_once(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    results["modes"]["2"]["top1"] = 0.12534820
+    (run / "results.json").write_text(json.dumps(results))
+    tables = grids(modes(found_in(run)))
+    assert tables["Top-1 by mode"].rows[0][2] == tables["All metrics"].rows[0][1] == "12.53"
+    assert "seed" in tables["Top-1 by mode"].head
