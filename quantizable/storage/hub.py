@@ -50,7 +50,7 @@ def save_pretrained(
     Args:
         repo: the name that the card tells a reader to load; by default the folder's.
     """
-    folder, accuracies = Path(folder), read_results(results)
+    folder, accuracies = Path(folder), read_results(results, network)
     names = _write_network(network, folder, accuracies, integers)
     _write_card(network, folder, names, accuracies, repo or folder.resolve().name)
     return [folder / name for name in (*names, CARD)]
@@ -108,14 +108,16 @@ def describe(network: QuantizableNetwork) -> dict[str, Any]:
     }
 
 
-def read_results(results: Results | None) -> Accuracies | None:
-    """The accuracies by mode; ``ValueError`` if that is not what was given."""
+def read_results(results: Results | None, network: QuantizableNetwork) -> Accuracies | None:
+    """The accuracies of the network's modes; ``ValueError`` if that is not what was given."""
     if results is None:
         return None
     try:
         held = json.loads(Path(results).read_text()) if isinstance(results, str | Path) else results
         modes = held.get("modes", held)
-        return {str(mode): {**row, "top1": float(row["top1"])} for mode, row in modes.items()}
+        read = {str(mode): {**row, "top1": float(row["top1"])} for mode, row in modes.items()}
+        if not all(0 <= row["top1"] <= 1 for row in read.values()):
+            raise ValueError("a top-1 is no fraction")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no file {results}; give results.json of a run") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -123,6 +125,11 @@ def read_results(results: Results | None) -> Accuracies | None:
             f"results {results!r:.80} hold no accuracies; give results.json of a run, or "
             '{"4": {"top1": 0.91}}'
         ) from error
+    own = {mode.name: read[mode.name] for mode in network.modes if mode.name in read}
+    if read and not own:
+        held = ", ".join(mode.name for mode in network.modes)
+        raise ValueError(f"results are of modes {', '.join(read)}; the network has {held}")
+    return own
 
 
 def write_weights(path: Path, network: QuantizableNetwork) -> None:
@@ -233,7 +240,7 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as temporary, explained(repo) as api:
         from huggingface_hub.utils import validate_repo_id
 
-        hub, folder, accuracies = api(token=token), Path(temporary), read_results(results)
+        hub, folder, accuracies = api(token=token), Path(temporary), read_results(results, network)
         validate_repo_id(repo)
         # both before the repository is made: what is wrong here leaves no empty one
         names = _write_network(network, folder, accuracies, integers)

@@ -387,7 +387,13 @@ def test_no_name_in_a_file_fetches_or_reads_another(
     assert not asked
 
 
-@pytest.mark.parametrize("results", [{"4": {"loss": 1.0}}, {"modes": []}, "absent.json", [1]])
+@pytest.mark.parametrize(
+    "results",
+    [
+        *({"4": {"loss": 1.0}}, {"modes": []}, "absent.json", [1]),
+        *({"4": {"top1": float("nan")}}, {"4": {"top1": 91.0}}, {"5": {"top1": 0.9}}),
+    ],
+)
 def test_results_that_are_none_are_refused(tmp_path: Path, make: Make, results: object) -> None:
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         make().save_pretrained(tmp_path / "net", results)  # type: ignore[arg-type]
