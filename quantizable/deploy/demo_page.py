@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment
+from PIL import Image
 
 from quantizable.deploy.demo import Answer, Demo
 
@@ -110,7 +111,7 @@ def page(demo: Demo) -> Any:
     def ask(file: str | None, chosen: float) -> tuple[Answer | None, str]:
         try:
             answer = demo.answer(Path(file)) if file else None
-        except ValueError as error:  # no image
+        except ValueError as error:  # of too many bits a channel, or truncated
             raise gr.Error(str(error).replace(str(file), "the file"), print_exception=False) from error
         return answer, render(answer, int(chosen), names)
 
@@ -121,11 +122,13 @@ def page(demo: Demo) -> Any:
             with gr.Column(scale=1):
                 image = gr.Image(
                     type="filepath",
+                    image_mode=None,  # as the file is: not converted, so not compressed anew
                     label="image",
                     elem_id="image",
                     height=260,
                     sources=["upload", "clipboard"],
                 )
+                image.preprocess = refusing(image.preprocess)
                 bits = gr.Slider(0, last, value=last, step=1, label="bits", elem_id="bits")
                 gr.HTML(f"<div class=modes>{''.join(f'<span>{name}</span>' for name in demo.modes)}</div>")
             with gr.Column(scale=2):
@@ -133,6 +136,19 @@ def page(demo: Demo) -> Any:
         image.change(ask, [image, bits], [held, shown], api_name="answer")
         bits.change(lambda answer, at: render(answer, int(at), names), [held, bits], shown, api_name=False)
     return blocks
+
+
+def refusing(preprocess: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """gradio's reading of an image, which says on the page if a file is none, instead of in the terminal."""
+
+    def read(payload: Any) -> Any:
+        try:
+            return preprocess(payload)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            message = "the file is no image, or is damaged; give one such as PNG or JPEG"
+            raise gradio().Error(message, print_exception=False) from error
+
+    return read
 
 
 @contextmanager

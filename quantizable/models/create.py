@@ -29,7 +29,8 @@ def create_model(
     """A float classifier.
 
     Args:
-        name: a timm network ("resnet18", "resnet18.a1_in1k", "hf-hub:..."), a CIFAR ResNet
+        name: a timm network ("resnet18", "resnet18.a1_in1k", "hf-hub:...", of which a checkpoint
+            loads with ``model=...`` alone: reading a file fetches nothing), a CIFAR ResNet
             ("resnet20", "resnet32", "resnet56"), or one of torchvision ("torchvision:resnet18").
         num_classes: classes, at least 1.
         in_chans: channels of the image, at least 1.
@@ -64,8 +65,25 @@ def create_model(
     return model
 
 
+def source_of(name: str) -> str:
+    """Where timm looks a network up: ``"hf-hub"`` (the Hugging Face Hub), ``"local-dir"`` (a folder), or
+    ``""``: among its own, as for every name that it does not know."""
+    source, colon, _ = name.partition(":")
+    source = source.strip().lower().replace("_", "-")  # older spellings: hf_hub, local_dir
+    return source if colon and source in ("hf-hub", "local-dir") else ""
+
+
+def check_own(name: str) -> None:
+    """``ValueError`` if a name that a file gives would fetch a network, or read it from a folder."""
+    if ":" in name.removeprefix(TORCHVISION):
+        raise ValueError(
+            f"it names a network of elsewhere, {name[:80]!r}, which is not fetched for a file; build it and "
+            "pass it: quantizable.load(path, model=...)"
+        )
+
+
 def _timm_model(name: str, num_classes: int, in_chans: int, pretrained: bool, **kwargs: Any) -> nn.Module:
-    if ":" not in name:  # "hf-hub:..." and "local-dir:..." are looked up by timm
+    if source_of(name) == "":  # the others are looked up by timm
         architecture = name.partition(".")[0]
         if not timm.is_model(architecture):
             _raise_unknown(name, timm.list_models())
@@ -74,7 +92,7 @@ def _timm_model(name: str, num_classes: int, in_chans: int, pretrained: bool, **
                 f"there are no published weights of {name!r} to download; use pretrained=False "
                 "and, if you have a file of weights, load_float_weights"
             )
-    with without_retries() if pretrained or name.startswith("hf-hub:") else nullcontext():
+    with without_retries() if pretrained or source_of(name) == "hf-hub" else nullcontext():
         return timm.create_model(
             name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **kwargs
         )

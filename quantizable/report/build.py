@@ -10,7 +10,7 @@ from quantizable.report.files import check_target, make_folder, write_text
 from quantizable.report.found import Found, find
 from quantizable.report.groups import group
 from quantizable.report.page import plotly_script, render_page
-from quantizable.report.runs import Run, split_names
+from quantizable.report.runs import Run, left_out, split_names
 from quantizable.report.tab_agreement import agreement
 from quantizable.report.tab_certificates import certificates
 from quantizable.report.tab_cost import cost
@@ -35,27 +35,22 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.output.parent)
     check_target(args.output)
     named, folders = split_names(args.runs)
-    found, rest = find(folders)
-    groups: dict[str, list[Run]] = {}
-    for name, paths in named.items():
-        more, groups[name] = find(paths)
-        for kind in ("evaluations", "costs", "layers", "assessments", "certificates", "certified"):
-            getattr(found, kind).update(getattr(more, kind))
-    found.runs = {label: runs for label, runs in groups.items() if runs} | group(rest)
-    given = [*folders, *(path for paths in named.values() for path in paths)]
-    names = [path.resolve().name for path in given]
-    title = names[0] if len(names) == 1 else f"{len(names)} folders of runs"
-    write_text(args.output, page(title, found))
-    print(f"wrote {args.output}")
+    found, rest = find(folders, named)
+    found.runs = {**found.runs, **group(rest)}
+    given = {path.resolve() for paths in (folders, *named.values()) for path in paths}
+    title = next(iter(given)).name if len(given) == 1 else f"{len(given)} folders of runs"
+    left = left_out([*folders, *(path for paths in named.values() for path in paths)])
+    write_text(args.output, page(title, found, left))
+    print(*filter(None, [left, f"wrote {args.output}"]), sep="\n")
     return 0
 
 
-def page(title: str, found: Found) -> str:
-    """The page as text, with a tab for each kind of results that were found."""
+def page(title: str, found: Found, left: str = "") -> str:
+    """The page as text, with a tab for each kind of results that were found; ``left``: what was left out."""
     tabs = [tab for make in TABS if (tab := make(found)) is not None]
     missing = {name: command for name, command in ADDS.items() if name not in {tab.name for tab in tabs}}
     footer = "".join(f"No {name}: {command} adds it. " for name, command in missing.items())
-    return render_page(title, tabs, footer=footer.strip())
+    return render_page(title, tabs, footer=f"{left} {footer}".strip())
 
 
 def write_page(

@@ -19,17 +19,18 @@ from quantizable.report.build import write_page
 from quantizable.report.files import make_folder, write_json, written_whole
 from quantizable.report.groups import accuracy, group, mean_of, modes_of, table_rows, words
 from quantizable.report.plots import plot_bars, plot_curves, plot_modes
-from quantizable.report.runs import find_runs, read_run, split_names
+from quantizable.report.runs import find_runs, left_out, read_runs, split_names
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; write compare.json, compare.csv, three pictures and report.html."""
     named, folders = split_names(args.runs)
-    groups = {name: [read_run(folder) for folder in find_runs(paths)] for name, paths in named.items()}
-    if folders:
-        groups |= group(read_run(folder) for folder in find_runs(folders))
+    groups = read_runs({name: find_runs(paths) for name, paths in {**named, "": folders}.items()})
+    groups |= group(groups.pop(""))
     rows = table_rows(groups)
     print_rows(rows)
+    if left := left_out([*folders, *(path for paths in named.values() for path in paths)]):
+        print(left)
     make_folder(args.output)
     write_json(args.output / "compare.json", rows)
     write_csv(args.output / "compare.csv", rows)
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     """The table in the terminal."""
-    table = Table("runs", "mode", "top-1 %", "seeds", "epochs", "set")
+    table = Table("runs", "mode", "top-1 %", "seed", "epochs", "set")  # which seeds, not how many
     for row in rows:
         last = (words(row[key]) for key in ("seeds", "epochs", "set"))
         table.add_row(row["group"], row["mode"], accuracy(row), *last)

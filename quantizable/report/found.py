@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantizable.report.runs import Run, read_run
+from quantizable.report.runs import Run, names_apart, read_runs
 
 Rows = list[dict[str, str]]
 
 
 @dataclass
 class Found:
-    """The files by the folder they lie in, named from the folder that was asked for.
+    """The files by the folder they lie in, named from the folder that was asked for, or longer where two
+    would have one name.
 
     Attributes:
         runs: trainings by group; see :func:`quantizable.report.groups.group`.
@@ -36,32 +37,60 @@ class Found:
     certified: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def find(folders: Iterable[Path]) -> tuple[Found, list[Run]]:
-    """What the folders and those below them hold, and the trainings among it, in no groups yet.
+def find(
+    folders: Iterable[Path], named: Mapping[str, Iterable[Path]] | None = None
+) -> tuple[Found, list[Run]]:
+    """What the folders and those below them hold, each folder once.
+
+    Args:
+        folders: whose trainings belong to no group yet.
+        named: folders by the name of the group of their trainings.
+
+    Returns:
+        what was found, with the named groups as its ``runs``, and the trainings of ``folders``.
 
     Raises:
         FileNotFoundError: a folder that is not there.
         ValueError: a folder that holds nothing to show, or a file that is damaged.
     """
-    found, runs = Found(), []
-    for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"there is no folder {folder}; give those of runs, as checkpoints/<run>")
-        files = sorted(path for path in folder.rglob("*") if path.name in READERS or _is_certificate(path))
-        if not files:
-            raise ValueError(
-                f"{folder} holds no finished run and nothing else to show (no {', no '.join(READERS)}); "
-                "give folders such as checkpoints/<run>"
-            )
-        for path in files:
-            name = str(path.parent.relative_to(folder.parent)) if folder.name else path.parent.name
-            if path.name == "results.json" and _of_training(path):
-                runs.append(read_run(path.parent))
-            elif path.name in READERS:
-                READERS[path.name](found, name, path)
-            else:
-                found.certificates.setdefault(name, {})[path.stem] = _json(path)
-    return found, runs
+    trainings: dict[str, dict[Path, None]] = {}
+    others: dict[Path, None] = {}
+    shortest: dict[Path, str] = {}
+    for group, paths in {**(named or {}), "": folders}.items():
+        own = trainings.setdefault(group, {})
+        for folder in paths:
+            top = folder.resolve()
+            for path in _files(folder):
+                holder = path.parent.resolve()
+                if path.name == "results.json" and _of_training(path):
+                    own[holder] = None
+                else:
+                    others[holder / path.name] = None
+                    below = top / path.parent.relative_to(folder)
+                    shortest.setdefault(holder, str(below.relative_to(top.parent)))
+    found, names = Found(), names_apart(shortest)
+    for path in others:
+        name = names[path.parent]
+        if path.name in READERS:
+            READERS[path.name](found, name, path)
+        else:
+            found.certificates.setdefault(name, {})[path.stem] = _json(path)
+    groups = read_runs(trainings)
+    rest = groups.pop("")
+    found.runs = {label: runs for label, runs in groups.items() if runs}
+    return found, rest
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; give those of runs, as checkpoints/<run>")
+    files = sorted(path for path in folder.rglob("*") if path.name in READERS or _is_certificate(path))
+    if not files:
+        raise ValueError(
+            f"{folder} holds no finished run and nothing else to show (no {', no '.join(READERS)}); "
+            "give folders such as checkpoints/<run>"
+        )
+    return files
 
 
 def _is_certificate(path: Path) -> bool:

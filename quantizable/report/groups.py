@@ -11,9 +11,10 @@ from scipy.stats import t
 
 from quantizable.bits import BitMode
 from quantizable.report.charts import Interval, wilson
-from quantizable.report.runs import Flat, Run
+from quantizable.report.runs import Flat, Run, flatten
 
 LONGEST = 60  # characters of a label in a legend
+DIGITS = 6  # of a percentage; to round to 3 and then to 2 would change the last one
 Groups = Mapping[str, Sequence[Run]]
 
 
@@ -55,9 +56,29 @@ def with_mode(runs: Sequence[Run], mode: str) -> list[Run]:
     return [one for one in runs if mode in one.results["modes"]]
 
 
+def by_seed(runs: Sequence[Run], mode: str) -> list[list[Run]]:
+    """The runs of a group that measured a mode; those of one configuration and seed together, as a run that
+    is repeated, or copied, is no further sample."""
+    held: dict[str, list[Run]] = {}
+    for one in with_mode(runs, mode):
+        said = {key: value for key, value in one.config.items() if value is not None}
+        seeds = {k: v for k, v in flatten(one.results.get("config", {})).items() if k.endswith("seed")}
+        key = json.dumps([said, seeds, one.results.get("seed")], sort_keys=True)
+        held.setdefault(key, []).append(one)
+    return list(held.values())
+
+
+def values_of(runs: Sequence[Run], mode: str) -> list[float]:
+    """Top-1 of a mode, a fraction, for each seed: the mean of the runs that repeat it."""
+    return [
+        statistics.mean(float(one.results["modes"][mode]["top1"]) for one in same)
+        for same in by_seed(runs, mode)
+    ]
+
+
 def mean_of(runs: Sequence[Run], mode: str) -> float:
-    """Mean top-1 of a mode over a group's runs, a fraction."""
-    return statistics.mean(one.results["modes"][mode]["top1"] for one in with_mode(runs, mode))
+    """Mean top-1 of a mode over a group's seeds, a fraction."""
+    return statistics.mean(values_of(runs, mode))
 
 
 def interval_of(runs: Sequence[Run], mode: str) -> Interval | None:
@@ -66,13 +87,13 @@ def interval_of(runs: Sequence[Run], mode: str) -> Interval | None:
     Over the seeds where there are several (Student's t); of one run over the images it was tested on
     (Wilson); None where neither is known.
     """
-    own = with_mode(runs, mode)
-    values = [float(one.results["modes"][mode]["top1"]) for one in own]
+    values = values_of(runs, mode)
     if len(values) > 1:
         half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
         mean = statistics.mean(values)
         return mean, max(0.0, mean - half), min(1.0, mean + half)  # of two seeds it can leave [0, 1]
-    return wilson(values[0], own[0].images) if own[0].images else None
+    images = with_mode(runs, mode)[0].images
+    return wilson(values[0], images) if images else None
 
 
 def table_rows(groups: Groups) -> list[dict[str, Any]]:
@@ -82,17 +103,17 @@ def table_rows(groups: Groups) -> list[dict[str, Any]]:
     for label, members in groups.items():
         for mode in modes_of(members):
             runs = with_mode(members, mode)
-            values = [100 * one.results["modes"][mode]["top1"] for one in runs]
+            values = [100 * value for value in values_of(members, mode)]
             interval = interval_of(members, mode)
             rows.append(
                 {
                     "group": label,
                     "mode": mode,
-                    "top1_mean": round(statistics.mean(values), 3),
-                    "top1_std": round(statistics.stdev(values), 3) if len(values) > 1 else None,
-                    "top1_low": None if interval is None else round(100 * interval[1], 3),
-                    "top1_high": None if interval is None else round(100 * interval[2], 3),
-                    "seeds": sorted(one.results["seed"] for one in runs),
+                    "top1_mean": round(statistics.mean(values), DIGITS),
+                    "top1_std": round(statistics.stdev(values), DIGITS) if len(values) > 1 else None,
+                    "top1_low": None if interval is None else round(100 * interval[1], DIGITS),
+                    "top1_high": None if interval is None else round(100 * interval[2], DIGITS),
+                    "seeds": sorted(same[0].results["seed"] for same in by_seed(members, mode)),
                     "epochs": sorted({one.results["epochs"] for one in runs}),
                     "set": runs[0].results["set"],
                     "runs": [one.name for one in runs],

@@ -6,10 +6,13 @@ import csv
 import glob
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from quantizable.bits import BitMode
 
 NOT_COMPARED = (
     "seed",
@@ -80,10 +83,14 @@ def split_names(words: Sequence[str]) -> tuple[dict[str, list[Path]], list[Path]
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """The folders at or below ``paths`` that hold a ``results.json``; ``ValueError`` if a path has none."""
+    """The folders at or below ``paths`` that hold a ``results.json``, each once, as absolute paths.
+
+    Raises:
+        ValueError: a path has none.
+    """
     found: list[Path] = []
     for path in paths:
-        below = sorted(file.parent for file in path.rglob("results.json"))
+        below = sorted(file.parent.resolve() for file in path.rglob("results.json"))
         if not below:
             raise ValueError(
                 f"{path} holds no finished run (no results.json); give folders such as checkpoints/<run>"
@@ -92,12 +99,44 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def left_out(paths: Iterable[Path]) -> str:
+    """A sentence on the runs at or below ``paths`` that have not ended; empty where there are none."""
+    begun = {file.parent for path in paths for file in path.rglob("config.yaml")}
+    held = [folder for folder in sorted(begun) if not (folder / "results.json").is_file()]
+    runs = [str(one) for one in held if any((one / name).is_file() for name in ("metrics.csv", "last.ckpt"))]
+    return f"Left out, as not finished (no results.json): {', '.join(runs)}." if runs else ""
+
+
+def read_runs(groups: Mapping[str, Iterable[Path]]) -> dict[str, list[Run]]:
+    """The runs of groups of folders (absolute paths), with names that tell them apart; see
+    :func:`names_apart`."""
+    names = names_apart({folder: folder.name for folders in groups.values() for folder in folders})
+    return {
+        label: [replace(read_run(folder), name=names[folder]) for folder in folders]
+        for label, folders in groups.items()
+    }
+
+
+def names_apart(names: Mapping[Path, str]) -> dict[Path, str]:
+    """Names of folders; two that have one name get those of the folders above, until they differ.
+
+    Args:
+        names: the shortest name of each folder, the last parts of its path; the paths are absolute.
+    """
+    apart = dict(names)
+    while twice := {name for name, count in Counter(apart.values()).items() if count > 1}:
+        for folder, name in apart.items():
+            if name in twice:
+                apart[folder] = "/".join(folder.parts[-len(Path(name).parts) - 1 :])
+    return apart
+
+
 def read_run(folder: Path) -> Run:
     """A run from its folder; ``ValueError`` if its ``results.json`` is not one of ``train.py``."""
     try:
         results = json.loads((folder / "results.json").read_text())
         config = flatten(results["config"])
-        results["modes"].items()
+        check_results(results)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder}/results.json was not written by train.py ({error!r})") from error
     config = {
@@ -110,6 +149,22 @@ def read_run(folder: Path) -> Run:
         read_curves(folder),
         read_losses(folder),
     )
+
+
+def check_results(results: Mapping[str, Any]) -> None:
+    """``ValueError``, ``KeyError`` or ``TypeError`` if a ``results.json`` lacks what is shown of it."""
+    if not results["modes"]:
+        raise ValueError("it has no modes")
+    for mode, row in results["modes"].items():
+        BitMode.parse(mode)
+        top1 = row["top1"]
+        if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 1:
+            raise ValueError(f"top-1 of mode {mode} is {top1}, which is no fraction")
+    for key in ("seed", "epochs"):
+        if not isinstance(results[key], int):
+            raise ValueError(f"its {key}: {results[key]!r}, which is no integer")
+    if not isinstance(results["set"], str) or not isinstance(results.get("images") or 1, int):
+        raise ValueError("it does not say the set and how many images it has")
 
 
 def present_name(value: Any) -> Any:
@@ -139,13 +194,28 @@ def _metrics(folder: Path) -> list[dict[str, str]]:
     file = folder / "metrics.csv"
     if not file.is_file():
         return []
-    with open(file, newline="") as lines:
-        return list(csv.DictReader(lines))
+    try:
+        with open(file, newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        for row in rows:
+            _numbers(row)
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({error}); remove it to do without curves") from error
+    return rows
+
+
+def _numbers(row: Mapping[str, str]) -> None:
+    """``ValueError`` if a cell that a curve is drawn from is no number."""
+    for key, text in row.items():
+        if text and key == "epoch":
+            int(text)
+        elif text and key and key.startswith(("val/top1/", "train/loss/")):
+            float(text)
 
 
 def _by_mode(rows: Sequence[Mapping[str, str]], prefix: str) -> dict[str, Curve]:
     """Points (epoch, value) of the columns ``prefix + mode``, of the rows that hold both."""
-    keys = [key for key in (rows[0] if rows else {}) if key.startswith(prefix)]
+    keys = [key for key in (rows[0] if rows else {}) if key and key.startswith(prefix)]
     return {
         key.removeprefix(prefix): [
             (int(row["epoch"]), float(row[key])) for row in rows if row.get(key) and row.get("epoch")

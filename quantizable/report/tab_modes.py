@@ -52,7 +52,7 @@ def _of_runs(found: Found) -> list[Part]:
         )
     rows = table_rows(groups)
     keys = ("group", "mode", "seeds", "epochs", "set", "runs")
-    head = ["group", "mode", "top-1, %", "95 % interval, %", "seeds", "epochs", "set", "runs"]
+    head = ["group", "mode", "top-1, %", "95 % interval, %", "seed", "epochs", "set", "runs"]
     cells = [[words(row[key]) for key in keys] for row in rows]
     grid = [
         [own[0], own[1], accuracy(row), _ends(row), *own[2:]] for own, row in zip(cells, rows, strict=True)
@@ -67,15 +67,20 @@ def _of_runs(found: Found) -> list[Part]:
 def _warning(
     intervals: dict[tuple[str, str], Interval | None], order: Sequence[str], groups: Sequence[str]
 ) -> str:
-    """Of one group its modes are compared; of several, the groups in each mode."""
+    """The groups are compared in each mode, where there are several, and the modes of each group."""
     if len(groups) == 1:
         of_modes = [(f"mode {mode}", intervals.get((groups[0], mode))) for mode in order]
         return overlap_warning(of_modes, "is more accurate")
+    pairs = [
+        *([(label, mode) for label in groups] for mode in order),
+        *([(label, mode) for mode in order] for label in groups),
+    ]
     listed = [
         overlap_warning(
-            [(f"{label} (mode {mode})", intervals.get((label, mode))) for label in groups], "is more accurate"
+            [(f"{label} (mode {mode})", intervals.get((label, mode))) for label, mode in compared],
+            "is more accurate",
         )
-        for mode in order
+        for compared in pairs
     ]
     return " ".join(filter(None, listed))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +23,7 @@ tags:
 - image-classification
 ---
 """
+LONGEST = 100  # characters of a value
 Results = Mapping[str, Mapping[str, float]]
 
 
@@ -36,12 +40,12 @@ def model_card(
         picture: file name of the picture of ``results``; empty: none.
     """
     info = preprocessing(network)
-    kind = info.get("model") or type(network.model).__name__
+    kind = words(info.get("model") or type(network.model).__name__)
     modes = ", ".join(f"`{mode.name}`" for mode in network.modes)
     parts = [
         BEGIN,
-        f"# {repo.rpartition('/')[2]}",
-        f"`{kind}` as one network of {len(network.modes)} bit modes: {modes} (`32`: float; `w4a8`: "
+        f"# {words(repo.rpartition('/')[2])}",
+        f"{kind} as one network of {len(network.modes)} bit modes: {modes} (`32`: float; `w4a8`: "
         "weights of 4 bits, activations of 8). It switches between them at run time; nothing is loaded anew.",
         "## Switch",
         _usage(network, repo, "model.qz" in files),
@@ -76,6 +80,13 @@ def merged(card: str, old: str | None) -> str:
     return before + card.rstrip("\n") + after
 
 
+def words(value: Any) -> str:
+    """A value as plain words on one line of Markdown: no HTML, no link, none of our marks; cut where long."""
+    text = " ".join(str(value).split())
+    text = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    return html.escape(re.sub(r"([\\`*_\[\]|~#!:$])", r"\\\1", text), quote=False)
+
+
 def megabytes(size: float) -> str:
     """``1.25 MB``, of 10^6 bytes."""
     return f"{size / 1e6:.3g} MB"
@@ -90,11 +101,13 @@ def weight_bytes(network: QuantizableNetwork, mode: BitMode) -> int:
 def _usage(network: QuantizableNetwork, repo: str, integers: bool) -> str:
     low, high = (plain_mode(mode) for mode in (network.modes[0], network.modes[-1]))
     address = f"hf://{repo}" if "/" in repo else repo
+    # as Python writes it, and without a mark: `<` could begin one
+    quoted = json.dumps(address, ensure_ascii=False).replace("<", "\\x3c")
     lines = [
         "```python",
         "import quantizable",
         "",
-        f'network = quantizable.load("{address}")  # pip install quantizable[hub]',
+        f"network = quantizable.load({quoted})  # pip install quantizable[hub]",
         f"network.set_bits({low!r})",
         "logits = network(images)  # normalized as under Data",
         f"network.set_bits({high!r})",
@@ -127,15 +140,16 @@ def _table(network: QuantizableNetwork, results: Results | None) -> str:
 
 
 def _data(info: Mapping[str, Any]) -> str:
-    lines = [f"- data: {info['data']}"] if info.get("data") else ["- data: not named"]
+    lines = [f"- data: {words(info['data'])}"] if info.get("data") else ["- data: not named"]
     if info.get("image_size"):
-        lines.append(
-            f"- images: {info['in_chans']} channels, {info['image_size']} x {info['image_size']} pixels"
-        )
-    lines += [
-        f"- {key}: {', '.join(f'{v:.4g}' for v in info[key])}" for key in ("mean", "std") if info.get(key)
-    ]
+        channels, side = (words(info.get(key)) for key in ("in_chans", "image_size"))
+        lines.append(f"- images: {channels} channels, {side} x {side} pixels")
+    lines += [f"- {key}: {', '.join(map(_number, info[key]))}" for key in ("mean", "std") if info.get(key)]
     if names := info.get("class_names"):
-        shown = ", ".join(map(str, names[:10])) + (", ..." if len(names) > 10 else "")
+        shown = ", ".join(map(words, names[:10])) + (", ..." if len(names) > 10 else "")
         lines.append(f"- {len(names)} classes: {shown}")
     return "\n".join(lines)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else words(value)

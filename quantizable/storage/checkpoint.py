@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from quantizable.models.create import check_own
 from quantizable.models.switchable import build_network
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.network_file import check_checkpoint
@@ -123,6 +124,8 @@ def build_described(
     options = {key: value for key, value in about["quantize"].items() if key not in ("bits", "quantizer")}
     named = {key: value for key, value in about["model_options"].items() if key not in ELSEWHERE}
     try:
+        if model is None:
+            check_own(about["model"])
         network = build_network(
             model or about["model"],
             about["num_classes"],

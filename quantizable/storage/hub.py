@@ -33,6 +33,8 @@ CONFIG, WEIGHTS, INTEGERS, CARD, PICTURE = (
 OURS = (CONFIG, WEIGHTS, INTEGERS, PICTURE)
 ADDRESS = re.compile(r"hf:/{1,2}(?P<repo>[^@]+)(@(?P<revision>.+))?")  # a Path has one slash
 
+Accuracies = dict[str, dict[str, float]]
+
 log = logging.getLogger(__name__)
 
 
@@ -48,7 +50,16 @@ def save_pretrained(
     Args:
         repo: the name that the card tells a reader to load; by default the folder's.
     """
-    folder, accuracies = Path(folder), read_results(results)
+    folder, accuracies = Path(folder), read_results(results, network)
+    names = _write_network(network, folder, accuracies, integers)
+    _write_card(network, folder, names, accuracies, repo or folder.resolve().name)
+    return [folder / name for name in (*names, CARD)]
+
+
+def _write_network(
+    network: QuantizableNetwork, folder: Path, accuracies: Accuracies | None, integers: bool
+) -> list[str]:
+    """All files but the card; their names."""
     make_folder(folder)
     stored = any(isinstance(quantizer, StoredWeight) for quantizer in network.quantizers().values())
     names = [CONFIG] if stored else [CONFIG, WEIGHTS]
@@ -71,13 +82,17 @@ def save_pretrained(
         names.append(PICTURE)
     for stale in {*OURS} - {*names}:  # of another network that was saved here before
         (folder / stale).unlink(missing_ok=True)
+    return names
+
+
+def _write_card(
+    network: QuantizableNetwork, folder: Path, names: list[str], accuracies: Accuracies | None, repo: str
+) -> None:
+    """The card of those files, into one that is there; ``repo`` is what it tells a reader to load."""
     sizes = {name: (folder / name).stat().st_size for name in names}
-    card = model_card(
-        network, repo or folder.resolve().name, accuracies, sizes, PICTURE if accuracies else ""
-    )
+    card = model_card(network, repo, accuracies, sizes, PICTURE if accuracies else "")
     old = (folder / CARD).read_text() if (folder / CARD).is_file() else None
     write_text(folder / CARD, merged(card, old))
-    return [folder / name for name in (*names, CARD)]
 
 
 def describe(network: QuantizableNetwork) -> dict[str, Any]:
@@ -93,19 +108,28 @@ def describe(network: QuantizableNetwork) -> dict[str, Any]:
     }
 
 
-def read_results(results: Results | None) -> dict[str, dict[str, float]] | None:
-    """The accuracies by mode; ``ValueError`` if that is not what was given."""
+def read_results(results: Results | None, network: QuantizableNetwork) -> Accuracies | None:
+    """The accuracies of the network's modes; ``ValueError`` if that is not what was given."""
     if results is None:
         return None
     try:
         held = json.loads(Path(results).read_text()) if isinstance(results, str | Path) else results
         modes = held.get("modes", held)
-        return {str(mode): {"top1": float(row["top1"]), **row} for mode, row in modes.items()}
+        read = {str(mode): {**row, "top1": float(row["top1"])} for mode, row in modes.items()}
+        if not all(0 <= row["top1"] <= 1 for row in read.values()):
+            raise ValueError("a top-1 is no fraction")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no file {results}; give results.json of a run") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"results {results!r:.80} hold no accuracies; give results.json of a run, or "
             '{"4": {"top1": 0.91}}'
         ) from error
+    own = {mode.name: read[mode.name] for mode in network.modes if mode.name in read}
+    if read and not own:
+        held = ", ".join(mode.name for mode in network.modes)
+        raise ValueError(f"results are of modes {', '.join(read)}; the network has {held}")
+    return own
 
 
 def write_weights(path: Path, network: QuantizableNetwork) -> None:
@@ -214,15 +238,22 @@ def push_to_hub(
 ) -> str:
     """As :meth:`quantizable.interface.sharing.Sharing.push_to_hub`."""
     with tempfile.TemporaryDirectory() as temporary, explained(repo) as api:
-        hub, folder = api(token=token), Path(temporary)
+        from huggingface_hub.utils import validate_repo_id
+
+        hub, folder, accuracies = api(token=token), Path(temporary), read_results(results, network)
+        validate_repo_id(repo)
+        # both before the repository is made: what is wrong here leaves no empty one
+        names = _write_network(network, folder, accuracies, integers)
+        _write_card(network, folder, names, accuracies, repo)
+        (folder / CARD).unlink()
         repo = hub.create_repo(repo, private=private, exist_ok=True).repo_id
         if hub.file_exists(repo, CARD):  # with the license and the words of its owner
             hub.hf_hub_download(repo, CARD, local_dir=folder)
-        written = [path.name for path in save_pretrained(network, folder, results, integers, repo)]
+        _write_card(network, folder, names, accuracies, repo)
         done = hub.upload_folder(
             repo_id=repo,
             folder_path=folder,
-            allow_patterns=written,
+            allow_patterns=[*names, CARD],
             delete_patterns=[*OURS],  # those that are not written anew
             commit_message=message,
         )

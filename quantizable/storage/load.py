@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quantizable.bits import BitMode, int_range
 from quantizable.functional import QParams
-from quantizable.models.create import create_model
+from quantizable.models.create import check_own, create_model
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention
 from quantizable.nn.module_names import names_of, replace_module
@@ -90,6 +90,10 @@ def _build(path: str | Path, architecture: dict[str, Any] | None) -> nn.Module:
         raise ValueError(
             f"{path} does not name its architecture; pass the float network: load(path, model=...)"
         )
+    try:
+        check_own(architecture["model"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     options = {key: value for key, value in architecture["model_options"].items() if key not in ELSEWHERE}
     return create_model(architecture["model"], architecture["num_classes"], **options)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
 from quantizable.measure.classification import METRICS, image_metrics
+from quantizable.models.create import check_own
 from quantizable.models.switchable import build_network
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.conversion import classifier_of
@@ -128,6 +129,8 @@ class QuantizableClassifier(MultiModeModule):
                 "model=...)"
             )
         else:
+            if "model" not in given:
+                check_own(about["model"])
             options = {k: v for k, v in about["quantize"].items() if k not in ("bits", "quantizer")}
             made = {
                 "model": about["model"],

@@ -22,7 +22,6 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     RichProgressBar,
     Timer,
-    TQDMProgressBar,
     WeightAveraging,
 )
 from pytorch_lightning.loggers import WandbLogger
@@ -236,17 +235,17 @@ def make_trainer(
     if options["sync_batchnorm"] and (options["accelerator"] == "cpu" or not torch.cuda.is_available()):
         say("batch norms are not synchronized: torch can do that on GPUs alone")
         options["sync_batchnorm"] = False
+    shown = options.pop("enable_progress_bar", True) and sys.stdout.isatty()  # a file is no place for bars
     validated = cfg["data"].get("val_size", 1) != 0 and options["limit_val_batches"] != 0
     callbacks: list[Callback] = [
         *checkpoints(folder, validated),
         LearningRateMonitor("step"),
-        RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=50),
+        *([RichProgressBar()] if shown else []),
         ModeLogging(cfg["train"]["histograms_every"]),
         EndTogether(),
         Timer(),  # of all sessions of a run that was resumed
+        *([CompileTime()] if compiled else []),
     ]
-    if compiled:
-        callbacks.append(CompileTime())
     if cfg["train"]["ema"] is not None:
         callbacks.append(EMAWeightAveraging(decay=cfg["train"]["ema"]))
     try:
@@ -256,6 +255,7 @@ def make_trainer(
             callbacks=callbacks,
             default_root_dir=folder,
             plugins=[AtomicCheckpointIO()],
+            enable_progress_bar=shown,
             enable_model_summary=False,
             enable_autolog_hparams=False,  # the whole configuration is logged instead
             num_sanity_val_steps=0,
@@ -336,12 +336,11 @@ def log_integers(trainer: pl.Trainer, best: Path, modes: dict[str, dict[str, flo
     keepers = [one for one in trainer.loggers if trackers.keeps_files(one)]
     if not keepers:
         return
-    network = load_checkpoint(best)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.qz"
         try:
-            save_qz(network, path)
-        except ValueError as error:  # float modes alone, or weights that have no integer form
+            save_qz(load_checkpoint(best), path)
+        except ValueError as error:  # float modes alone, weights without an integer form, a network of hf-hub
             log.info("no .qz among the artifacts: %s", error)
             return
         for logger in keepers:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from quantizable.cli import main
+from quantizable.report.charts import wilson
 from quantizable.report.groups import group, interval_of, named, table_rows
 from quantizable.report.plots import plot_curves
 from quantizable.report.runs import Run, present_name, read_curves, read_run
@@ -190,3 +191,25 @@ def test_a_legend_holds_short_names(tmp_path: Path) -> None:
     assert list(named({"all runs": runs})) == ["all runs"]
     assert list(named({"lr=1": runs[:1], "x" * 61: runs[1:]})) == ["lr=1", "b"]
     assert list(named({"x" * 61: runs[:1], "y" * 61: runs[:1]})) == ["a", "y" * 61]  # no group is lost
+
+
+def test_one_configuration_and_seed_twice_is_one_seed(tmp_path: Path) -> None:
+    """A repeated run adds no freedom: its interval stays that of the images."""
+    folders = [write_run(tmp_path / name, 0, 5, {"2": value}) for name, value in (("a", 0.8), ("b", 0.82))]
+    runs = [read_run(folder) for folder in folders]
+    for one in runs:
+        one.results["images"] = 100
+    (row,) = table_rows(group(runs))
+    assert (row["seeds"], row["top1_mean"], row["top1_std"]) == ([0], 81, None)
+    assert interval_of(runs, "2") == wilson(0.81, 100)
+    other = read_run(write_run(tmp_path / "c", 1, 5, {"2": 0.85}))
+    (row,) = table_rows(group([*runs, other]))
+    assert (row["seeds"], row["top1_mean"]) == ([0, 1], 83)
+    assert row["top1_std"] == pytest.approx(8**0.5, abs=1e-3)  # of 81 and 85
+
+
+def test_a_run_given_twice_is_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "runs" / "a", 0, 5, {"2": 0.8})
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "runs/a", str(tmp_path / "runs"), "--output", "out"]) == 0
+    assert json.loads(Path("out/compare.json").read_text())[0]["runs"] == ["a"]

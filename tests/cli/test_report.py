@@ -1,6 +1,7 @@
 """One page of what run folders hold: which tabs there are, what they say, what they warn of."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -214,3 +215,92 @@ def test_bad_folders_are_one_line(
     assert message in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_folder_that_is_given_twice_is_shown_once(run: Path) -> None:
+    once = modes(found_in(run))
+    for given in ([run, run], [run, run.parent], [run.parent / "." / "a", run / ".." / "a"]):
+        assert modes(found_in(*given)) == once
+        assert cost(found_in(*given)) == cost(found_in(run))
+        assert certificates(found_in(*given)) == certificates(found_in(run))
+
+
+def test_results_in_folders_of_one_name_are_both_shown(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "mine" / "a"
+    shutil.copytree(run, other)
+    (other / "cost" / "cost.csv").write_text(COST.replace("0.8\n", "0.7\n"))
+    found = found_in(run, other)
+    assert list(found.costs) == ["runs/a/cost", "mine/a/cost"]
+    assert [rows[0]["top1"] for rows in found.costs.values()] == ["0.8", "0.7"]
+    assert list(found.layers) == list(found.costs)
+    assert [len(held) for held in found.certificates.values()] == [2, 2]
+    assert len(found.certified) == 2
+    assert grids(modes(found))["Top-1 by mode"].rows[0][-1] == "runs/a, mine/a"
+
+
+def test_modes_of_one_run_are_compared_beside_other_runs_too(run: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "runs" / "b", 0, 7, {"2": 0.6, "32": 0.7})
+    warning = charts(modes(found_in(run, other)))["Accuracy against bits"].warning
+    # of 1000 images: 8 bits 86.9 to 90.8, 32 bits 88.0 to 91.7; the other run does not say of how many
+    assert "schedule.epochs=1 (mode 8) and schedule.epochs=1 (mode 32)" in warning
+    assert "mode 2" not in warning
+
+
+@pytest.mark.parametrize("command", ["report", "compare"])
+@pytest.mark.parametrize(
+    ("file", "contents", "words"),
+    [
+        ("metrics.csv", "epoch,val/top1/2,val/top1/mean\nx,y,z\n", "metrics.csv is damaged"),
+        ("metrics.csv", "epoch,val/top1/2,val/top1/mean\n1,0.5,abc\n", "metrics.csv is damaged"),
+        ("metrics.csv", "epoch,train/loss/2\n1,1.0,3\n2,b\n", "metrics.csv is damaged"),
+        ("results.json", {"modes": {"2": {"top1": None}}}, "top-1 of mode 2 is None"),
+        ("results.json", {"modes": {"2": {"top1": float("nan")}}}, "top-1 of mode 2 is nan"),
+        ("results.json", {"modes": {"2": {"top1": 80.0}}}, "top-1 of mode 2 is 80.0"),
+        ("results.json", {"modes": {}}, "it has no modes"),
+        ("results.json", {"modes": {"two": {"top1": 0.5}}}, "two"),
+        ("results.json", {"seed": "1"}, "its seed"),
+    ],
+)
+def test_damaged_results_are_one_line(
+    tmp_path: Path, monkeypatch, capsys, command: str, file: str, contents: object, words: str
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("quantizable.report.build.plotly_script", lambda: "")
+    folder = write_run(tmp_path / "a", 0, 1, {"2": 0.8})
+    if isinstance(contents, dict):
+        contents = json.dumps(json.loads((folder / file).read_text()) | contents)
+    (folder / file).write_text(str(contents))
+    output = tmp_path / "out"
+    assert main([command, str(folder), "--output", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert file in error
+    assert len(error.strip().splitlines()) == 1
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("command", ["report", "compare"])
+def test_runs_that_have_not_ended_are_named(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, command: str
+) -> None:
+    monkeypatch.setattr("quantizable.report.build.plotly_script", lambda: "")
+    for folder in ("cost", "search", "verify"):
+        shutil.rmtree(run / folder)
+    killed = run.parent / "killed"
+    killed.mkdir()
+    for name in ("config.yaml", "metrics.csv"):
+        (killed / name).write_text("")
+    output = run.parent.parent / "out"
+    assert main([command, str(run.parent), "--output", str(output)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"not finished (no results.json): {killed}." in said
+    assert main([command, str(run), "--output", str(output)]) == 0
+    assert "not finished" not in capsys.readouterr().out
+
+
+def test_a_percentage_is_rounded_once(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    results["modes"]["2"]["top1"] = 0.12534820
+    (run / "results.json").write_text(json.dumps(results))
+    tables = grids(modes(found_in(run)))
+    assert tables["Top-1 by mode"].rows[0][2] == tables["All metrics"].rows[0][1] == "12.53"
+    assert "seed" in tables["Top-1 by mode"].head

@@ -160,7 +160,9 @@ def test_the_answer_is_shown_and_escaped() -> None:
     assert "below the threshold 0.25, so mode 2 is enough: cat." in shown
 
 
-def test_the_page_answers_over_http(model: Path, image: Path) -> None:
+def test_the_page_answers_over_http(
+    model: Path, image: Path, tmp_path: Path, capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("gradio", reason="the demo extra is not installed")
     import httpx
     from gradio_client import Client, handle_file
@@ -176,6 +178,16 @@ def test_the_page_answers_over_http(model: Path, image: Path) -> None:
         assert "Mode 2 says" in (html if isinstance(html, str) else html[-1])
         html = client.predict(None, 0, api_name="/answer")
         assert "Drop an image" in (html if isinstance(html, str) else html[-1])
+        named_oddly = tmp_path / "grey.xyz"
+        Image.new("L", (20, 20), 90).save(named_oddly, format="PNG")
+        html = client.predict(handle_file(named_oddly), 0, api_name="/answer")
+        assert "Mode 2 says" in (html if isinstance(html, str) else html[-1])
+        for name, contents in (("a.png", b"text"), ("b.png", image.read_bytes()[:100]), ("c.txt", b"text")):
+            (tmp_path / name).write_bytes(contents)
+            with pytest.raises(Exception, match="no image"):
+                client.predict(handle_file(tmp_path / name), 0, api_name="/answer")
+    written = capfd.readouterr()
+    assert "Traceback" not in written.out + written.err + caplog.text
 
 
 @pytest.mark.slow

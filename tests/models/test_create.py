@@ -141,7 +141,12 @@ def test_patch_networks_have_no_stem(name):
 
 @pytest.mark.parametrize(
     ("name", "suggestion"),
-    [("resnt18", "resnet18"), ("resnet21", "resnet20"), ("torchvision:resnet17", "torchvision:")],
+    [
+        ("resnt18", "resnet18"),
+        ("hf:resnt18", "resnet18"),
+        ("resnet21", "resnet20"),
+        ("torchvision:resnet17", "torchvision:"),
+    ],
 )
 def test_unknown_names_get_close_ones(name, suggestion):
     with pytest.raises(ValueError, match=f"unknown model '{name}': did you mean .*{suggestion}"):

@@ -37,6 +37,13 @@ def test_without_a_network_weights_are_refused_at_once(no_network: list[float], 
     assert not constants.HF_HUB_OFFLINE, "later downloads may find a network"
 
 
+@pytest.mark.parametrize("name", ["hf-hub:evil/x", "hf_hub:evil/x", "HF_Hub:evil/x"])
+def test_a_network_of_the_hub_is_not_asked_for_again_and_again(name: str, no_network: list[float]) -> None:
+    with pytest.raises(OSError, match=r"evil/x' cannot be downloaded \(huggingface.co cannot be reached"):
+        create_model(name, 10)
+    assert not no_network, "a retry waits"
+
+
 def test_what_was_downloaded_before_needs_no_network(no_network: list[float]) -> None:
     with without_retries():
         assert constants.HF_HUB_OFFLINE

@@ -1,5 +1,6 @@
 """Networks saved to a folder and to a Hub on this machine, and read back bit for bit in every mode."""
 
+import ast
 import json
 import socket
 import sys
@@ -17,7 +18,10 @@ from quantizable import QuantizableNetwork
 from quantizable.cli import main
 from quantizable.interface.errors import mendable
 from quantizable.storage.card import BEGIN, END, merged
+from quantizable.storage.checkpoint import build_described
+from quantizable.storage.load import _build
 from quantizable.storage.qz import save_qz
+from quantizable.training.classifier import QuantizableClassifier
 from tests.small_net import SmallNet
 from tests.storage.hub_server import Hub
 
@@ -141,6 +145,29 @@ def test_the_card_says_modes_accuracies_sizes_and_how_to_switch(tmp_path: Path, 
     card = (tmp_path / "bare" / "README.md").read_text()
     assert "accuracies were not given" in card
     assert not {"modes.png", "model.qz"} & {path.name for path in (tmp_path / "bare").iterdir()}
+
+
+def test_words_from_elsewhere_are_words_in_the_card(tmp_path: Path, make: Make) -> None:
+    network, bad = (
+        make(),
+        ["<script>alert(1)</script>", END, "x\n# Heading\n", "`a` [b](http://c) | d", BEGIN],
+    )
+    network.info |= {"class_names": bad, "data": f"`{END}`\n\n# Data", "mean": [END, 0.5, 0.5]}
+    network.info["in_chans"] = "<b>3</b>"
+    folder = tmp_path / "net<b>`x`<!-- written by quantizable: end -->"
+    cards = []
+    for _ in range(3):
+        network.save_pretrained(folder, integers=False)
+        cards.append((folder / "README.md").read_text())
+    assert cards[0] == cards[1] == cards[2]
+    assert cards[0].count(BEGIN) == cards[0].count(END) == cards[0].count("## License") == 1
+    outside = cards[0].replace(BEGIN, "").replace(END, "")
+    assert "<" not in outside
+    assert "\n# Heading" not in outside
+    assert "\n# Data" not in outside
+    assert r"\`a\` \[b\](http\://c) \| d" in outside
+    (line,) = (line for line in outside.splitlines() if "quantizable.load(" in line)
+    assert ast.literal_eval(line.partition("load(")[2].partition(")  #")[0]) == folder.name
 
 
 def test_a_card_of_the_owners_own_is_kept() -> None:
@@ -270,6 +297,21 @@ def test_what_the_hub_lacks_is_said_in_one_line(hub: Hub, monkeypatch: pytest.Mo
     assert "ann/net" not in hub.repositories
 
 
+def test_what_is_wrong_here_leaves_no_repository(hub: Hub, make: Make) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file nothere\.json") as missing:
+        make().push_to_hub("ann/net", "nothere.json")
+    one_line(missing)
+    with pytest.raises(ValueError, match="integers=False"):
+        quantizable.quantize(timm.create_model("test_resnet", num_classes=5), [4]).push_to_hub("ann/net")
+    broken = make()
+    broken.info["mean"] = 5
+    with pytest.raises(TypeError):
+        broken.push_to_hub("ann/net", integers=False)
+    with pytest.raises(ValueError, match="no name on the Hub; write user/name"):
+        make().push_to_hub("ann/net/deeper")
+    assert not hub.repositories
+
+
 def test_without_the_library_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"pip install quantizable\[hub\]") as error:
@@ -325,7 +367,33 @@ def test_no_option_of_a_description_reads_another_file(tmp_path: Path) -> None:
     same_in_all_modes(network, quantizable.load(tmp_path), torch.randn(2, 3, 16, 16))
 
 
-@pytest.mark.parametrize("results", [{"4": {"loss": 1.0}}, {"modes": []}, "absent.json", [1]])
+@pytest.mark.parametrize(
+    "source", ["hf-hub:", "hf_hub:", "HF-HUB:", "local-dir:", "Local-Dir:", "torchvision:hf-hub:"]
+)
+def test_no_name_in_a_file_fetches_or_reads_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    asked: list[int] = []
+    about = {"model": f"{source}{tmp_path}", "num_classes": 5, "model_options": {}}
+    about["quantize"] = {"bits": [8], "quantizer": "lsq"}
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: asked.append(1))
+    with pytest.raises(ValueError, match="names a network of elsewhere") as error:
+        build_described(about, "x.ckpt")
+    assert "x.ckpt" in one_line(error)
+    with pytest.raises(ValueError, match=r"x\.qz.*names a network of elsewhere"):
+        _build("x.qz", about)
+    with pytest.raises(ValueError, match="names a network of elsewhere"):
+        QuantizableClassifier._settings_to_load(about, {})
+    assert not asked
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        *({"4": {"loss": 1.0}}, {"modes": []}, "absent.json", [1]),
+        *({"4": {"top1": float("nan")}}, {"4": {"top1": 91.0}}, {"5": {"top1": 0.9}}),
+    ],
+)
 def test_results_that_are_none_are_refused(tmp_path: Path, make: Make, results: object) -> None:
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         make().save_pretrained(tmp_path / "net", results)  # type: ignore[arg-type]
