@@ -20,6 +20,7 @@ from quantizable.nn.network_inputs import Inputs, moved, network_inputs, tensors
 from quantizable.nn.norm_statistics import (
     NormStatistics,
     active_batch_norms,
+    fits_better,
     is_fresh,
     named_batch_norms,
 )
@@ -196,8 +197,9 @@ def fit_norms(
     for switch in switches:
         switch()
         others.append(NormStatistics(named_batch_norms(network), first))
+    passes = [*runs]
     with evaluating(network):
-        for run in runs:
+        for run in passes:
             reference()
             with first.fitting(keep=not fit_reference):
                 run(network)
@@ -207,8 +209,14 @@ def fit_norms(
                     run(network)
     if not fit_reference:
         first.restore()
-    for statistics in others:  # whose norms may be the reference's
-        statistics.write()
+    with evaluating(network):
+        closer = [
+            fits_better(network, switch, statistics, reference, passes)
+            for switch, statistics in zip(switches, others, strict=True)
+        ]
+    for statistics, fits in zip(others, closer, strict=True):  # whose norms may be the reference's
+        if fits:
+            statistics.write()
 
 
 @contextmanager

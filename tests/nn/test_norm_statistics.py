@@ -1,10 +1,13 @@
 """Norms of a mode against the reference on the same images, by formulas in numpy, and never for the worse."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import quantizable
 from quantizable import QuantizableNetwork, quantize
 from quantizable.nn.norm_statistics import fitted_statistics, group_moments
 from tests.small_net import SmallNet, trained_like
@@ -198,3 +201,21 @@ def test_a_shared_norm_and_one_used_twice_are_fitted() -> None:
         for mode in net.modes:
             net.set_bits(mode)
             assert net(x).isfinite().all()
+
+
+def test_the_shipped_networks_trained_norms_are_not_made_worse() -> None:
+    network = quantizable.load(Path(__file__).parents[2] / "checkpoints" / "cifar10_resnet20.qz").eval()
+    coarse = torch.nn.functional.interpolate(torch.randn(64, 3, 4, 4), size=32, mode="bicubic")
+    images = coarse + torch.randn(64, 3, 32, 32) / 4
+
+    def distances() -> list[float]:
+        outputs = []
+        for mode in (8, 4, 2):
+            with network.at_bits(mode), torch.no_grad():
+                outputs.append(network(images))
+        return [float((other - outputs[0]).square().mean()) for other in outputs[1:]]
+
+    before = distances()
+    network.reestimate_norms(images.split(16))
+    for after, stored in zip(distances(), before, strict=True):
+        assert after <= stored * (1 + 1e-5)
