@@ -209,14 +209,11 @@ def fit_norms(
                     run(network)
     if not fit_reference:
         first.restore()
+    pairs = [*zip(switches, others, strict=True)]
     with evaluating(network):
-        closer = [
-            fits_better(network, switch, statistics, reference, passes)
-            for switch, statistics in zip(switches, others, strict=True)
-        ]
-    for statistics, fits in zip(others, closer, strict=True):  # whose norms may be the reference's
-        if fits:
-            statistics.write()
+        better = [one for switch, one in pairs if fits_better(network, switch, one, reference, passes)]
+    for statistics in better:  # whose norms may be the reference's
+        statistics.write()
 
 
 @contextmanager
