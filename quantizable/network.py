@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,14 @@ from quantizable.calibrate import Forward, Run, Widths
 from quantizable.interface.sharing import Sharing
 from quantizable.nn import encoder_fast_path, reading, shifted_windows
 from quantizable.nn.float_copy import float_copy
+from quantizable.nn.layer_modes import held, modes_by_layer, modes_by_pattern, plain_modes
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.model_attributes import ModelAttributes
 from quantizable.nn.norms import PerModeNorm, keep_activations
 from quantizable.nn.operands import QuantOperands
 from quantizable.nn.product_search import adopt_products
 from quantizable.nn.recomputation import ModeHistory
-from quantizable.nn.state_dict import without_prefix
+from quantizable.nn.state_dict import for_each_mode, without_prefix
 from quantizable.nn.structure import Structure
 from quantizable.quantizers import Quantizer
 
@@ -128,13 +128,7 @@ class QuantizableNetwork(Sharing, ModelAttributes):
 
     def check_mode(self, mode: ModeLike) -> BitMode:
         """The mode, if the network holds it; else ``ValueError`` with the list of those it holds."""
-        parsed = BitMode.parse(mode)
-        if parsed not in self.modes:
-            raise ValueError(
-                f"the network has no mode {parsed.name}; it has {', '.join(m.name for m in self.modes)} "
-                "(a new one: add_mode, then reestimate_norms)"
-            )
-        return parsed
+        return held(self.modes, mode)
 
     def set_bits(self, bits: Assignment, default: ModeLike | None = None) -> None:
         """Switch the network to a mode, or each layer to its own.
@@ -154,7 +148,7 @@ class QuantizableNetwork(Sharing, ModelAttributes):
         """
         self.refresh()
         if isinstance(bits, Mapping):
-            self._switch(self._assign(bits, default))
+            self._switch(modes_by_pattern(self._switchable, self.modes, bits, default))
         elif default is not None:
             raise ValueError(f'default={default!r} goes with a mapping, as {{"layer1.*": {bits!r}}}')
         else:
@@ -165,27 +159,7 @@ class QuantizableNetwork(Sharing, ModelAttributes):
 
     @property
     def _assignment(self) -> BitMode | dict[str, BitMode]:
-        current: BitMode | dict[str, BitMode] = self._history.current
-        return current
-
-    def _assign(self, patterns: Mapping[str, ModeLike], default: ModeLike | None) -> dict[str, BitMode]:
-        """The mode of every layer and norm."""
-        modules = self._switchable
-        parsed = {pattern: self._check_pattern(pattern, mode) for pattern, mode in patterns.items()}
-        fallback = None if default is None else self.check_mode(default)
-        assignment: dict[str, BitMode] = {}
-        before = fallback or self.modes[-1]
-        for name, module in modules.items():
-            matching = [mode for pattern, mode in parsed.items() if fnmatchcase(name, pattern)]
-            mode = matching[-1] if matching else fallback
-            if isinstance(module, PerModeNorm):
-                mode = matching[-1] if matching else before
-            elif mode is None:
-                raise ValueError(f"no pattern matches layer {name!r}; add one or give default=")
-            elif mode in self.modes:  # else it is the width of a fixed layer, for which there are no norms
-                before = mode
-            assignment[name] = mode
-        return assignment
+        return self._history.current
 
     def set_layer_modes(self, modes: Mapping[str, BitMode]) -> None:
         """Give every layer, by its full name, a mode of its own, for layer-wise training.
@@ -193,42 +167,12 @@ class QuantizableNetwork(Sharing, ModelAttributes):
         Fixed layers keep their width; a norm follows the layer registered before it.
         """
         self.refresh()
-        assignment: dict[str, BitMode] = {}
-        before = self.modes[-1]
-        for name in self._switchable:
-            before = modes.get(name, before)
-            assignment[name] = before
-        self._switch(assignment)
-
-    def _check_pattern(self, pattern: str, mode: ModeLike) -> BitMode:
-        if not isinstance(pattern, str):
-            raise ValueError(f'layer pattern {pattern!r} is no string; write {{"layer1.*": 4}}')
-        module = self._switchable.get(pattern)
-        if isinstance(module, QuantLayer) and module.fixed_bits is not None:
-            parsed = BitMode.parse(mode)
-            if module.resolve(parsed) != parsed:
-                raise ValueError(
-                    f"layer {pattern!r} is fixed at {module.fixed_bits} bits (first_last or overrides); "
-                    f"it cannot run at {parsed.name}"
-                )
-            return parsed
-        if not any(fnmatchcase(name, pattern) for name in self._switchable):
-            raise ValueError(
-                f"layer pattern {pattern!r} matches nothing; there are {', '.join(self._switchable)}"
-            )
-        return self.check_mode(mode)
+        self._switch(modes_by_layer(self._switchable, self.modes[-1], modes))
 
     @property
     def bits(self) -> int | str | dict[str, int | str]:
         """The current assignment, as ``set_bits`` takes it: ``4``, ``"w4a8"``, or a mapping of all parts."""
-        if isinstance(self._assignment, BitMode):
-            return plain_mode(self._assignment)
-        shown = {}
-        for name, mode in self._assignment.items():
-            module = self._switchable[name]
-            fixed = isinstance(module, QuantLayer) and module.fixed_bits is not None
-            shown[name] = plain_mode(module.resolve(mode) if fixed else mode)
-        return shown
+        return plain_modes(self._switchable, self._assignment)
 
     @contextmanager
     def at_bits(self, bits: Assignment, default: ModeLike | None = None) -> Iterator[QuantizableNetwork]:
@@ -331,11 +275,8 @@ class QuantizableNetwork(Sharing, ModelAttributes):
             ValueError: as for :meth:`calibrate`, or a mode that the network lacks.
         """
         before, top = self._assignment, self.modes[-1]
-        asked: list[BitMode | dict[str, BitMode]]
-        if modes is not None:
-            asked = [self.check_mode(mode) for mode in modes]
-        else:
-            asked = [*self.modes] if isinstance(before, BitMode) else [before]
+        named = self.modes if isinstance(before, BitMode) else [before]
+        asked = [*named] if modes is None else [self.check_mode(mode) for mode in modes]
         runs = [*self._runs(loader, batches, forward)]
         in_float = not top.is_float and fitting.norms_are_copies(self.model)
         fit_top = not in_float and top in asked and (asked == [top] or fitting.has_fresh_norms(self.model))
@@ -376,23 +317,16 @@ class QuantizableNetwork(Sharing, ModelAttributes):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         below = f"{prefix}model."
-        held = [key.removeprefix(below) for key in state_dict if key.startswith(below)]
-        self.__dict__["_held"] = held
-        adopt_products(self.model, held, self.config)
+        keys = [key.removeprefix(below) for key in state_dict if key.startswith(below)]
+        self.__dict__["_held"] = keys
+        adopt_products(self.model, keys, self.config)
         self.refresh()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _load_float(self, state_dict: Mapping[str, Any], strict: bool, assign: bool) -> Any:
         # the float twin knows the float keys, and refuses what does not fit before anything is changed
         result = self.to_float().load_state_dict(state_dict, strict=strict)
-        norms = self.norms()
-        wanted: dict[str, Any] = {}
-        for key, value in state_dict.items():
-            owner, _, leaf = key.rpartition(".")
-            if owner in norms:  # clones, as with assign=True the modes would share their statistics
-                wanted |= {f"{owner}.norms.{mode}.{leaf}": value.clone() for mode in norms[owner].norms}
-            else:
-                wanted[key] = value
+        wanted = for_each_mode(state_dict, self.norms())
         self.model.load_state_dict(wanted, strict=False, assign=assign)
         for layer in self.layers().values():
             if isinstance(layer, QuantLayer):
@@ -406,11 +340,6 @@ class QuantizableNetwork(Sharing, ModelAttributes):
             mode: whose norms to keep; the highest mode by default.
         """
         return float_copy(self.model, self.modes[-1] if mode is None else self.check_mode(mode))
-
-
-def plain_mode(mode: BitMode) -> int | str:
-    """A mode as YAML and JSON write it: ``4`` or ``"w4a8"``."""
-    return mode.weight if mode.weight == mode.activation else mode.name
 
 
 def _after_load(network: nn.Module, incompatible_keys: Any) -> None:

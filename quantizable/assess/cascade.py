@@ -12,7 +12,7 @@ from torch import Tensor
 from quantizable.bits import BitMode
 from quantizable.deploy.guard import Guard
 from quantizable.measure.uncertainty import INDICATORS
-from quantizable.network import plain_mode
+from quantizable.nn.layer_modes import plain_mode
 
 
 def choose_guard(

@@ -17,7 +17,10 @@ ASSIGNMENTS = (".yaml", ".yml")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, which also says the nearest right word."""
+    """argparse's, which also says the nearest right word and keeps the lines of examples."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"formatter_class": argparse.RawDescriptionHelpFormatter} | options)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action.choices, Iterable | Container) and value not in action.choices:

@@ -18,7 +18,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "report",
         help="one HTML page of what run folders hold: training, modes, cost, agreement, certificates",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     text = "folders of results, or folders of them; * stands for anything"
     parser.add_argument("runs", nargs="+", metavar="[NAME=]RUN", help=text)

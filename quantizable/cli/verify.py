@@ -25,7 +25,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Prove or refute, for every input of a box around each given one, that two "
         "modes of a network differ by less than eps in the predicted class's output.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "network",

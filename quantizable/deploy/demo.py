@@ -18,7 +18,7 @@ from quantizable.measure.cost import layer_costs
 from quantizable.measure.energy import microjoules
 from quantizable.measure.latency import interleaved
 from quantizable.measure.uncertainty import INDICATORS
-from quantizable.network import plain_mode
+from quantizable.nn.layer_modes import plain_mode
 from quantizable.storage.load import load
 from quantizable.storage.outputs import only_tensor
 from quantizable.storage.preprocessing import read_images

@@ -58,9 +58,7 @@ class Sharing:
             ValueError: as for :meth:`save_pretrained`, or a name that is none.
             OSError: nobody is logged in, the repository is another's, or there is no network.
         """
-        return _storage("hub").push_to_hub(
-            self, repo, results, integers, private=private, token=token, message=message
-        )
+        return _storage("hub").push_to_hub(self, repo, results, integers, private, token, message)
 
     @classmethod
     def from_pretrained(

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from quantizable.bits import BitMode, ModeLike
 from quantizable.calibrate import input_of
-from quantizable.network import QuantizableNetwork, plain_mode
+from quantizable.network import QuantizableNetwork
+from quantizable.nn.layer_modes import plain_mode
 from quantizable.nn.missing_modes import nearest
 from quantizable.report.files import write_text
 from quantizable.storage.digests import fingerprint

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantizable.bits import BitMode
-from quantizable.network import QuantizableNetwork, plain_mode
+from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantLayer
+from quantizable.nn.layer_modes import plain_mode
 from quantizable.storage.preprocessing import preprocessing
 
 BEGIN, END = "<!-- written by quantizable: begin -->", "<!-- written by quantizable: end -->"

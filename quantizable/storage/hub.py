@@ -227,15 +227,9 @@ def fetch(name: str | Path, revision: str | None = None, token: str | None = Non
 
 
 def push_to_hub(
-    network: QuantizableNetwork,
-    repo: str,
-    results: Results | None = None,
-    integers: bool = True,
-    *,
-    private: bool | None = None,
-    token: str | None = None,
-    message: str = "Push a network of quantizable",
-) -> str:
+    network: QuantizableNetwork, repo: str, results: Results | None, integers: bool, private: bool | None,
+    token: str | None, message: str,
+) -> str:  # fmt: skip
     """As :meth:`quantizable.interface.sharing.Sharing.push_to_hub`."""
     with tempfile.TemporaryDirectory() as temporary, explained(repo) as api:
         from huggingface_hub.utils import validate_repo_id
