@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.missing_modes import start_without_data
 from quantizable.nn.network_inputs import Inputs, moved, network_inputs, tensors_of
 from quantizable.nn.norm_statistics import (
-    NormStatistics,
     active_batch_norms,
-    fits_better,
     is_fresh,
-    named_batch_norms,
 )
-from quantizable.nn.norms import PerModeNorm
 from quantizable.nn.operands import QuantOperands
+from quantizable.nn.passes import batch_statistics, evaluating
 from quantizable.nn.product_search import find_products, quantize_products
 from quantizable.quantizers import Quantizer
 
@@ -175,80 +170,6 @@ def _finish(layer: str, quantizer: Quantizer, widths: set[int] | None) -> bool:
 
 
 @torch.no_grad()
-def fit_norms(
-    network: nn.Module,
-    runs: Iterable[Run],
-    switches: Sequence[Callable[[], None]],
-    reference: Callable[[], None],
-    fit_reference: bool = False,
-) -> None:
-    """Fit the statistics of batch norms to data, for several assignments at a time, see ``norm_statistics``.
-
-    Args:
-        network: the network.
-        runs: forward passes, each called with the network.
-        switches: each makes the network run in one of the assignments to fit.
-        reference: makes it run in the mode that the others are compared with.
-        fit_reference: fit that one, too.
-    """
-    reference()
-    first = NormStatistics(named_batch_norms(network))
-    others: list[NormStatistics] = []
-    for switch in switches:
-        switch()
-        others.append(NormStatistics(named_batch_norms(network), first))
-    passes = [*runs]
-    with evaluating(network):
-        for run in passes:
-            reference()
-            with first.fitting(keep=not fit_reference):
-                run(network)
-            for switch, statistics in zip(switches, others, strict=True):
-                switch()
-                with statistics.fitting():
-                    run(network)
-    if not fit_reference:
-        first.restore()
-    pairs = [*zip(switches, others, strict=True)]
-    with evaluating(network):
-        better = [one for switch, one in pairs if fits_better(network, switch, one, reference, passes)]
-    for statistics in better:  # whose norms may be the reference's
-        statistics.write()
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the length of a ``with`` block; every module's flag is put back.
-
-    A compiled network runs eagerly meanwhile: each batch that the quantizers keep would cost a graph,
-    and at the eighth the compiler gives up, on the training that follows too.
-    """
-    flags = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
-@contextmanager
-def batch_statistics(norms: list[_BatchNorm]) -> Iterator[None]:
-    """These norms normalize by the batch for the length of a ``with`` block and remember nothing of it."""
-    flags = [norm.training for norm in norms]
-    kept = [{name: value.clone() for name, value in norm.named_buffers()} for norm in norms]
-    for norm in norms:
-        norm.train()
-    try:
-        yield
-    finally:
-        for norm, flag, buffers in zip(norms, flags, kept, strict=True):
-            norm.training = flag
-            for name, value in buffers.items():
-                norm.get_buffer(name).copy_(value)
-
-
 def first_inputs(loader: Iterable[Any], batches: int, device: torch.device) -> Iterator[Tensor]:
     """The first entries of up to ``batches`` batches, tensors, on ``device``.
 
@@ -323,19 +244,6 @@ def input_of(batch: Any) -> Any:
     if isinstance(batch, tuple | list):
         return batch[0] if batch else None
     return batch
-
-
-def norms_are_copies(model: nn.Module) -> bool:
-    """True if all modes still have one and the same statistics, the float network's: none was trained."""
-    norms = [module.norms for module in model.modules() if isinstance(module, PerModeNorm)]
-    pairs = [(first, other) for first, *rest in (held.values() for held in norms) for other in rest]
-    states = [(first.state_dict(), other.state_dict()) for first, other in pairs]
-    return bool(states) and all(torch.equal(one[n], two[n]) for one, two in states for n in one)
-
-
-def has_fresh_norms(model: nn.Module) -> bool:
-    """True if the statistics of a norm that runs were never trained."""
-    return any(is_fresh(norm) for norm in active_batch_norms(model))
 
 
 def check_calibrated(model: nn.Module, unused: Container[str] = ()) -> None:

@@ -19,6 +19,7 @@ from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layer_modes import held, modes_by_layer, modes_by_pattern, plain_modes
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.model_attributes import ModelAttributes
+from quantizable.nn.norm_fitting import fit_norms, has_fresh_norms, norms_are_copies
 from quantizable.nn.norms import PerModeNorm, keep_activations
 from quantizable.nn.operands import QuantOperands
 from quantizable.nn.product_search import adopt_products
@@ -278,11 +279,11 @@ class QuantizableNetwork(Sharing, ModelAttributes):
         named = self.modes if isinstance(before, BitMode) else [before]
         asked = [*named] if modes is None else [self.check_mode(mode) for mode in modes]
         runs = [*self._runs(loader, batches, forward)]
-        in_float = not top.is_float and fitting.norms_are_copies(self.model)
-        fit_top = not in_float and top in asked and (asked == [top] or fitting.has_fresh_norms(self.model))
+        in_float = not top.is_float and norms_are_copies(self.model)
+        fit_top = not in_float and top in asked and (asked == [top] or has_fresh_norms(self.model))
         switches = [partial(self._switch, mode) for mode in asked if in_float or mode != top]
         try:
-            fitting.fit_norms(self, runs, switches, partial(self._reference, in_float), fit_top)
+            fit_norms(self, runs, switches, partial(self._reference, in_float), fit_top)
         finally:
             self._switch(before)
 

@@ -11,7 +11,6 @@ import numpy as np
 from torch import nn
 
 from quantizable.bits import FLOAT_BITS, BitMode
-from quantizable.calibrate import evaluating
 from quantizable.deploy.engines import Runner, compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import onnx_model
 from quantizable.interface.progress import progress
@@ -20,6 +19,7 @@ from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantLayer
 from quantizable.nn.embedding import EMBEDDINGS
 from quantizable.nn.layer_calls import layer_calls
+from quantizable.nn.passes import evaluating
 from quantizable.storage.preprocessing import example_inputs
 
 COMPILERS: dict[str, Callable[[bytes, int, tuple[int, ...]], Runner]] = {

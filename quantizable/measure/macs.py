@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from quantizable.calibrate import evaluating
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layer_calls import Call, layer_calls
+from quantizable.nn.passes import evaluating
 
 PRODUCTS = ".products"
 """What the name of the attention products of a torch ``MultiheadAttention`` ends in."""

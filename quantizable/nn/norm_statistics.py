@@ -20,20 +20,17 @@ explains stays as it was. A norm that was hardly trained (:func:`is_fresh`) has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from quantizable.nn.network_inputs import tensors_of
 from quantizable.nn.norms import PerModeNorm
 
 BEGINNING = 0.01  # share of mean 0 and variance 1 from which on running statistics say too little of the data
-COMPARED = 4  # passes in which fitted statistics must do better than stored ones
 GROUPS = 8  # of images in a batch, whose spread gives the sampling error
 
 
@@ -214,34 +211,3 @@ def named_batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
         elif module not in copies:
             found[name] = module
     return {n: m for n, m in found.items() if isinstance(m, _BatchNorm) and m.track_running_stats}
-
-
-@torch.no_grad()
-def fits_better(
-    network: nn.Module,
-    switch: Callable[[], None],
-    statistics: NormStatistics,
-    reference: Callable[[], None],
-    runs: Sequence[Callable[[Any], Any]],
-) -> bool:
-    """True if fitted statistics bring a mode's outputs closer to the reference's than those that were stored.
-
-    What no data ever went into is always replaced. At most ``COMPARED`` passes are looked at.
-    """
-    if any(record.fresh for record in statistics.records.values()):
-        return True
-    off = {"stored": 0.0, "fitted": 0.0}
-    wanted: list[Tensor] = []
-    for run in runs[-COMPARED:]:
-        statistics.restore()
-        reference()
-        wanted = [*tensors_of(run(network))]
-        switch()
-        stored = [*tensors_of(run(network))]
-        statistics.write()
-        fitted = [*tensors_of(run(network))]
-        statistics.restore()
-        for name, found in (("stored", stored), ("fitted", fitted)):
-            pairs = zip(found, wanted, strict=True)
-            off[name] += sum(float((a.float() - b.float()).square().sum()) for a, b in pairs)
-    return not wanted or off["fitted"] < off["stored"]

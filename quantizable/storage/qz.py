@@ -18,12 +18,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from quantizable.bits import FLOAT_BITS, BitMode, ModeLike
-from quantizable.calibrate import check_calibrated, evaluating
+from quantizable.calibrate import check_calibrated
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantLayer
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.module_names import names_of
 from quantizable.nn.operands import QuantOperands
+from quantizable.nn.passes import evaluating
 from quantizable.nn.recurrent_products import Product
 from quantizable.quantizers import Quantizer
 from quantizable.quantizers.nested import NestedWeight
