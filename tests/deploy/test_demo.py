@@ -1,11 +1,13 @@
 """One image in every mode: the values against the network's own, and the page through HTTP."""
 
+import io
 import re
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +163,7 @@ def test_the_answer_is_shown_and_escaped() -> None:
 
 
 def test_the_page_answers_over_http(
-    model: Path, image: Path, tmp_path: Path, capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+    model: Path, image: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("gradio", reason="the demo extra is not installed")
     import httpx
@@ -169,7 +171,8 @@ def test_the_page_answers_over_http(
 
     from quantizable.deploy.demo_page import serve
 
-    with serve(Demo(model, "torch", repeats=1)) as (url, _):
+    # pytest's own capture of the terminal does not outlive gradio's server
+    with redirect_stderr(io.StringIO()) as written, serve(Demo(model, "torch", repeats=1)) as (url, _):
         policy = httpx.get(url).headers["content-security-policy"]
         assert "default-src 'self'" in policy
         assert "http" not in policy  # no other machine is named
@@ -186,8 +189,7 @@ def test_the_page_answers_over_http(
             (tmp_path / name).write_bytes(contents)
             with pytest.raises(Exception, match="no image"):
                 client.predict(handle_file(tmp_path / name), 0, api_name="/answer")
-    written = capfd.readouterr()
-    assert "Traceback" not in written.out + written.err + caplog.text
+    assert "Traceback" not in written.getvalue() + caplog.text
 
 
 @pytest.mark.slow
