@@ -90,7 +90,6 @@ class Session:
         self.threads, self.batch, self.warmup, self.exact = threads, batch, warmup, exact
         self.verify = verify
         self._golden: Golden | None = None
-        self._integers = True  # OpenVINO's low-precision passes are on
         self._inexact = "" if exact else "exact=False"
         self.problem = ""
         self._runners: dict[BitMode | None, Runner] = {}
@@ -190,16 +189,13 @@ class Session:
             self._check_answers(mode, runner)
             return runner
         except RuntimeError:
-            if self.engine != "openvino" or not self._integers:
+            if self.engine != "openvino":
                 raise
-            self._integers = False
+            in_float = self._compile(mode, integers=False)
             try:
-                in_float = self._compile(mode)
                 self._check_answers(mode, in_float)
-            except (ValueError, RuntimeError):
+            except RuntimeError:  # not these passes, then: the first error says what is wrong
                 in_float = None
-            finally:
-                self._integers = True
             if in_float is None:
                 raise
         log.warning(
@@ -246,7 +242,7 @@ class Session:
         finally:
             self._mode = before
 
-    def _compile(self, mode: BitMode | None) -> Runner:
+    def _compile(self, mode: BitMode | None, integers: bool = True) -> Runner:
         graph: bytes | Path
         if self._network is None:
             graph = self._graph
@@ -261,18 +257,19 @@ class Session:
         try:
             if self.engine == "onnxruntime":
                 return compile_onnxruntime(graph, self.threads, shape, self.exact)
-            return compile_openvino(graph, self.threads, shape, self.exact, integers=self._integers)
+            return compile_openvino(graph, self.threads, shape, self.exact, integers=integers)
         except Exception as error:  # each engine has errors of its own kinds
-            if self.engine == "openvino" and self.batch is None and (runner := self._one_by_one(graph)):
+            free = self.engine == "openvino" and self.batch is None
+            if free and (runner := self._one_by_one(graph, integers)):
                 return runner
             why = " ".join(str(error).split())[:300]
             raise ValueError(f"{self.engine} cannot run {self.path}: {why}") from error
 
-    def _one_by_one(self, graph: bytes | Path) -> Runner | None:
+    def _one_by_one(self, graph: bytes | Path, integers: bool) -> Runner | None:
         """OpenVINO refuses a free batch size for some graphs, and runs them with a fixed one."""
         try:
             shape = (1, *self.input_size)
-            runner = compile_openvino(graph, self.threads, shape, self.exact, integers=self._integers)
+            runner = compile_openvino(graph, self.threads, shape, self.exact, integers=integers)
         except Exception:  # then it is not the batch size
             return None
         self.batch = 1
