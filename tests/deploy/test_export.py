@@ -13,6 +13,7 @@ from quantizable.deploy import export_onnx
 from quantizable.deploy.divergence import engine_codes, fake_quant_codes, step_differences
 from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import METADATA, onnx_model
+from quantizable.deploy.processor import VARIABLE
 from quantizable.quantizers import QUANTIZERS
 from tests.deploy.ties import assert_equal_but_for_ties, near_ties
 
@@ -34,16 +35,24 @@ def logits(network, bits, images: Tensor) -> np.ndarray:
         return network(images).numpy()
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("name", sorted(QUANTIZERS))
-def test_engines_give_the_fake_quant_logits(make, images: Tensor, kernels, name: str, engine: str) -> None:
+def test_engines_give_the_fake_quant_logits(
+    make, images: Tensor, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     network = make(name, bits=(4,))
-    got = run(engine, onnx_model(network, 4).SerializeToString(), images)
-    assert_equal_but_for_ties(got, network, 4, images)
+    model = onnx_model(network, 4).SerializeToString()
+    for engine in ("onnxruntime", "openvino"):
+        assert_equal_but_for_ties(run(engine, model, images), network, 4, images)
+    monkeypatch.setenv(VARIABLE, "saturating")
+    assert_equal_but_for_ties(run("openvino", model, images), network, 4, images)
 
 
 @pytest.mark.parametrize("bits", [2, 8])
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("kernels", "engine"),
+    [("native", "onnxruntime"), ("native", "openvino"), ("saturating", "openvino")],
+    indirect=["kernels"],
+)
 def test_codes_inside_an_engine_differ_at_ties_only(
     make, images: Tensor, kernels, engine: str, bits: int
 ) -> None:
