@@ -192,17 +192,20 @@ class Session:
             if self.engine != "openvino":
                 raise
             in_float = self._compile(mode, integers=False)
-            try:
-                self._check_answers(mode, in_float)
-            except RuntimeError:  # not these passes, then: the first error says what is wrong
-                in_float = None
-            if in_float is None:
-                raise
+            if not self._answers_right(mode, in_float):
+                raise  # not these passes, then: this first error says what is wrong
         log.warning(
             "openvino's integer passes change the answers of %s in mode %s; it runs without them, in float",
             self.path, MIXED if mode is None else mode.name,
         )  # fmt: skip
         return in_float
+
+    def _answers_right(self, mode: BitMode | None, runner: Runner) -> bool:
+        try:
+            self._check_answers(mode, runner)
+        except RuntimeError:
+            return False
+        return True
 
     def _check_answers(self, mode: BitMode | None, runner: Runner) -> None:
         """``RuntimeError`` if the answers to the golden samples are not those of training."""
