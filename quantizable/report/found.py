@@ -60,7 +60,7 @@ def find(
         own = trainings.setdefault(group, {})
         for folder in paths:
             top = folder.resolve()
-            for path in _files(folder):
+            for path in files_in(folder):
                 holder = path.parent.resolve()
                 if path.name == "results.json" and _of_training(path):
                     own[holder] = None
@@ -81,7 +81,8 @@ def find(
     return found, rest
 
 
-def _files(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
+    """The files at or below a folder that can be shown; errors: see :func:`find`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; give those of runs, as checkpoints/<run>")
     files = sorted(path for path in folder.rglob("*") if path.name in READERS or _is_certificate(path))

@@ -12,7 +12,7 @@ import torch
 from quantizable.models.create import check_own
 from quantizable.models.switchable import build_network
 from quantizable.network import QuantizableNetwork
-from quantizable.storage.network_file import check_checkpoint
+from quantizable.storage.network_file import NOT_OURS, check_checkpoint
 
 FORMAT = 1
 ENTRIES = {
@@ -53,9 +53,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is truncated or no checkpoint") from error
     about = contents.get("quantizable") if isinstance(contents, dict) else None
     if not isinstance(about, dict) or "format" not in about or "state_dict" not in contents:
-        raise ValueError(
-            f"{path} is no checkpoint of a quantizable network; float weights load with load_float_weights"
-        )
+        raise ValueError(NOT_OURS.format(path))
     check_description(about, path)
     return contents
 
