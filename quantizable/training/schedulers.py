@@ -86,6 +86,12 @@ def callbacks_for(trainer: pl.Trainer) -> list[pl.Callback]:
         raise ValueError(
             f"accumulate by the module: accumulate={count}, not Trainer(accumulate_grad_batches={count})"
         )
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(one, pl.callbacks.GradientAccumulationScheduler) for one in callbacks):
+        raise ValueError(
+            "accumulate by the module: accumulate=4, not GradientAccumulationScheduler(...); their number is the "
+            "same in all epochs"
+        )
     return [] if has_schedulers(trainer) else [Schedulers()]
 
 
