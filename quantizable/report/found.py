@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantizable.report.runs import Run, names_apart, read_runs
+from quantizable.report.runs import Run, left_out, names_apart, read_runs
 
 Rows = list[dict[str, str]]
 
@@ -89,7 +89,7 @@ def files_in(folder: Path) -> list[Path]:
     if not files:
         raise ValueError(
             f"{folder} holds no finished run and nothing else to show (no {', no '.join(READERS)}); "
-            "give folders such as checkpoints/<run>"
+            f"give folders such as checkpoints/<run>. {left_out([folder])}".strip()
         )
     return files
 

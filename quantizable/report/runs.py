@@ -102,7 +102,8 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         below = sorted(file.parent.resolve() for file in path.rglob("results.json"))
         if not below:
             raise ValueError(
-                f"{path} holds no finished run (no results.json); give folders such as checkpoints/<run>"
+                f"{path} holds no finished run (no results.json); give folders such as checkpoints/<run>. "
+                f"{left_out([path])}".strip()
             )
         found += below
     return list(dict.fromkeys(found))
