@@ -27,10 +27,11 @@ FAMILIAR = {
 ADDED = (
     *("max_steps", "min_epochs", "min_steps", "max_time", "limit_predict_batches", "overfit_batches"),
     *("val_check_interval", "check_val_every_n_epoch", "profiler", "detect_anomaly", "benchmark"),
-    *("inference_mode", "enable_progress_bar", "model_registry", "barebones"),
+    *("inference_mode", "enable_progress_bar", "model_registry", "reload_dataloaders_every_n_epochs"),
 )
 # those that a run sets itself
 SET = (
     *("logger", "callbacks", "plugins", "enable_model_summary", "enable_autolog_hparams"),
     *("num_sanity_val_steps", "use_distributed_sampler", "enable_checkpointing"),
+    *("gradient_clip_algorithm", "barebones"),
 )

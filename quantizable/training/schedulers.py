@@ -87,11 +87,12 @@ def callbacks_for(trainer: pl.Trainer) -> list[pl.Callback]:
             f"accumulate by the module: accumulate={count}, not Trainer(accumulate_grad_batches={count})"
         )
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if any(isinstance(one, pl.callbacks.GradientAccumulationScheduler) for one in callbacks):
-        raise ValueError(
-            "accumulate by the module: accumulate=4, not GradientAccumulationScheduler(...); their number is the "
-            "same in all epochs"
-        )
+    for one in callbacks:
+        if isinstance(one, pl.callbacks.GradientAccumulationScheduler):
+            raise ValueError(
+                f"accumulate by the module: accumulate={max(one.scheduling.values())}, not "
+                f"GradientAccumulationScheduler({one.scheduling}); it is the same in all epochs"
+            )
     return [] if has_schedulers(trainer) else [Schedulers()]
 
 
