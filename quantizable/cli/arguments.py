@@ -162,7 +162,7 @@ def check_guard(path: Path, network: Path, held: Sequence[str] | None) -> None:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """What a JSON file holds; ``FileNotFoundError`` if it is not there, ``ValueError`` if it is no ``what``."""
+    """What a JSON file holds; ``FileNotFoundError`` without it, ``ValueError`` if it is no ``what``."""
     check_file(path)
     try:
         return json.loads(path.read_text())

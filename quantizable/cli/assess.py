@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 
-from quantizable.cli.arguments import add_bits, add_checkpoint, add_data, add_output, check_data, check_network
+from quantizable.cli.arguments import (
+    add_bits,
+    add_checkpoint,
+    add_data,
+    add_output,
+    check_data,
+    check_network,
+)
 
 EXAMPLES = """examples:
   quantizable assess best.ckpt data=cifar10 data.root=DATA --images 1000 --output report

@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_question(args: argparse.Namespace) -> None:
-    """``ValueError`` or ``FileNotFoundError`` for what cannot be asked, as far as its words and files tell."""
+    """``ValueError`` or ``FileNotFoundError`` for what cannot be asked, as its words and files tell."""
+    if args.network is not None:
+        _check_network(args)
     for name in ("network", "inputs", "radius"):
         if getattr(args, name) is None:
             raise ValueError(f"{name} is missing; see quantizable verify --help")
@@ -76,14 +78,17 @@ def check_question(args: argparse.Namespace) -> None:
         raise ValueError(f"eps {args.eps} is not allowed; give --eps above 0")
     if not args.time_limit > 0:
         raise ValueError(f"time limit {args.time_limit} is not allowed; give seconds above 0")
-    if args.network.suffix != ".npz":
-        check_network(args.network, args.bits, args.data)
-    else:
-        check_file(args.network)
-        if not zipfile.is_zipfile(args.network):
-            raise ValueError(f"{args.network} is no .npz of numbers; numpy.savez writes them")
     if not args.inputs.is_file():
         raise FileNotFoundError(f"no input file {args.inputs}; give an .npy of shape (n, *input_shape)")
     with args.inputs.open("rb") as file:
         if file.read(6) != b"\x93NUMPY":
             raise ValueError(f"{args.inputs} is no .npy of numbers; numpy.save writes them")
+
+
+def _check_network(args: argparse.Namespace) -> None:
+    if args.network.suffix != ".npz":
+        check_network(args.network, args.bits, args.data)
+        return
+    check_file(args.network)
+    if not zipfile.is_zipfile(args.network):
+        raise ValueError(f"{args.network} is no .npz of numbers; numpy.savez writes them")

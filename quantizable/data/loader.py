@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class OwnOrder(SequentialSampler):
-    """Where Lightning looks for `set_epoch`; of this kind, so that `overfit_batches` puts no other in place."""
+    """Where Lightning looks for `set_epoch`; of this kind, so that `overfit_batches` keeps it."""
 
     def __init__(self, loader: "EpochLoader") -> None:
         super().__init__(loader.dataset)

@@ -36,6 +36,7 @@ from quantizable.storage.qz import save_qz
 
 ACCURACY = ("top1", "top1_low", "top1_high")  # columns of cost.csv
 
+
 def run(args: argparse.Namespace) -> int:
     """Print the table; write CSV and plot if asked to."""
     engines = [name for name in args.engine.split(",") if name]
@@ -108,8 +109,9 @@ def measure(
 
 
 def read_accuracies(path: Path, must_exist: bool) -> dict[str, dict[str, float | None]]:
-    """Top-1 accuracy (0 to 1) by mode, from the results of training or of ``quantizable evaluate``; with the ends
-    of its 95 % interval (Wilson) where the results say on how many images.
+    """Top-1 accuracy (0 to 1) by mode, from results of training or ``quantizable evaluate``.
+
+    With the ends of its 95 % interval (Wilson), where the results say on how many images.
     """
     if not path.is_file():
         if must_exist:

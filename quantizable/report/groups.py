@@ -11,7 +11,7 @@ from scipy.stats import t
 
 from quantizable.bits import BitMode
 from quantizable.report.charts import Interval, wilson
-from quantizable.report.runs import Flat, Run, flatten
+from quantizable.report.runs import Run, flatten
 
 LONGEST = 60  # characters of a label in a legend
 DIGITS = 6  # of a percentage; to round to 3 and then to 2 would change the last one

@@ -82,7 +82,7 @@ def _severity(shifts: Sequence[Shift]) -> list[Part]:
     x = [0, *levels]
 
     def mean(of: Callable[[Shift], Sequence[float]]) -> list[Interval]:
-        """In percent; the ends are the means of the corruptions' own, which is too wide rather than too narrow."""
+        """In percent, with ends that are rather too wide: the means of those of each corruption."""
         ends = [zip(*map(of, group), strict=True) for group in groups]
         return [tuple(100 * statistics.mean(one) for one in three) for three in ends]  # type: ignore[misc]
 
@@ -125,7 +125,11 @@ def _unsure(x: Sequence[int], by_mode: Mapping[str, Sequence[Interval]], what: s
         for pair in overlapping((name, points[number]) for name, points in by_mode.items()):
             where.setdefault(tuple(sorted(pair)), []).append(str(severity))
     listed = "; ".join(f"{' and '.join(pair)} (severity {', '.join(at)})" for pair, at in where.items())
-    return f"95 % intervals overlap: {listed}. Which of them {what} is not certain from these data." if where else ""
+    return (
+        f"95 % intervals overlap: {listed}. Which of them {what} is not certain from these data."
+        if where
+        else ""
+    )
 
 
 def _change(x: Sequence[int], by_mode: Mapping[str, Sequence[Interval]]) -> str:

@@ -49,7 +49,8 @@ def _of_runs(found: Found) -> list[Part]:
     parts: list[Part] = [
         Chart(
             "Accuracy against bits",
-            f"Top-1 accuracy of each bit mode on the {_sets(found)} set{_known(intervals)}: {_best(groups, order)}.",
+            f"Top-1 accuracy of each bit mode on the {_sets(found)} set{_known(intervals)}: "
+            f"{_best(groups, order)}.",
             lines,
             layout,
             _warning(intervals, order, list(groups)),
@@ -79,7 +80,9 @@ def _known(intervals: Mapping[Any, Interval | None]) -> str:
 
 def _best(groups: Groups, order: Sequence[str]) -> str:
     """Of one group the lowest and the highest mode, of several the best in each mode, or in some."""
-    means = {(label, mode): 100 * mean_of(runs, mode) for label, runs in groups.items() for mode in modes_of(runs)}
+    means = {
+        (label, mode): 100 * mean_of(runs, mode) for label, runs in groups.items() for mode in modes_of(runs)
+    }
     if len(groups) == 1:
         values = sorted((value, mode) for (_, mode), value in means.items())
         (least, low), (most, high) = values[0], values[-1]

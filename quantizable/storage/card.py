@@ -116,8 +116,12 @@ def _usage(network: QuantizableNetwork, repo: str, integers: bool) -> str:
         lines += [
             "",
             "from quantizable.deploy import Session  # integers on ONNX Runtime or OpenVINO",
-            *([f"# the file itself: hf download {_quoted(repo)} model.qz --local-dir ."] if "/" in repo else []),
-            f"session = Session({_quoted(file)}, engine=\"openvino\", bits={_integer_mode(network)!r})",
+            *(
+                [f"# the file itself: hf download {_quoted(repo)} model.qz --local-dir ."]
+                if "/" in repo
+                else []
+            ),
+            f'session = Session({_quoted(file)}, engine="openvino", bits={_integer_mode(network)!r})',
         ]
     return "\n".join([*lines, "```"])
 

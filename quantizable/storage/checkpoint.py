@@ -64,14 +64,18 @@ def check_description(about: dict[str, Any], path: str | Path) -> None:
     if "format" not in damaged and about["format"] > FORMAT:
         raise ValueError(f"{path} has format {about['format']}, newer than {FORMAT}: update quantizable")
     damaged += [key for key in ("bits", "quantizer") if not damaged and key not in about["quantize"]]
-    damaged += [f"data.{key}" for key in ("mean", "std") if not damaged and not _are_numbers(about["data"].get(key))]
+    damaged += [
+        f"data.{key}" for key in ("mean", "std") if not damaged and not _are_numbers(about["data"].get(key))
+    ]
     if damaged:
         raise ValueError(f"{path} is damaged: it does not say {', '.join(damaged)} of its network")
 
 
 def _are_numbers(values: Any) -> bool:
     """True for a list of numbers, or nothing."""
-    return values is None or (isinstance(values, list | tuple) and all(isinstance(v, int | float) for v in values))
+    return values is None or (
+        isinstance(values, list | tuple) and all(isinstance(v, int | float) for v in values)
+    )
 
 
 def load_network(network: QuantizableNetwork, path: str | Path) -> None:
@@ -143,7 +147,9 @@ def build_described(
     except RuntimeError as error:
         if "allocate" not in str(error):
             raise
-        raise ValueError(f"{path} describes a network that needs more memory than there is: {error}") from error
+        raise ValueError(
+            f"{path} describes a network that needs more memory than there is: {error}"
+        ) from error
     if (held := [mode.name for mode in network.modes]) != about["modes"]:
         listed = ", ".join(map(str, about["modes"]))
         raise ValueError(f"{path} is damaged: it lists modes {listed}, its network has {', '.join(held)}")

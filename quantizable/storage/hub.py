@@ -293,6 +293,6 @@ def explained(repo: str) -> Iterator[Any]:
         raise OSError(f"the Hub answered {status} for {repo}; try again later") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError) as error:  # type: ignore[attr-defined]
         raise ConnectionError(
-            f"the Hub cannot be reached, and {repo} is neither a folder here nor in the cache; check the name and "
-            "the network, and try again"
+            f"the Hub cannot be reached, and {repo} is neither a folder here nor in the cache; "
+            "check the name and the network, and try again"
         ) from error

@@ -18,7 +18,7 @@ FAMILIAR = {
     **dict.fromkeys(("accumulate_grad_batches", "gradient_accumulation_steps"), "train.accumulate"),
     **dict.fromkeys(("gpus", "num_gpus", "num_devices", "num_processes"), "trainer.devices"),
     "device": "trainer.accelerator",
-    **dict.fromkeys(("default_root_dir", "output_dir", "out_dir", "save_dir"), "output"),
+    **dict.fromkeys(("default_root_dir", "output_dir", "out_dir"), "output"),
     **dict.fromkeys(("ckpt_path", "resume_from", "resume_from_checkpoint"), "resume"),
     **dict.fromkeys(("random_seed", "manual_seed", "random_state"), "seed"),
     **dict.fromkeys(("fast_dev_run", "dry_run"), "debug"),

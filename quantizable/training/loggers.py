@@ -61,7 +61,10 @@ def wandb_options(cfg: dict[str, Any], folder: Path, module: Any) -> dict[str, A
     tags = [data, cfg["model"]["name"], cfg["quantizer"]["name"], plain(module.scheme), f"bits {bits}"]
     begun = wandb_run(folder)
     if begun is not None and offline:
-        log.info("this goes on with W&B's run %s; send both parts: wandb sync --append FOLDER, the first part first", begun)
+        log.info(
+            "goes on with W&B's run %s; send all its parts, the oldest first: wandb sync --append PART",
+            begun,
+        )
     return {
         "save_dir": str(folder),
         "name": folder.name,

@@ -148,8 +148,8 @@ class MultiModeModule(NetworkModule):
     def on_fit_start(self) -> None:
         """Set the activations' step sizes from training batches, unless a checkpoint brought them.
 
-        A module that is in evaluation mode as a whole, as ``scale_batch_size(method="validate")`` leaves it, is
-        put into training mode first; Lightning does not.
+        A module that is in evaluation mode as a whole, as ``scale_batch_size(method="validate")`` leaves it,
+        is put into training mode first; Lightning does not.
         """
         schedulers.require(self)
         if not any(module.training for module in self.modules()):
@@ -244,7 +244,9 @@ class MultiModeModule(NetworkModule):
             self.trainer.should_stop = True  # a search for the learning rate has gone far enough
         elif not finite.all():
             bad = ", ".join(name for name, ok in zip(losses, finite.tolist(), strict=True) if not ok)
-            also = "" if stage or self.network.training else ", or put the network into training mode: train()"
+            also = (
+                "" if stage or self.network.training else ", or put the network into training mode: train()"
+            )
             raise RuntimeError(
                 f"the {stage}loss of mode {bad} is not finite in epoch {self.trainer.current_epoch}, step "
                 f"{self.trainer.global_step}; lower the learning rate or clip gradients{also}"

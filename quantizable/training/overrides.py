@@ -101,7 +101,7 @@ def check_word(word: str, sweep: bool = True) -> None:
 
 def check_trainers(override: Override) -> None:
     """``ValueError`` unless the word adds an argument of Lightning's Trainer that a run can hand on."""
-    key, value = override.key_or_group, override.input_line.partition("=")[2]
+    key, value = override.key_or_group, str(override.input_line).partition("=")[2]
     name = key.removeprefix("trainer.")
     if name in SET:
         raise ValueError(f"{key} is set by the run itself; leave it out")

@@ -211,7 +211,9 @@ def test_a_wrong_word_of_the_variable_blames_no_file(
     saved, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "bogus")
-    with pytest.raises(ValueError, match="^QUANTIZABLE_INTEGER_KERNELS is 'bogus'; give exact or saturating"):
+    with pytest.raises(
+        ValueError, match=r"^QUANTIZABLE_INTEGER_KERNELS is 'bogus'; give exact or saturating"
+    ):
         Session(saved[1], "torch", exact=exact)
 
 

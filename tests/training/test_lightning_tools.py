@@ -435,7 +435,9 @@ def test_without_an_optimizer_a_fit_changes_no_weight() -> None:
     before = {name: value.clone() for name, value in module.network.named_parameters()}
     with pytest.warns(UserWarning, match="this fit will run with no optimizer"):
         trainer(max_epochs=1).fit(module, loader(2))
-    trained = [name for name, value in module.network.named_parameters() if not torch.equal(before[name], value)]
+    trained = [
+        name for name, value in module.network.named_parameters() if not torch.equal(before[name], value)
+    ]
     assert all("input_quantizer" in name for name in trained), "step sizes alone, by calibration"
 
 
