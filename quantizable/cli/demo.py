@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     check_network_file(args.model)
     if args.guard is not None:
         about = read_about(args.model)
-        check_guard(args.guard, args.model, about and about["modes"])
+        check_guard(args.guard, args.model, about["modes"] if about else None)
     check_kernels()
     from quantizable.deploy.demo_page import run
 

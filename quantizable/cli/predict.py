@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
     graph = args.model.suffix in (".onnx", ".xml")
     (check_graph_file if graph else check_network_file)(args.model)
     about = None if graph else read_about(args.model)
-    check_bits(args.bits, args.model, about and about["modes"])
+    check_bits(args.bits, args.model, about["modes"] if about else None)
     if args.guard is not None:
-        check_guard(args.guard, args.model, about and about["modes"])
+        check_guard(args.guard, args.model, about["modes"] if about else None)
     args.images = find_images(args.images)
     check_kernels()
     from quantizable.deploy.command_predict import run
