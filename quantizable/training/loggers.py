@@ -44,10 +44,12 @@ def make_loggers(cfg: dict[str, Any], config: DictConfig, folder: Path, module: 
     asked = instantiate(config.logger, **options)
     if trackers.is_csv(asked):
         return [asked]
-    if options.get("run_id") is None:  # MLflow refuses another value, as of `resume`
+    if options.get("run_id") is None:
         asked.log_hyperparams(cfg)
-    if trackers.is_a(asked, "MLFlowLogger") and is_first_process():
-        write_text(folder / MLFLOW_RUN, str(asked.run_id))
+        if trackers.is_a(asked, "MLFlowLogger") and is_first_process():
+            write_text(folder / MLFLOW_RUN, str(asked.run_id))
+    else:  # its settings are there, and MLflow refuses another value, as of `resume`
+        check_mlflow_run(asked, folder)
     return [asked, RunCSVLogger(folder, name="", version="")]
 
 
@@ -86,6 +88,19 @@ def mlflow_run(folder: Path) -> str | None:
     """The MLflow id of the run that was begun in a folder; None: none was."""
     file = folder / MLFLOW_RUN
     return file.read_text().strip() if file.is_file() else None
+
+
+def check_mlflow_run(logger: Any, folder: Path) -> None:
+    """``ValueError`` if MLflow does not hold the run that was begun in a folder."""
+    begun = mlflow_run(folder)
+    try:
+        held = logger.run_id
+    except Exception as error:  # of MLflow's own kinds
+        raise ValueError(
+            f"MLflow has no run {begun}, as {folder} was begun: look at MLFLOW_TRACKING_URI, or remove "
+            f"{folder / MLFLOW_RUN} to begin another"
+        ) from error
+    log.info("goes on with MLflow's run %s", held)
 
 
 def has_wandb_login() -> bool:

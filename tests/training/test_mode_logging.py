@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 import wandb
+from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 import quantizable
 from quantizable import QuantizableClassifier
 from quantizable.report.runs import read_curves
 from quantizable.training import trackers
-from quantizable.training.loggers import has_wandb_login, mlflow_run, wandb_run
+from quantizable.training.loggers import has_wandb_login, make_loggers, mlflow_run, wandb_run
 from quantizable.training.mode_logging import ModeLogging, mean_bits
 from quantizable.training.run import train
 from tests import wandb_records
@@ -251,6 +252,34 @@ def test_a_resumed_run_is_the_same_run_of_wandb(
     runs = [one.run for one in wandb_records.records(second) if one.HasField("run")]
     assert f"run-{runs[0].run_id}.wandb" == file.name
     assert {row["epoch"] for row in wandb_records.history(second) if "val/top1/2" in row} == {2}
+
+
+class MLFlowLogger:
+    """Stands for Lightning's where MLflow is not installed."""
+
+    def __init__(self, run_name: str, run_id: str | None = None) -> None:
+        self.begun, self.settings = run_id, []
+
+    @property
+    def run_id(self) -> str:
+        if self.begun == "gone":
+            raise RuntimeError("RESOURCE_DOES_NOT_EXIST")
+        return self.begun or "new"
+
+    def log_hyperparams(self, settings: dict[str, Any]) -> None:
+        self.settings.append(settings)
+
+
+def test_a_resumed_run_is_the_same_run_of_mlflow(tmp_path: Path) -> None:
+    chosen = OmegaConf.create({"logger": {"_target_": f"{__name__}.MLFlowLogger"}})
+    first, second = (make_loggers({"seed": 0}, chosen, tmp_path, None)[0] for _ in range(2))
+    assert (first.begun, first.settings) == (None, [{"seed": 0}])
+    assert (second.begun, second.settings) == ("new", [])  # MLflow takes no setting twice
+    (tmp_path / "mlflow_run_id").write_text("gone")
+    with pytest.raises(
+        ValueError, match="MLflow has no run gone, .* remove .*mlflow_run_id to begin another"
+    ):
+        make_loggers({}, chosen, tmp_path, None)
 
 
 def test_the_latest_start_names_the_run(tmp_path: Path) -> None:
