@@ -62,11 +62,8 @@ def wandb_options(cfg: dict[str, Any], folder: Path, module: Any) -> dict[str, A
     bits = ",".join(mode.name for mode in module.modes)
     tags = [data, cfg["model"]["name"], cfg["quantizer"]["name"], plain(module.scheme), f"bits {bits}"]
     begun = wandb_run(folder)
-    if begun is not None and offline:
-        log.info(
-            "goes on with W&B's run %s; send all its parts, the oldest first: wandb sync --append PART",
-            begun,
-        )
+    if begun is not None:
+        log.info("goes on with W&B's run %s", begun)
     return {
         "save_dir": str(folder),
         "name": folder.name,
