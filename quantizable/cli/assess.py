@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 from importlib.util import find_spec
-from pathlib import Path
 
-from quantizable.cli.arguments import add_bits, add_checkpoint, add_data, add_output, check_network
+from quantizable.cli.arguments import (
+    add_bits,
+    add_checkpoint,
+    add_data,
+    add_output,
+    check_data,
+    check_network,
+)
 
 EXAMPLES = """examples:
   quantizable assess best.ckpt data=cifar10 data.root=DATA --images 1000 --output report
@@ -43,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--psnr", type=float, default=20.0, help="limit of relations in dB (default: 20)")
     add("--repair", type=int, default=0, metavar="STEPS", help="fine-tune each low mode so long")
     add("--seed", type=int, default=0, help="of everything random (default: 0)")
-    add_output(parser, "for the report; default: assessment", Path("assessment"))
+    add_output(parser, "for the report; default: assessment", "assessment")
     add("--logger", choices=("none", "wandb"), default="none", help="also log the tables")
     parser.set_defaults(run=run)
 
@@ -62,6 +68,12 @@ def run(args: argparse.Namespace) -> int:
             f"--repair trains float weights, and {args.checkpoint} holds integers; give its checkpoint"
         )
     check_network(args.checkpoint, args.bits, args.data)
+    for name, *words in args.natural:
+        if not words:
+            raise ValueError(
+                f"--natural {name}: say what it is, as --natural {name} data=folder data.root=FOLDER"
+            )
+        check_data(words, {})
     from quantizable.assess.assessment import run
 
     return run(args)

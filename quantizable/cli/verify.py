@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import zipfile
 from pathlib import Path
 
-from quantizable.cli.arguments import add_bits, add_data, add_output, check_network
+from quantizable.cli.arguments import add_bits, add_data, add_output, check_network, read_json
 from quantizable.storage.network_file import check_file
 
 EXAMPLES = """examples:
@@ -50,12 +51,44 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then verify. Exit status 0: all proved (or confirmed); 1: not."""
-    if args.check is not None:
-        check_file(args.check)
-    elif args.network is not None and args.network.suffix == ".npz":
-        check_file(args.network)
-    elif args.network is not None:
-        check_network(args.network, args.bits, args.data)
+    if args.check is None:
+        check_question(args)
+    else:
+        read_json(args.check, "certificate of quantizable verify")
+        if args.network is not None:
+            check_file(args.network)
     from quantizable.verify.command import run
 
     return run(args)
+
+
+def check_question(args: argparse.Namespace) -> None:
+    """``ValueError`` or ``FileNotFoundError`` for what cannot be asked, as its words and files tell."""
+    if args.network is not None:
+        _check_network(args)
+    for name in ("network", "inputs", "radius"):
+        if getattr(args, name) is None:
+            raise ValueError(f"{name} is missing; see quantizable verify --help")
+    if len(args.bits.split(",")) != (1 if args.robust else 2):
+        raise ValueError(
+            f"--bits {args.bits}: give "
+            f"{'one mode with --robust' if args.robust else 'two modes, as --bits 32,4'}"
+        )
+    if not args.robust and (args.eps is None or not 0 < args.eps < float("inf")):
+        raise ValueError(f"eps {args.eps} is not allowed; give --eps above 0")
+    if not args.time_limit > 0:
+        raise ValueError(f"time limit {args.time_limit} is not allowed; give seconds above 0")
+    if not args.inputs.is_file():
+        raise FileNotFoundError(f"no input file {args.inputs}; give an .npy of shape (n, *input_shape)")
+    with args.inputs.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise ValueError(f"{args.inputs} is no .npy of numbers; numpy.save writes them")
+
+
+def _check_network(args: argparse.Namespace) -> None:
+    if args.network.suffix != ".npz":
+        check_network(args.network, args.bits, args.data)
+        return
+    check_file(args.network)
+    if not zipfile.is_zipfile(args.network):
+        raise ValueError(f"{args.network} is no .npz of numbers; numpy.savez writes them")

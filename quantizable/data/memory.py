@@ -78,7 +78,7 @@ class MemoryDataModule(ImageDataModule):
     def _loader(self, data: LabelledImages, train: bool) -> TensorLoader:
         images, labels = (x.to(self.device) for x in data)
         rank, world_size = self.shard
-        return TensorLoader(
+        loader = TensorLoader(
             images,
             labels,
             self.mean,
@@ -90,6 +90,8 @@ class MemoryDataModule(ImageDataModule):
             rank=rank,
             world_size=world_size,
         )
+        loader.held = self.overfits
+        return loader
 
 
 def channels_first(images: Tensor) -> Tensor:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,17 +12,16 @@ from torch import Tensor
 from quantizable.deploy.guard import Guard
 from quantizable.deploy.session import Session
 from quantizable.storage.outputs import only_tensor
-from quantizable.storage.preprocessing import IMAGE_SUFFIXES, read_images
+from quantizable.storage.preprocessing import read_images
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the five likeliest classes of each image."""
-    paths = find_images(args.images)
+    """Print the five likeliest classes of each of ``images``, paths."""
     guard = Guard.load(args.guard) if args.guard else None
     session = Session(args.model, args.engine, guard.low if guard else args.bits, args.threads)
     names = session.info.get("class_names")
-    for start in range(0, len(paths), args.batch):
-        some = paths[start : start + args.batch]
+    for start in range(0, len(args.images), args.batch):
+        some = args.images[start : start + args.batch]
         logits, modes = answers(session, guard, read_images(some, session.info))
         for path, row, mode in zip(some, logits, modes, strict=True):
             best = top_classes(row, names)
@@ -44,32 +40,6 @@ def answers(session: Session, guard: Guard | None, images: Tensor) -> tuple[np.n
         return only_tensor(session(images), "predict"), [session.bits] * len(images)
     rows, escalated = guard.predict(session, images)
     return rows.log().numpy(), [str(guard.high if up else guard.low) for up in escalated]
-
-
-def find_images(words: list[str]) -> list[Path]:
-    """Image files from names, folders (their images), globs, and ``-`` (one name a line on standard input).
-
-    Raises:
-        FileNotFoundError: a name or a glob that fits nothing, or a folder without images.
-    """
-    found: list[Path] = []
-    for word in words:
-        if word == "-":
-            found += find_images([line.strip() for line in sys.stdin if line.strip()])
-        elif Path(word).is_dir():
-            inside = sorted(p for p in Path(word).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            if not inside:
-                raise FileNotFoundError(f"there are no images in {word}")
-            found += inside
-        elif Path(word).exists():
-            found.append(Path(word))
-        elif matching := sorted(glob.glob(word, recursive=True)):
-            found += find_images(matching)
-        else:
-            raise FileNotFoundError(f"there is no image {word}")
-    if not found:
-        raise FileNotFoundError("no image was named")
-    return found
 
 
 def top_classes(logits: np.ndarray, names: list[str] | None, count: int = 5) -> list[dict[str, Any]]:

@@ -107,7 +107,7 @@ def openvino_graph(model: bytes | Path, exact: bool = True) -> tuple[Any, dict[s
         exact: False leaves all layers to the integer kernels, also where these saturate.
     """
     network = openvino_core("engine 'openvino'").read_model(model)
-    if not exact or exact_kernels():
+    if exact_kernels() or not exact:
         return network, {}
     if codes_can_saturate(network):  # codes times codes, which have no constant to put in float
         without_saturation(network, all_layers=True)

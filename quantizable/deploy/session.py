@@ -16,18 +16,17 @@ from torch import Tensor
 from quantizable.bits import BitMode, ModeLike
 from quantizable.deploy.engines import Runner, compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import METADATA, onnx_model
+from quantizable.deploy.graph_file import read_graph
 from quantizable.deploy.inputs import input_array
-from quantizable.deploy.processor import processor_name
-from quantizable.deploy.requirements import openvino_core, require
+from quantizable.deploy.processor import check_kernels, processor_name
+from quantizable.deploy.requirements import require
 from quantizable.interface.choices import ENGINES
 from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.golden import MIXED, Golden, golden
 from quantizable.storage.load import load, open_qz
-from quantizable.storage.network_file import check_file
 from quantizable.storage.outputs import OUTPUT, Structure, restored, structure_of, tensors_in
 from quantizable.storage.preprocessing import input_size_of, preprocessing
-from quantizable.storage.seal import KEY, check_seal
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +83,7 @@ class Session:
         for what, number, least in (("threads", threads, 1), ("batch", batch, 1), ("warmup", warmup, 0)):
             if number is not None and not (isinstance(number, int) and number >= least):
                 raise ValueError(f"{what} is {number!r}; give an integer of at least {least}")
+        check_kernels()
         if engine != "torch":
             require(engine, f"engine {engine!r}")
         self.path, self.engine = Path(path), engine
@@ -117,50 +117,17 @@ class Session:
         self.input_size: tuple[int, ...] = input_size_of(self._network)
 
     def _open_graph(self) -> None:
-        """Read an ``.onnx`` or ``.xml`` file: the graph's bytes or path, and what its metadata say."""
         if self.engine == "torch":
             raise ValueError(
                 "engine 'torch' runs .qz files; for an .onnx file choose onnxruntime or openvino"
             )
         if self.path.suffix == ".xml" and self.engine != "openvino":
             raise ValueError(f"{self.path} is a file of OpenVINO's; choose engine 'openvino'")
-        read = self._read_onnx if self.path.suffix == ".onnx" else self._read_openvino
-        check_file(self.path)
-        try:
-            self._graph, metadata, self.input_size = read()
-            about = json.loads(metadata)
-            bits, self.info = about["bits"], about["info"]
-            self._outputs = about.get("outputs", OUTPUT)
-            self._golden = Golden.read(about.get("golden"))
-            if about.get("residual additions") == "int8":  # OpenVINO puts a layer's input on their grid, too
-                self._inexact = "its residual additions are int8"
-        except ImportError:
-            raise
-        except Exception as error:  # protobuf and OpenVINO answer damaged bytes with errors of many kinds
-            if isinstance(error, ValueError) and "checksum" in str(error):
-                raise
-            raise ValueError(f"{self.path} is truncated, or was not exported by this library") from error
-        if about.get("style") == "qonnx":
-            raise ValueError(f"{self.path} is in style qonnx, for FPGA compilers; engines run style qdq")
-        self.modes = [] if isinstance(bits, dict) else [BitMode.parse(bits)]
-
-    def _read_onnx(self) -> tuple[bytes, str, tuple[int, ...]]:
-        onnx = require("onnx", "reading an .onnx file")
-        content = self.path.read_bytes()
-        model = onnx.load_from_string(content)
-        _, *size = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
-        entries = {p.key: p.value for p in model.metadata_props}
-        if self.verify and KEY in entries:
-            check_seal(str(self.path), content, entries[KEY])
-        return content, entries[METADATA], tuple(size)
-
-    def _read_openvino(self) -> tuple[Path, str, tuple[int, ...]]:
-        graph = openvino_core("reading an .xml file").read_model(self.path)
-        if self.verify and graph.has_rt_info(KEY):
-            weights = self.path.with_suffix(".bin").read_bytes()
-            check_seal(str(self.path), self.path.read_bytes(), graph.get_rt_info(KEY).astype(str), weights)
-        _, *size = graph.input(0).get_partial_shape()  # the batch is free
-        return self.path, graph.get_rt_info(METADATA).astype(str), tuple(d.get_length() for d in size)
+        read = read_graph(self.path, self.verify)
+        self._graph, self.modes, self.info, self.input_size = read[:4]
+        self._outputs, self._golden = read.outputs, read.golden
+        if read.residual == "int8":  # OpenVINO puts a layer's input on their grid, too
+            self._inexact = "its residual additions are int8"
 
     @property
     def bits(self) -> str:

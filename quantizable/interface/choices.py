@@ -22,3 +22,14 @@ WEIGHT_STORAGE = ("int8", "int4")
 METHODS = ("uniform", "greedy", "integer", "evolution", "reinforcement")
 OBJECTIVES = ("accuracy", "agreement", "acr")
 COSTS = ("bops", "bytes", "latency")
+LOWEST_BITS = {  # quantizer=NAME: the smallest bit-width that it defines
+    "lsq": 2,
+    "lsq_plus": 2,
+    "nested": 2,
+    "dorefa": 1,
+    "dorefa_rescaled": 1,
+    "pact": 1,
+    "sat": 1,
+    "sat_original": 1,
+    "sat_modified": 1,
+}

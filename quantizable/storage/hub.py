@@ -129,6 +129,8 @@ def read_results(results: Results | None, network: QuantizableNetwork) -> Accura
     if read and not own:
         held = ", ".join(mode.name for mode in network.modes)
         raise ValueError(f"results are of modes {', '.join(read)}; the network has {held}")
+    if left := [mode for mode in read if mode not in own]:
+        log.warning("left out of the model card, as the network has no such mode: %s", ", ".join(left))
     return own
 
 
@@ -199,6 +201,12 @@ def is_shared(name: str | Path) -> bool:
     return bool(ADDRESS.fullmatch(str(name))) or (Path(name) / CONFIG).is_file()
 
 
+def check_address(name: str | Path) -> None:
+    """``ValueError`` if a name begins like an address on the Hub and is none."""
+    if str(name).startswith("hf:") and not ADDRESS.fullmatch(str(name)):
+        raise ValueError(f"{name} is no address on the Hub; write hf://user/name, or hf://user/name@revision")
+
+
 def fetch(name: str | Path, revision: str | None = None, token: str | None = None, **options: Any) -> Path:
     """The folder of a network: the one that is named, or the Hub's cache after a download.
 
@@ -210,6 +218,7 @@ def fetch(name: str | Path, revision: str | None = None, token: str | None = Non
     Raises:
         FileNotFoundError, OSError, ValueError: as ``from_pretrained``.
     """
+    check_address(name)
     if found := ADDRESS.fullmatch(str(name)):
         name, revision = found["repo"], found["revision"] or revision
     elif Path(name).is_dir():
@@ -284,5 +293,6 @@ def explained(repo: str) -> Iterator[Any]:
         raise OSError(f"the Hub answered {status} for {repo}; try again later") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError) as error:  # type: ignore[attr-defined]
         raise ConnectionError(
-            f"the Hub cannot be reached, and {repo} is not in the cache; check the network and try again"
+            f"the Hub cannot be reached, and {repo} is neither a folder here nor in the cache; "
+            "check the name and the network, and try again"
         ) from error

@@ -17,7 +17,6 @@ from quantizable.interface.choices import DATA
 from quantizable.network import QuantizableNetwork
 
 TIMM_KEYS = ("crop_pct", "crop_mode", "interpolation")  # of the evaluation transform of timm's networks
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 def preprocessing(network: QuantizableNetwork) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from quantizable.report.files import check_target, written_whole
 from quantizable.storage.golden import golden
 from quantizable.storage.integers import reached_range
 from quantizable.storage.network_file import check_file
+from quantizable.storage.outputs import tensors_in
 from quantizable.storage.packing import pack
 from quantizable.storage.preprocessing import example_inputs, input_size_of, preprocessing
 
@@ -72,13 +74,15 @@ def save_qz(
     layers: dict[str, dict[str, Any]] = {}
     dropped: set[str] = set()
     unused = _unused_layers(network, chosen[0])
+    left_out = [] if _are_read(network, unused, chosen[0]) else unused
     for mode in chosen:
         with network.at_bits(mode):
             check_calibrated(network.model, unused)
     for name, layer in network.layers().items():
         own_names = names_of(network.model, layer)
         if name in unused:
-            dropped |= {f"{one}.{key}" for one in own_names for key in layer.state_dict()}
+            if name in left_out:
+                dropped |= {f"{one}.{key}" for one in own_names for key in layer.state_dict()}
             continue
         widths = [layer.resolve(mode) for mode in chosen]
         if isinstance(layer, QuantOperands):
@@ -212,17 +216,49 @@ def integer_modes(network: QuantizableNetwork) -> list[BitMode]:
 
 def _unused_layers(network: QuantizableNetwork, mode: BitMode) -> list[str]:
     """Layers that never saw data because evaluation never calls them (heads of training alone)."""
-    blank = [
-        name for name, layer in network.layers().items()
+    blank = {
+        name: layer for name, layer in network.layers().items()
         if any(isinstance(part, Quantizer) and not part.initialised for part in layer.modules())
-    ]  # fmt: skip
-    known = {"image_size", "input_size"} & preprocessing(network).keys()
-    if not blank or len(blank) == len(network.layers()) or not known:
+    }  # fmt: skip
+    if not blank or len(blank) == len(network.layers()):
         return []
-    image = example_inputs(network, 1).to(next(network.parameters()).device)
+    image = _example(network)
+    if image is None:  # then calibration alone knows
+        return [name for name, layer in blank.items() if _unreached(layer)]
     with network.at_bits(mode), evaluating(network):
-        calls = layer_calls(network, {name: network.layers()[name] for name in blank}, image)
+        calls = layer_calls(network, blank, image)
     return [name for name in blank if not calls[name]]
+
+
+def _unreached(layer: nn.Module) -> bool:
+    """True if calibration ran, and no data passed through the layer."""
+    waiting = [m for m in layer.modules() if isinstance(m, Quantizer) and not m.initialised]
+    return all(quantizer.unreached for quantizer in waiting)
+
+
+@torch.no_grad()
+def _are_read(network: QuantizableNetwork, layers: list[str], mode: BitMode) -> bool:
+    """True if the outputs may depend on layers that are never called: a forward can read their weights."""
+    image = _example(network)
+    if image is None or not layers:
+        return True
+    altered = deepcopy(network)
+    answers: list[list[Tensor]] = []
+    for name in layers:
+        for tensor in altered.model.get_submodule(name).parameters():
+            tensor.fill_(float("nan"))
+    for one in (network, altered):
+        with one.at_bits(mode), evaluating(one):
+            answers.append([*tensors_in(one(image))])
+    return not all(map(torch.equal, *answers))
+
+
+def _example(network: QuantizableNetwork) -> Tensor | None:
+    """An input on the network's device; None where its size is not known."""
+    try:
+        return example_inputs(network, 1).to(next(network.parameters()).device)
+    except ValueError:
+        return None
 
 
 @torch.no_grad()

@@ -146,8 +146,14 @@ class MultiModeModule(NetworkModule):
         return schedulers.callbacks_for(self.trainer) if fits else []
 
     def on_fit_start(self) -> None:
-        """Set the activations' step sizes from training batches, unless a checkpoint brought them."""
+        """Set the activations' step sizes from training batches, unless a checkpoint brought them.
+
+        A module that is in evaluation mode as a whole, as ``scale_batch_size(method="validate")`` leaves it,
+        is put into training mode first; Lightning does not.
+        """
         schedulers.require(self)
+        if not any(module.training for module in self.modules()):
+            self.train()
         self._prepare()
 
     def on_train_start(self) -> None:
@@ -238,9 +244,12 @@ class MultiModeModule(NetworkModule):
             self.trainer.should_stop = True  # a search for the learning rate has gone far enough
         elif not finite.all():
             bad = ", ".join(name for name, ok in zip(losses, finite.tolist(), strict=True) if not ok)
+            also = (
+                "" if stage or self.network.training else ", or put the network into training mode: train()"
+            )
             raise RuntimeError(
                 f"the {stage}loss of mode {bad} is not finite in epoch {self.trainer.current_epoch}, step "
-                f"{self.trainer.global_step}; lower the learning rate or clip gradients"
+                f"{self.trainer.global_step}; lower the learning rate or clip gradients{also}"
                 + ("" if stage == "test " else " (the last checkpoint is intact)")
             )
 

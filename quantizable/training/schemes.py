@@ -15,7 +15,7 @@ from quantizable.training.objectives import (
     TaskOnly,
     kl_divergence,
 )
-from quantizable.training.samplers import AllModes, LayerWise, RandomK, Sampler, Sandwich
+from quantizable.training.samplers import AllModes, LayerWise, RandomK, Sampler, Sandwich, check_one_mode
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,8 @@ class Scheme:
 
     def check(self, modes: Sequence[BitMode]) -> None:
         """``ValueError`` if the scheme cannot train these modes."""
-        if self.single_mode and len(modes) != 1:
-            names = ", ".join(mode.name for mode in modes)
-            raise ValueError(
-                f"the individual scheme trains one mode, but the network has {names}; give one, as "
-                "bits.modes=[4] (in Python bits=[4])"
-            )
+        if self.single_mode:
+            check_one_mode(modes)
         self.sampler.check(modes)
 
     def check_training(self, accumulate: int, teacher: bool) -> None:

@@ -72,19 +72,7 @@ def load_graphs(
 
 
 def _verify(args: argparse.Namespace) -> int:
-    for name in ("network", "inputs", "radius"):
-        if getattr(args, name) is None:
-            raise ValueError(f"{name} is missing; see quantizable verify --help")
     modes = [mode.strip() for mode in args.bits.split(",")]
-    if len(modes) != (1 if args.robust else 2):
-        raise ValueError(
-            f"--bits {args.bits}: give "
-            f"{'one mode with --robust' if args.robust else 'two modes, as --bits 32,4'}"
-        )
-    if not args.robust and (args.eps is None or not 0 < args.eps < float("inf")):
-        raise ValueError(f"eps {args.eps} is not allowed; give --eps above 0")
-    if not args.time_limit > 0:
-        raise ValueError(f"time limit {args.time_limit} is not allowed; give seconds above 0")
     inputs = _load_inputs(args.inputs)
     pixels = args.network.suffix == ".npz"
     box = Box.around(
