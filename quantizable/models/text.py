@@ -117,7 +117,7 @@ class TextTransformer(nn.Module):
 
 
 def positions(length: int, width: int) -> Tensor:
-    """Sines and cosines that tell the places of words apart, ``[length, width]`` (Vaswani et al., sec. 3.5)."""
+    """Sines and cosines that tell places apart, ``[length, width]`` (Vaswani et al. 2017, sec. 3.5)."""
     rates = torch.exp(torch.arange(0, width, 2) * (-torch.log(torch.tensor(10000.0)) / width))
     angles = torch.arange(length).unsqueeze(1) * rates
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)

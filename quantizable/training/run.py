@@ -38,7 +38,7 @@ from quantizable.training import trackers
 from quantizable.training.classifier import QuantizableClassifier
 from quantizable.training.compile_time import CompileTime
 from quantizable.training.configuration import read_settings
-from quantizable.training.description import check_same_network, measured_images
+from quantizable.training.description import check_same_network, describe, measured_images
 from quantizable.training.end_together import EndTogether, is_lost
 from quantizable.training.float_networks import float_options, make_teacher
 from quantizable.training.loggers import make_loggers
@@ -86,7 +86,7 @@ def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path |
         datamodule.setup("fit")
     module = make_module(cfg, instantiate(config.scheme), datamodule)
     if resume is not None:
-        check_same_network(module.description(), resume)
+        check_same_network(describe(module.network, module.architecture, datamodule), resume)
     elif cfg["start"] is not None:
         load_network(module.network, cfg["start"])
     trainer = make_trainer(cfg, config, folder, module)
