@@ -46,7 +46,7 @@ from quantizable.training.loggers import make_loggers
 from quantizable.training.memory import keep_freed_memory
 from quantizable.training.metrics_file import forget_rows_after
 from quantizable.training.mode_logging import ModeLogging
-from quantizable.training.precision import check_accelerator, fastest_execution
+from quantizable.training.precision import Execution, check_accelerator, fastest_execution
 from quantizable.training.recompute import recompute_activations
 from quantizable.training.run_folder import (
     AtomicCheckpointIO,
@@ -180,9 +180,7 @@ def make_trainer(
 ) -> pl.Trainer:
     """Lightning's Trainer: it keeps checkpoints, averages, resumes, distributes and shows progress."""
     options = dict(cfg["trainer"])
-    execution = fastest_execution(options["accelerator"])
-    if isinstance(module.network.model, RecurrentText):  # bf16 took 15 to 20 % longer on AVX-512 BF16
-        execution = execution._replace(precision="32-true", reason="float32, in which an LSTM trains fastest")
+    execution = execution_for(module, options["accelerator"])
     channels_last, compiled = options.pop("channels_last"), options.pop("compile")
     if options["precision"] == "auto":
         options["precision"] = execution.precision
@@ -237,6 +235,14 @@ def make_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError) as error:  # TypeError: what it does not have
         raise ValueError(f"trainer: {error}") from error
+
+
+def execution_for(module: QuantizableClassifier, accelerator: str) -> Execution:
+    """What is fastest on the machine; for recurrent networks of texts float32 (see `nn/recurrence.py`)."""
+    execution = fastest_execution(accelerator)
+    if isinstance(module.network.model, RecurrentText):  # bf16 took 15 to 20 % longer on AVX-512 BF16
+        return execution._replace(precision="32-true", reason="float32, in which an LSTM trains fastest")
+    return execution
 
 
 def checkpoints(folder: Path, validated: bool) -> list[Callback]:
