@@ -1,4 +1,4 @@
-"""``quantizable predict MODEL IMAGE... --bits 4``: the five likeliest classes of each image."""
+"""``quantizable predict MODEL INPUT... --bits 4``: the five likeliest classes of each image or text."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from pathlib import Path
 from quantizable.cli.arguments import add_engine, check_bits, check_guard, check_listed
 from quantizable.deploy.processor import check_kernels
 from quantizable.interface.choices import ENGINES
-from quantizable.storage.image_files import find_images
+from quantizable.storage.input_files import find_inputs
 from quantizable.storage.network_file import check_graph_file, check_network_file, read_about
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
-    parser = subparsers.add_parser("predict", help="classify images with an exported file")
+    parser = subparsers.add_parser("predict", help="classify images or texts with an exported file")
     parser.add_argument("model", type=Path, help="a .qz, .onnx or OpenVINO's .xml file, or a checkpoint")
     parser.add_argument(
-        "images", nargs="+", help="image files, folders, globs, or - for a list on standard input"
+        "inputs",
+        nargs="+",
+        help="image files, folders, globs; for a network that reads words, texts or files with one a line; "
+        "or - for a list on standard input",
     )
     parser.add_argument("--bits", help="one mode; default: the highest of the file")
     parser.add_argument(
@@ -27,8 +30,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     add_engine(parser, default="onnxruntime", text="one of")
     parser.add_argument("--threads", type=int, help="default: as many as cores")
-    parser.add_argument("--batch", type=int, default=16, help="images per inference (default: 16)")
-    parser.add_argument("--json", action="store_true", help="print JSON, one object per image")
+    parser.add_argument("--batch", type=int, default=16, help="inputs per inference (default: 16)")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per input")
     parser.set_defaults(run=run)
 
 
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     check_bits(args.bits, args.model, about["modes"] if about else None)
     if args.guard is not None:
         check_guard(args.guard, args.model, about["modes"] if about else None)
-    args.images = find_images(args.images)
+    args.found = find_inputs(args.inputs, about["data"]) if about else None
     check_kernels()
     from quantizable.deploy.command_predict import run
 

@@ -1,4 +1,4 @@
-"""``quantizable predict MODEL IMAGE... --bits 4``: the five likeliest classes of each image."""
+"""``quantizable predict MODEL INPUT... --bits 4``: the five likeliest classes of each image or text."""
 
 from __future__ import annotations
 
@@ -11,27 +11,35 @@ from torch import Tensor
 
 from quantizable.deploy.guard import Guard
 from quantizable.deploy.session import Session
+from quantizable.storage.input_files import find_inputs, reads_words
 from quantizable.storage.outputs import only_tensor
-from quantizable.storage.preprocessing import read_images
+from quantizable.storage.preprocessing import read_images, read_texts
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the five likeliest classes of each of ``images``, paths."""
+    """Print the five likeliest classes of each image or text."""
     guard = Guard.load(args.guard) if args.guard else None
     session = Session(args.model, args.engine, guard.low if guard else args.bits, args.threads)
-    names = session.info.get("class_names")
-    for start in range(0, len(args.images), args.batch):
-        some = args.images[start : start + args.batch]
-        logits, modes = answers(session, guard, read_images(some, session.info))
-        for path, row, mode in zip(some, logits, modes, strict=True):
+    # the file of a graph says what it reads only when it is loaded
+    inputs = find_inputs(args.inputs, session.info) if args.found is None else args.found
+    names, kind = session.info.get("class_names"), "text" if reads_words(session.info) else "image"
+    for start in range(0, len(inputs), args.batch):
+        some = inputs[start : start + args.batch]
+        logits, modes = answers(session, guard, read_inputs(some, session.info))
+        for one, row, mode in zip(some, logits, modes, strict=True):
             best = top_classes(row, names)
             if args.json:
-                print(json.dumps({"image": str(path), "bits": mode, "top5": best}))
+                print(json.dumps({kind: str(one), "bits": mode, "top5": best}))
             else:
                 asked = f" (mode {mode})" if guard else ""
                 likeliest = ", ".join(f"{c['class']} {100 * c['probability']:.1f} %" for c in best)
-                print(f"{path}{asked}: {likeliest}")
+                print(f"{one}{asked}: {likeliest}")
     return 0
+
+
+def read_inputs(inputs: list[Any], info: dict[str, Any]) -> Tensor:
+    """Images or texts as the network takes them."""
+    return read_texts(inputs, info) if reads_words(info) else read_images(inputs, info)
 
 
 def answers(session: Session, guard: Guard | None, images: Tensor) -> tuple[np.ndarray, list[str]]:

@@ -12,7 +12,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from quantizable.bits import parse_modes
 from quantizable.data.layout import check_there
-from quantizable.interface.choices import LOWEST_BITS
+from quantizable.interface.choices import LOWEST_BITS, TEXT_MODELS
 from quantizable.interface.errors import unknown as is_unknown
 from quantizable.report.files import check_folder
 from quantizable.storage.network_file import check_checkpoint, check_network_file
@@ -28,14 +28,19 @@ KEYS = {
     ),
     "model": ("name", "pretrained", "weights", "reset_head", "cifar_stem", "options"),
     "bits": ("modes", "first_last", "norms", "exclude", "overrides"),
-    "quantizer": ("name", "per_channel", "attention"),
+    "quantizer": ("name", "per_channel", "attention", "embedding"),
     "schedule": ("epochs", "augment", "optimizer"),
     "train": (
         *("label_smoothing", "accumulate", "clip_norm", "noise_sigma", "recompute_activations", "ema"),
         *("teacher", "teacher_weights", "histograms_every"),
     ),
 }
-EXAMPLES = {"model.name": "mobilenetv2_100", "data.root": "my_images", "data.file": "Samson.mat"}
+EXAMPLES = {
+    "model.name": "mobilenetv2_100",
+    "data.root": "my_images",
+    "data.file": "Samson.mat",
+    "data.train": "train.tsv",
+}
 
 
 def read_settings(config: DictConfig) -> dict[str, Any]:
@@ -142,6 +147,7 @@ def check(cfg: dict[str, Any]) -> None:
         )
     if cfg["trainer"]["limit_train_batches"] == 0:
         raise ValueError("trainer.limit_train_batches=0 leaves no training batches; give more than 0")
+    _check_kind(cfg)
     if "augment" not in cfg["data"] and cfg["schedule"]["augment"] != "none":
         ignored = f"schedule.augment={cfg['schedule']['augment']} would be ignored"
         raise ValueError(f"this data set takes no augmentation: {ignored}; give schedule.augment=none")
@@ -162,3 +168,25 @@ def check_weights(path: Path) -> None:
     # what torch.save writes, and wrote once, and safetensors: the length of a header in JSON
     if not (start.startswith((b"PK", b"\x80")) or start[8:] == b"{"):
         raise ValueError(f"{path} is truncated or no file of weights; copy or download it again")
+
+
+def _check_kind(cfg: dict[str, Any]) -> None:
+    """Refuse a network of images for words, and the reverse."""
+    package, _, kind = str(cfg["data"].get("_target_")).rpartition(".")
+    if package != "quantizable.data":
+        return
+    words, teacher = kind == "Text", cfg["train"]["teacher"]
+    names = {"model": cfg["model"]["name"]}
+    if teacher is not None and not teacher.endswith(".ckpt"):
+        names["train.teacher"] = teacher
+    for key, name in names.items():
+        if words and name not in TEXT_MODELS:
+            raise ValueError(
+                f"{key}={name} reads images, data=text gives words; choose {key}={', '.join(TEXT_MODELS)}"
+            )
+        if not words and name in TEXT_MODELS:
+            raise ValueError(f"{key}={name} reads words, this data gives images; choose data=text")
+    if words and cfg["model"]["pretrained"]:
+        raise ValueError(f"there are no published weights of {names['model']}; leave out model.pretrained")
+    if words and cfg["train"]["noise_sigma"]:
+        raise ValueError("train.noise_sigma adds noise to images, data=text gives words; leave it at 0")

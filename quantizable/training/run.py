@@ -25,13 +25,11 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.loggers import WandbLogger
-from torch import nn
 
 import quantizable
-from quantizable.data import ImageDataModule
-from quantizable.data.base import plain_types
-from quantizable.models.create import create_model
-from quantizable.models.weights import load_float_weights
+from quantizable.data import DataModule
+from quantizable.data.text import Text
+from quantizable.models.text import RecurrentText
 from quantizable.report.files import finite, write_json
 from quantizable.report.plots import plot_modes
 from quantizable.report.tables import by_mode, print_table
@@ -41,13 +39,14 @@ from quantizable.training import trackers
 from quantizable.training.classifier import QuantizableClassifier
 from quantizable.training.compile_time import CompileTime
 from quantizable.training.configuration import read_settings
-from quantizable.training.description import check_same_network, measured_images
+from quantizable.training.description import check_same_network, describe, measured_images
 from quantizable.training.end_together import EndTogether, is_lost
+from quantizable.training.float_networks import float_options, make_teacher
 from quantizable.training.loggers import make_loggers
 from quantizable.training.memory import keep_freed_memory
 from quantizable.training.metrics_file import forget_rows_after
 from quantizable.training.mode_logging import ModeLogging
-from quantizable.training.precision import check_accelerator, fastest_execution
+from quantizable.training.precision import Execution, check_accelerator, fastest_execution
 from quantizable.training.recompute import recompute_activations
 from quantizable.training.run_folder import (
     AtomicCheckpointIO,
@@ -79,13 +78,16 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
     pl.seed_everything(cfg["seed"], workers=True, verbose=False)
-    datamodule: ImageDataModule = instantiate(config.data)
+    datamodule: DataModule = instantiate(config.data)
     if is_first_process():  # a missing data set, or one too small, is found before a network is built
         datamodule.prepare_data()
+    if cfg["start"] is not None and isinstance(datamodule, Text):
+        use_known_words(datamodule, cfg["start"])
+    if is_first_process():
         datamodule.setup("fit")
     module = make_module(cfg, instantiate(config.scheme), datamodule)
     if resume is not None:
-        check_same_network(module.description(), resume)
+        check_same_network(describe(module.network, module.architecture, datamodule), resume)
     elif cfg["start"] is not None:
         load_network(module.network, cfg["start"])
     trainer = make_trainer(cfg, config, folder, module)
@@ -114,6 +116,13 @@ def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path |
             wandb.finish()  # or the next run of a sweep would log into this one
 
 
+def use_known_words(datamodule: Text, start: str) -> None:
+    """Read the texts with the words of the checkpoint that a run starts from, which its weights are for."""
+    known = read_checkpoint(start)["quantizable"]["data"].get("vocabulary")
+    if known:
+        datamodule.vocabulary = known
+
+
 def quiet() -> None:
     """Keep Lightning's advice out of the log, which is the same at every start; its errors stay."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -130,7 +139,7 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -> QuantizableClassifier:
+def make_module(cfg: dict[str, Any], scheme: Any, datamodule: DataModule) -> QuantizableClassifier:
     """The network in its Lightning module."""
     model, bits = cfg["model"], cfg["bits"]
     return QuantizableClassifier(
@@ -142,9 +151,8 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
         weights=model["weights"],
         reset_head=model["reset_head"],
         model_options={
-            "in_chans": datamodule.in_chans,
+            **float_options(cfg, datamodule),
             "pretrained": model["pretrained"],
-            "cifar_stem": cifar_stem(cfg, datamodule),
             **(model["options"] or {}),
         },
         quantize_options={
@@ -154,6 +162,7 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
             "overrides": bits["overrides"],
             "per_channel": cfg["quantizer"]["per_channel"],
             "attention": cfg["quantizer"]["attention"],
+            "embedding": cfg["quantizer"]["embedding"],
         },
         optimizer=cfg["schedule"]["optimizer"],
         label_smoothing=cfg["train"]["label_smoothing"],
@@ -166,51 +175,12 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
     )
 
 
-def cifar_stem(cfg: dict[str, Any], datamodule: ImageDataModule) -> bool:
-    """Whether the networks are built for small images, the trained one and its teacher."""
-    asked: bool | str = cfg["model"]["cifar_stem"]
-    return datamodule.image_size <= 64 if asked == "auto" else bool(asked)
-
-
-def make_teacher(cfg: dict[str, Any], datamodule: ImageDataModule) -> nn.Module | None:
-    """The network that teaches: a float one with its weights, a run's in its highest mode, or None.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or its weights are of another network or, of a run,
-            for other classes or for images normalized otherwise.
-    """
-    name = cfg["train"]["teacher"]
-    if name is None:
-        return None
-    if name.endswith(".ckpt"):
-        return _from_a_run(name, datamodule)
-    with torch.random.fork_rng():  # the network starts as it would without
-        teacher = create_model(
-            name, datamodule.num_classes, datamodule.in_chans, cifar_stem=cifar_stem(cfg, datamodule)
-        )
-    load_float_weights(teacher, cfg["train"]["teacher_weights"])
-    return teacher
-
-
-def _from_a_run(path: str, datamodule: ImageDataModule) -> nn.Module:
-    with torch.random.fork_rng():
-        teacher = load_checkpoint(path)
-    for key in ("class_names", "in_chans", "mean", "std"):
-        taught, wanted = teacher.info.get(key), plain_types(getattr(datamodule, key, None))
-        if None not in (taught, wanted) and taught != wanted:
-            raise ValueError(
-                f"{path} cannot teach here: its {key}: {str(taught)[:80]}, that of the data: "
-                f"{str(wanted)[:80]}; give a network trained on such images and classes"
-            )
-    return teacher
-
-
 def make_trainer(
     cfg: dict[str, Any], config: DictConfig, folder: Path, module: QuantizableClassifier
 ) -> pl.Trainer:
     """Lightning's Trainer: it keeps checkpoints, averages, resumes, distributes and shows progress."""
     options = dict(cfg["trainer"])
-    execution = fastest_execution(options["accelerator"])
+    execution = execution_for(module, options["accelerator"])
     channels_last, compiled = options.pop("channels_last"), options.pop("compile")
     if options["precision"] == "auto":
         options["precision"] = execution.precision
@@ -236,7 +206,8 @@ def make_trainer(
         say("batch norms are not synchronized: torch can do that on GPUs alone")
         options["sync_batchnorm"] = False
     shown = options.pop("enable_progress_bar", True) and sys.stdout.isatty()  # a file is no place for bars
-    validated = cfg["data"].get("val_size", 1) != 0 and options["limit_val_batches"] != 0
+    held_out = cfg["data"].get("val_size", 1) != 0 or cfg["data"].get("val") is not None
+    validated = held_out and options["limit_val_batches"] != 0
     callbacks: list[Callback] = [
         *checkpoints(folder, validated),
         LearningRateMonitor("step"),
@@ -266,6 +237,14 @@ def make_trainer(
         raise ValueError(f"trainer: {error}") from error
 
 
+def execution_for(module: QuantizableClassifier, accelerator: str) -> Execution:
+    """What is fastest on the machine; for recurrent networks of texts float32 (see `nn/recurrence.py`)."""
+    execution = fastest_execution(accelerator)
+    if isinstance(module.network.model, RecurrentText):  # bf16 took 15 to 20 % longer on AVX-512 BF16
+        return execution._replace(precision="32-true", reason="float32, in which an LSTM trains fastest")
+    return execution
+
+
 def checkpoints(folder: Path, validated: bool) -> list[Callback]:
     """Keep ``best.ckpt`` and, of every epoch, ``last.ckpt``.
 
@@ -285,7 +264,7 @@ def finish(
     cfg: dict[str, Any],
     trainer: pl.Trainer,
     module: QuantizableClassifier,
-    datamodule: ImageDataModule,
+    datamodule: DataModule,
     folder: Path,
 ) -> dict[str, Any]:
     """Test the best checkpoint once; write ``results.json`` and ``modes.png``; print the table."""
