@@ -33,20 +33,23 @@ class Relaxation(NamedTuple):
     upper: Line
 
 
-def relax_clamp(v: Interval, low: float, high: float) -> Relaxation:
+def relax_clamp(v: Interval, low: float, high: float, published_step: float | None = None) -> Relaxation:
     """Linear bounds of ``clamp(v, low, high)``: a ReLU has ``low = 0`` and ``high = inf``.
 
     Where ``v`` crosses ``low``, the upper line is the chord up to where the function ends to grow; where it
     crosses ``high``, that line or the constant ``high``, whichever leaves less area. The lower line is the
-    same seen from below. (DeepPoly knows no upper limit; QEBVerif takes it for a second ReLU, whose chords
-    start further out.)
+    same seen from below, as in DeepPoly.
+
+    Args:
+        published_step: choose the constant where QEBVerif does: from the middle of ``v`` at one grid step
+            below ``high`` on. All widths they published come out only so.
     """
-    upper = _upper_line(v, low, high)
-    mirrored = _upper_line(Interval(-v.high, -v.low), -high, -low)
+    upper = _upper_line(v, low, high, published_step)
+    mirrored = _upper_line(Interval(-v.high, -v.low), -high, -low, None)
     return Relaxation(Line(mirrored.slope, -mirrored.offset), upper)
 
 
-def _upper_line(v: Interval, low: float, high: float) -> Line:
+def _upper_line(v: Interval, low: float, high: float, published_step: float | None) -> Line:
     zero, one = torch.zeros_like(v.low), torch.ones_like(v.low)
     end = v.high.clamp(low, high)  # the largest value; the function reaches it at ``end`` too
     start = v.low.clamp(low, high)
@@ -58,7 +61,11 @@ def _upper_line(v: Interval, low: float, high: float) -> Line:
     reach = torch.maximum(up(end - down(slope * end)), up(start - down(slope * v.low)))
     offset = torch.where(chord, reach, zero)
     middle = (v.low + v.high) / 2
-    constant = (v.high > high) & (end <= slope * middle + offset) | (v.high <= low)
+    if published_step is None:
+        better = end <= slope * middle + offset
+    else:
+        better = middle >= high - published_step
+    constant = (v.high > high) & better | (v.high <= low)
     return Line(torch.where(constant, zero, slope), torch.where(constant, end, offset))
 
 
@@ -67,12 +74,12 @@ def relax(stage: Activation, x: Interval, tight: bool = False) -> Relaxation:
 
     Args:
         x: interval of the value before the activation, ``(batch, *shape)``.
-        tight: where rounding leaves a single grid point, use that constant instead of
-            ``x +- step/2`` (not part of the published analysis).
+        tight: the lines with the least area, and where rounding leaves a single grid point, that constant
+            instead of ``x +- step/2``; else those of the published analysis.
     """
     zero, one = torch.zeros_like(x.low), torch.ones_like(x.low)
     value = rounded(stage, x)
-    lines = relax_clamp(value, stage.low, stage.high)
+    lines = relax_clamp(value, stage.low, stage.high, None if tight else stage.step)
     lower = lines.lower.at(Line(one, zero - stage.step / 2))
     upper = lines.upper.at(Line(one, zero + stage.step / 2))
     if tight and stage.step > 0:

@@ -7,6 +7,7 @@ data of their table 2 (github.com/QEBVerif/Data, ``Experimental Results/RQ_1.csv
 import csv
 from pathlib import Path
 
+import pytest
 import torch
 
 from quantizable.verify import Box, difference_bounds
@@ -27,3 +28,22 @@ def widths(net, bits, method, benchmark_pair, mnist):
     x = mnist[images]
     found = difference_bounds(first, second, Box.around(x, 3, 0, 255, integer=True), method).output
     return found.width.gather(1, first(x).argmax(1, keepdim=True))[:, 0], expected
+
+
+@pytest.mark.parametrize(("net", "bits"), CASES)
+def test_symbolic_gives_every_published_width(net, bits, benchmark_pair, mnist):
+    found, expected = widths(net, bits, "symbolic", benchmark_pair, mnist)
+    torch.testing.assert_close(found, expected, rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8, 10])
+def test_interval_gives_every_published_width_of_one_hidden_layer(bits, benchmark_pair, mnist):
+    found, expected = widths("p1", bits, "interval", benchmark_pair, mnist)
+    torch.testing.assert_close(found, expected, rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize(("net", "bits"), CASES)
+def test_combined_is_on_every_box_at_least_as_tight_as_the_better_of_both(net, bits, benchmark_pair, mnist):
+    found, _ = widths(net, bits, "combined", benchmark_pair, mnist)
+    best = torch.minimum(published(net, bits, "interval")[1], published(net, bits, "symbolic")[1])
+    assert (found <= best * (1 + 1e-6)).all()
