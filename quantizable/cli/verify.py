@@ -47,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--question",
         choices=("difference", "agreement", "robustness"),
         default="difference",
-        help="difference: the output moves by less than eps; agreement: all modes give the first one's class; "
+        help="difference: the output moves by less than eps; agreement: all modes give the first's class; "
         "robustness: the class of one mode cannot change",
     )
     parser.add_argument("--robust", action="store_true", help="short for --question robustness")

@@ -208,7 +208,7 @@ def replayed(certificate: Certificate, graphs: Sequence[Graph]) -> list[str]:
 
 
 def output_scale(graphs: Sequence[Graph], x: Tensor) -> float:
-    """The largest output of any of the networks at ``x``, a batch of 1: what rounding errors are relative to."""
+    """The largest output of the networks at ``x``, a batch of 1: what rounding errors are relative to."""
     return max(float(graph(x).abs().max()) for graph in graphs)
 
 

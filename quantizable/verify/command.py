@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -118,10 +119,12 @@ def _verify(args: argparse.Namespace) -> int:
                     time_limit=args.time_limit,
                 ).save(args.output / file)
         if args.largest_radius:
-            radii += _largest(
-                name, modes, graphs, lambda r, x=x[None]: Box.around(x, r, *limits), args.radius
-            )
+            radii += _largest(name, modes, graphs, partial(_around, x[None], limits), args.radius)
     return _report(results, radii, args.output)
+
+
+def _around(x: Tensor, limits: tuple[float, float], radius: float) -> Box:
+    return Box.around(x, radius, *limits)
 
 
 def _report(results: list[tuple[str, Verdict]], radii: list[str], output: Path | None) -> int:
@@ -220,7 +223,7 @@ def _largest(
     name: str, modes: list[str], graphs: list[Graph], boxes: Callable[[float], Box], radius: float
 ) -> list[str]:
     """A line for each mode: up to which radius the bounds prove agreement."""
-    others = {mode: graph for mode, graph in zip(modes[1:], graphs[1:], strict=True)}
+    others = dict(zip(modes[1:], graphs[1:], strict=True))
     found = largest_radius(boxes, graphs[0], others, radius)
     return [
         f"{name} mode {mode}: "

@@ -17,10 +17,11 @@ from quantizable.verify.rearranging import Flatten, Pad, Slice
 from quantizable.verify.stages import Activation, Conv2d, Linear, Scale, Stage
 
 SUPPORTED = (
-    "Linear, Conv2d (zero padding, any groups), BatchNorm1d/2d (also per mode), ReLU, ReLU6, Hardtanh, LeakyReLU, "
-    "Sigmoid, Tanh, GELU, SiLU, Hardswish, Hardsigmoid, AvgPool2d (without padding), MaxPool2d (without "
-    "dilation), AdaptiveAvgPool2d and AdaptiveMaxPool2d to a divisor of the image, mean over both image axes, slices with steps, zero "
-    "padding, Flatten, Identity, Dropout, concatenation and the addition of two branches"
+    "Linear, Conv2d (zero padding, any groups), BatchNorm1d/2d (also per mode), ReLU, ReLU6, Hardtanh, "
+    "LeakyReLU, Sigmoid, Tanh, GELU, SiLU, Hardswish, Hardsigmoid, AvgPool2d (without padding), MaxPool2d "
+    "(without dilation), AdaptiveAvgPool2d and AdaptiveMaxPool2d to a divisor of the image, mean over both "
+    "image axes, slices with steps, zero padding, Flatten, Identity, Dropout, concatenation and the addition "
+    "of two branches"
 )
 IGNORED = (nn.Identity, nn.Dropout, F.dropout, "contiguous")
 FLATTEN = (nn.Flatten, torch.flatten, "flatten")

@@ -16,12 +16,12 @@ class Pick(NamedTuple):
     """Linear bounds of max pooling: below by one input of each window, above by it or by a constant.
 
     Attributes:
-        index: the input with the largest lower bound, as an index into its flattened image.
+        at: the input with the largest lower bound, as an index into its flattened image.
         only: no other input of the window can be larger, so it is the result.
         high: the largest upper bound in the window.
     """
 
-    index: Tensor
+    at: Tensor
     only: Tensor
     high: Tensor
 
@@ -38,7 +38,7 @@ class Pick(NamedTuple):
         picked = torch.where(self.only[:, None], a, a.clamp(max=0))
         constant = (up * self.high.masked_fill(self.only, 0.0)[:, None]).flatten(2).sum(2)
         batch, rows, channels = picked.shape[:3]
-        index = self.index.flatten(2)[:, None].expand(batch, rows, channels, -1)
+        index = self.at.flatten(2)[:, None].expand(batch, rows, channels, -1)
         plane = a.new_zeros(batch, rows, channels, in_shape[1] * in_shape[2])
         plane = plane.scatter_add(3, index, picked.flatten(3))
         return plane.reshape(batch, rows, *in_shape), constant
@@ -56,8 +56,8 @@ def relax_pool(stage: MaxPool2d, x: Interval) -> Pick:
 def pool_difference(stage: MaxPool2d, difference: Interval, x1: Interval, x2: Interval) -> Interval:
     """Interval of ``max(x2) - max(x1)`` over each window.
 
-    If ``x2`` is largest at ``i``, then ``max(x2) - max(x1) <= x2_i - x1_i``: the difference is at most that of
-    an input that can be the largest of the second network, and at least that of one of the first.
+    If ``x2`` is largest at ``i``, then ``max(x2) - max(x1) <= x2_i - x1_i``: the difference is at most that
+    of an input that can be the largest of the second network, and at least that of one of the first.
     """
 
     def can_win(x: Interval) -> Tensor:

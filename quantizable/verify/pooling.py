@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class MaxPool2d:
-    """The largest value of each window of ``(batch, channels, height, width)``; nothing is padded with zeros."""
+    """The largest value of each window of ``(batch, channels, height, width)``; padding never wins."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]

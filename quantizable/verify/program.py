@@ -102,7 +102,7 @@ class Program:
             matrix = matrix + expression.padded(self.columns) * factor
             constant = constant + expression.constant * factor
             lost = expression.error + FEW_ROUNDINGS * expression.size(reach)
-            error = error + lost * abs(factor)
+            error = error + lost * (factor.abs() if isinstance(factor, Tensor) else abs(factor))
         self.rows.append((matrix, down(low - constant) - error))
 
     def highs_model(self, objective: Tensor, target: Tensor, margin: float) -> highspy.HighsLp | None:

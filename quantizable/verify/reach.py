@@ -16,9 +16,10 @@ from quantizable.verify.relaxation import relax
 from quantizable.verify.stages import Activation, Add
 from quantizable.verify.symbolic import Bounds, Form, signed_rows, upper_form
 
-# Numbers that the linear forms of one value may have (float64: 256 MiB), and those of one pass towards the
-# input. Values with more are bounded by interval arithmetic, so that memory grows with the feature maps.
-MOST_COEFFICIENTS = 2**25
+# Numbers that the linear forms of one value may have for each box (float64: 64 MiB), and those of one pass
+# towards the input. Values with more are bounded by interval arithmetic and the difference rules, so that
+# memory and time grow with the feature maps.
+MOST_COEFFICIENTS = 2**23
 MOST_AT_ONCE = 2**24
 
 
@@ -72,7 +73,7 @@ class Reach:
 
     def _worth_refining(self) -> set[int]:
         graph = self.graph
-        row = len(self.box) * graph.input_shape.numel()
+        row = graph.input_shape.numel()
         fits = {
             value
             for value in graph.nonlinear_inputs - {0}

@@ -61,10 +61,8 @@ def _upper_line(v: Interval, low: float, high: float, published_step: float | No
     reach = torch.maximum(up(end - down(slope * end)), up(start - down(slope * v.low)))
     offset = torch.where(chord, reach, zero)
     middle = (v.low + v.high) / 2
-    if published_step is None:
-        better = end <= slope * middle + offset
-    else:
-        better = middle >= high - published_step
+    least_area = published_step is None
+    better = end <= slope * middle + offset if least_area else middle >= high - (published_step or 0.0)
     constant = (v.high > high) & better | (v.high <= low)
     return Line(torch.where(constant, zero, slope), torch.where(constant, end, offset))
 

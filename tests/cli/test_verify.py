@@ -19,7 +19,7 @@ def run(*words):
 
 
 def write_benchmark(folder, output=1.0):
-    """A small fixed-point benchmark: a network file, with outputs of some size, and two inputs of 64 pixels."""
+    """A small fixed-point benchmark: a network, with outputs of some size, and two inputs of 64 pixels."""
     generator = np.random.default_rng(0)
     arrays = {}
     for i, (fan_in, fan_out) in enumerate([(64, 8), (8, 3)]):

@@ -1,8 +1,8 @@
 """An attack on the bounds of every layer: no input of a box may leave them, in any mode.
 
-Tried are random inputs and corners, gradient ascent on the difference, inputs on ties of the first quantizer and on
-the border of its clamp, and boxes of zero width. A rule that is made wrong on purpose must be caught, for each
-layer, or the attack is worth nothing.
+Tried are random inputs and corners, gradient ascent on the difference, inputs on ties of the first quantizer
+and on the border of its clamp, and boxes of zero width. A rule that is made wrong on purpose must be caught,
+for each layer, or the attack is worth nothing.
 """
 
 from dataclasses import replace
@@ -242,15 +242,14 @@ def test_what_is_stated_of_a_function_is_true(name):
     x = torch.linspace(-12, 12, 200_003, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(f.value(x).sum(), x)
     away = torch.stack([(x - at).abs() > 1e-9 for at, _, _ in f.jumps] or [x == x]).all(0)
-    torch.testing.assert_close(f.slope(x)[away], slope[away], atol=1e-8, rtol=1e-9)  # torch holds 1 / 6 in float32
+    torch.testing.assert_close(f.slope(x)[away], slope[away], atol=1e-8, rtol=1e-9)  # 1 / 6 in float32
     steps = f.slope(x.detach()).diff() / x.detach().diff()
     inside = away[1:] & away[:-1]
     for at, left, right in f.jumps:
         inside &= ((x[1:] < at) | (x[:-1] > at)).detach()
         one = torch.tensor([at - 1e-7, at + 1e-7], dtype=torch.float64)
-        torch.testing.assert_close(
-            f.slope(one), torch.tensor([left, right], dtype=torch.float64), atol=1e-6, rtol=0
-        )
+        sides = torch.tensor([left, right], dtype=torch.float64)
+        torch.testing.assert_close(f.slope(one), sides, atol=1e-6, rtol=0)
     assert steps[inside].abs().max() <= f.curvature + 1e-9
     if f.valley > -torch.inf:
         bottom = f.value(torch.tensor(f.valley, dtype=torch.float64))

@@ -1,7 +1,8 @@
 """Widths of the output difference that the authors of QEBVerif published, all of them for two networks.
 
-``qebverif_widths.csv`` holds the columns ``OutDiff`` of ``QEBVerif(Con)`` (interval) and ``QEBVerif(sym)`` in the raw
-data of their table 2 (github.com/QEBVerif/Data, ``Experimental Results/RQ_1.csv``): 30 MNIST images, radius 3.
+``qebverif_widths.csv`` holds the columns ``OutDiff`` of ``QEBVerif(Con)`` (interval) and ``QEBVerif(sym)`` in
+the raw data of their table 2 (github.com/QEBVerif/Data, ``Experimental Results/RQ_1.csv``): 30 MNIST images,
+radius 3.
 """
 
 import csv

@@ -20,7 +20,7 @@ UNITS = [10.0**k for k in (-12, -10, -9, -6, -3, 0, 3, 6, 9, 10, 12)]
 
 
 def raw_pair(seed, inputs=1.0, hidden=1.0, offset=0.0):
-    """Raw features, their norm and three linear layers, in float and with 4-bit activations and rounded weights.
+    """Raw features, their norm, three linear layers; in float and with 4-bit activations, rounded weights.
 
     Args:
         inputs: size of the features; hidden: size of the hidden values; offset: mean of the features, in
