@@ -66,11 +66,16 @@ def decide_agreement(
         high = min(float(side.high.min()) for side in margins[name])
         found, status, decided = None, "proved", "bounds"
         if not min(own) > 0:
-            status, decided, found = "unknown", "search", find_disagreement(first, second, box)
+            status, decided, found = (
+                "unknown",
+                "search",
+                find_disagreement(first, second, box, start + time_limit),
+            )
             if found is not None:
                 status = "refuted"
             elif use_milp and (own[0] > 0 or first_keeps_its_class()):
-                rest = decide_robustness(second, box, label, time_limit)
+                left = max(start + time_limit - time.perf_counter(), 0.1)
+                rest = decide_robustness(second, box, label, left)
                 status, decided = ("proved" if rest.status == "proved" else "unknown"), rest.method
         seconds = time.perf_counter() - start
         verdicts[name] = Verdict(status, decided, min(own), high, seconds, found)  # type: ignore[arg-type]
@@ -103,8 +108,9 @@ def predicted(graph: Graph, box: Box) -> int:
     return int(graph(box.center).flatten().argmax())
 
 
-def find_disagreement(first: Graph, second: Graph, box: Box) -> Replay | None:
-    """An input of the box to which the two networks give different classes, if the search finds one."""
+def find_disagreement(first: Graph, second: Graph, box: Box, deadline: float = float("inf")) -> Replay | None:
+    """An input of the box to which the two networks give different classes, if the search finds one by
+    ``deadline`` (of ``time.perf_counter``)."""
 
     def preference(x: Tensor) -> Tensor:
         """By how much the second network prefers another class than the first's, ``(batch,)``."""
@@ -114,7 +120,7 @@ def find_disagreement(first: Graph, second: Graph, box: Box) -> Replay | None:
         return others - b.gather(1, chosen)[:, 0]
 
     children = max(16, min(192, 2**19 // max(shape.numel() for shape in first.shapes)))
-    x, value = climb(preference, box, box.center, 0.0, children=children)
+    x, value = climb(preference, box, box.center, 0.0, children=children, deadline=deadline)
     a, b = first(x).argmax(), second(x).argmax()
     if not value >= 0 or a == b:  # at a tie both may still answer the same
         return None

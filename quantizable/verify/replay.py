@@ -7,6 +7,7 @@ keep what is better. It can only refute, never prove.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -78,8 +79,12 @@ def climb(
     steps: int = 60,
     children: int = 192,
     seed: int = 0,
+    deadline: float = float("inf"),
 ) -> tuple[Tensor, float]:
     """The (1 + lambda) strategy for any score of inputs, ``(batch, *input_shape)`` to ``(batch,)``.
+
+    Args:
+        deadline: of ``time.perf_counter``; the search ends there with the best so far.
 
     Returns:
         The best input found, ``(1, *input_shape)``, and its score.
@@ -92,7 +97,7 @@ def climb(
     low, high = box.low.flatten(1), box.high.flatten(1)
     rate = 4.0
     for _ in range(steps):
-        if value >= target:
+        if value >= target or time.perf_counter() > deadline:
             break
         # Each child redraws about `rate` of the inputs, at random within the box.
         changed = torch.rand(children, size, generator=generator) < rate / size
