@@ -13,6 +13,7 @@ EXAMPLES = """examples:
   quantizable verify checkpoint.ckpt --bits 32,4 --inputs x.npy --radius 0.01 --eps 0.5
   quantizable verify p1.npz --bits 32,8 --inputs pixels.npy --radius 3 --eps 1 --output report/
   quantizable verify checkpoint.ckpt --bits 4 --robust --inputs x.npy --radius 0.01
+  quantizable verify checkpoint.ckpt --question agreement --bits 32,8,4,2 --inputs x.npy --radius 0.01
   quantizable verify checkpoint.ckpt data.root=data --bits 32,found.yaml --inputs x.npy --radius 0.01 --eps 1
   quantizable verify --check report/certificate-0.json
 """
@@ -24,7 +25,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "verify",
         help="prove how far two bit modes can differ around given inputs",
         description="Prove or refute, for every input of a box around each given one, that two "
-        "modes of a network differ by less than eps in the predicted class's output.",
+        "modes of a network differ by less than eps in the predicted class's output, or that modes give "
+        "the same class.",
         epilog=EXAMPLES,
     )
     parser.add_argument(
@@ -42,7 +44,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--minimum", type=float, default=None, help="smallest legal input")
     parser.add_argument("--maximum", type=float, default=None, help="largest legal input")
     parser.add_argument("--eps", type=float, help="allowed difference of the output, above 0")
-    parser.add_argument("--robust", action="store_true", help="instead: the class of one mode cannot change")
+    parser.add_argument(
+        "--question",
+        choices=("difference", "agreement", "robustness"),
+        default="difference",
+        help="difference: the output moves by less than eps; agreement: all modes give the first's class; "
+        "robustness: the class of one mode cannot change",
+    )
+    parser.add_argument("--robust", action="store_true", help="short for --question robustness")
+    parser.add_argument(
+        "--largest-radius",
+        action="store_true",
+        help="with agreement: also the largest radius, up to --radius, for which bounds prove it",
+    )
     parser.add_argument("--bounds-only", action="store_true", help="no MILP")
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
     add_output(parser, "for report and certificates; default: nothing is written")
@@ -69,13 +83,22 @@ def check_question(args: argparse.Namespace) -> None:
     for name in ("network", "inputs", "radius"):
         if getattr(args, name) is None:
             raise ValueError(f"{name} is missing; see quantizable verify --help")
-    if len(args.bits.split(",")) != (1 if args.robust else 2):
-        raise ValueError(
-            f"--bits {args.bits}: give "
-            f"{'one mode with --robust' if args.robust else 'two modes, as --bits 32,4'}"
-        )
-    if not args.robust and (args.eps is None or not 0 < args.eps < float("inf")):
+    question = "robustness" if args.robust else args.question
+    modes = [mode.strip() for mode in args.bits.split(",")]
+    wanted, words = {
+        "robustness": (len(modes) == 1, "one mode with --robust"),
+        "difference": (len(modes) == 2, "two modes, as --bits 32,4"),
+        "agreement": (
+            len(modes) > 1,
+            "two modes or more, as --bits 32,8,4,2: each is compared with the first",
+        ),
+    }[question]
+    if not wanted:
+        raise ValueError(f"--bits {args.bits}: give {words}")
+    if question == "difference" and (args.eps is None or not 0 < args.eps < float("inf")):
         raise ValueError(f"eps {args.eps} is not allowed; give --eps above 0")
+    if args.largest_radius and question != "agreement":
+        raise ValueError("--largest-radius is about agreement; give --question agreement, too")
     if not args.time_limit > 0:
         raise ValueError(f"time limit {args.time_limit} is not allowed; give seconds above 0")
     if not args.inputs.is_file():
