@@ -17,6 +17,7 @@ DATA = {  # data=NAME: the class in quantizable.data
 }
 ENGINES = ("onnxruntime", "openvino", "torch")
 FORMATS = ("qz", "onnx", "openvino")
+CALIBRATED = ("ckpt", "qz")  # what quantizable calibrate writes
 STYLES = ("qdq", "qonnx")
 WEIGHT_STORAGE = ("int8", "int4")
 METHODS = ("uniform", "greedy", "integer", "evolution", "reinforcement")

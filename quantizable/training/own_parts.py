@@ -1,0 +1,151 @@
+"""What some modes of a network have of their own and can learn, and steps that suit the size of each part."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantizable.bits import BitMode
+from quantizable.network import QuantizableNetwork
+from quantizable.nn.layers import QuantLayer
+from quantizable.quantizers.lsq import LSQWeight
+
+SMALLEST = 1e-6  # of a unit
+WIDE = 8  # bits from which on single roundings are not learned: they change next to nothing
+
+# first learning rate and limits, in units: of the step size itself for what belongs to a quantizer, of the
+# norm's weight (that is, of the spread of its outputs) for a norm
+STEP = (3e-3, -0.9)
+OFFSET = (3e-3,)
+CORRECTION = (1e-2, -1.0, 1.0)
+AFFINE = (3e-3,)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A parameter that is learned.
+
+    Attributes:
+        value: the parameter.
+        unit: positive, broadcastable to it: the distance by which it is said how far it moves.
+        rate: first learning rate, in units a step.
+        low, high: how far it may move, in units.
+    """
+
+    value: nn.Parameter
+    unit: Tensor
+    rate: float
+    low: float = -float("inf")
+    high: float = float("inf")
+
+
+class OwnSteps:
+    """Adam on parameters of different sizes: ``value = start + unit * u``, where ``u`` is learned from 0.
+
+    Args:
+        parts: by name.
+        count: how many steps there will be; the rates fall linearly to zero.
+    """
+
+    def __init__(self, parts: dict[str, Part], count: int) -> None:
+        self.parts, self.count, self.taken = parts, count, 0
+        self.starts = {name: part.value.detach().clone() for name, part in parts.items()}
+        self.moves = {name: torch.zeros_like(start) for name, start in self.starts.items()}
+        self.optimizer = torch.optim.Adam([{"params": [move]} for move in self.moves.values()])
+
+    def step(self) -> None:
+        """Move the parameters by their gradients, which are used up."""
+        for group, (name, part) in zip(self.optimizer.param_groups, self.parts.items(), strict=True):
+            group["lr"] = part.rate * (1 - self.taken / self.count)
+            grad, part.value.grad = part.value.grad, None
+            self.moves[name].grad = None if grad is None else grad * part.unit
+        self.optimizer.step()
+        self.taken += 1
+        self._write()
+
+    @torch.no_grad()
+    def _write(self) -> None:
+        for name, part in self.parts.items():
+            moved = self.moves[name].clamp_(part.low, part.high)
+            part.value.copy_(self.starts[name] + part.unit * moved)
+
+    def undo(self) -> None:
+        """Give every parameter the value that it began with."""
+        for move in self.moves.values():
+            move.zero_()
+        self._write()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it takes to go on from here: plain values and tensors."""
+        return {"moves": self.moves, "optimizer": self.optimizer.state_dict(), "taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there; the parameters are written, too."""
+        for name, move in self.moves.items():
+            move.copy_(state["moves"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.taken = state["taken"]
+        self._write()
+
+
+def own_parts(network: QuantizableNetwork, modes: Collection[BitMode]) -> dict[str, Part]:
+    """What these modes use and no other mode does: step sizes, norms' weights and biases, corrections.
+
+    Levels of linear layers and convolutions get a correction, of zeros, where they have none and their width
+    is below :data:`WIDE`.
+
+    Args:
+        network: in any mode, which it is in at the end, too.
+        modes: whose parts.
+    """
+    for layer in network.layers().values():
+        _add_corrections(layer, modes, {*network.modes} - {*modes})
+    used = {mode: dict(_parts_of(network, mode)) for mode in network.modes}
+    others = {id(part.value) for mode in network.modes if mode not in modes for part in used[mode].values()}
+    return {
+        name: part
+        for mode in modes
+        for name, part in used[mode].items()
+        if id(part.value) not in others
+    }
+
+
+def drop_empty_corrections(network: QuantizableNetwork) -> None:
+    """Leave out corrections that correct nothing."""
+    for quantizer in network.quantizers().values():
+        for level in quantizer.levels.values():
+            if level.correction is not None and not level.correction.any():
+                level.correction = None
+
+
+def _add_corrections(layer: nn.Module, modes: Iterable[BitMode], others: Iterable[BitMode]) -> None:
+    quantizer = getattr(layer, "weight_quantizer", None)
+    if not isinstance(layer, QuantLayer) or not isinstance(quantizer, LSQWeight):
+        return
+    kept = {layer.resolve(mode).weight for mode in others}
+    for bits in {layer.resolve(mode).weight for mode in modes} - kept:
+        if bits < WIDE and quantizer.level(bits).correction is None:
+            quantizer.level(bits).correction = nn.Parameter(torch.zeros_like(layer.float_weight()))
+
+
+def _parts_of(network: QuantizableNetwork, mode: BitMode) -> Iterator[tuple[str, Part]]:
+    """All parameters of quantizers and of norms that a mode uses, by name."""
+    with network.at_bits(mode):
+        for name, quantizer in network.quantizers().items():
+            level = quantizer.active
+            if level is None:
+                continue
+            held = dict(quantizer.named_parameters(recurse=False)) | dict(level.named_parameters())
+            for key, value in held.items():
+                unit = held["scale" if "scale" in held else "alpha"].detach().abs().clamp_min(SMALLEST)
+                part = CORRECTION if key == "correction" else STEP if key != "offset" else OFFSET
+                yield f"{name}.{level.bits}.{key}", Part(value, unit, *part)
+        for name, norm in network.norms().items():
+            size = getattr(norm.active, "weight", None)
+            for key, value in norm.active.named_parameters(recurse=False):
+                unit = (torch.ones_like(value) if size is None else size).detach().abs().clamp_min(SMALLEST)
+                yield f"{name}.{mode.name}.{key}", Part(value, unit, *AFFINE)
