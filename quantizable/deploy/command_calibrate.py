@@ -32,7 +32,8 @@ BATCH = 8  # images; small, so that reconstruction takes many steps
 def run(args: argparse.Namespace) -> int:
     """Calibrate, fit norms, reconstruct if asked to, print how close each mode is to the highest, write."""
     paths = find_images(args.images)
-    paths = [paths[i * len(paths) // args.count] for i in range(args.count)] if len(paths) > args.count else paths
+    count = min(args.count, len(paths))
+    paths = [paths[i * len(paths) // count] for i in range(count)]
     make_folder(args.output)
     network = trained(args) if args.trained else published(args)
     if "qz" in args.formats and not integer_modes(network):
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     batches = [*read_images(paths, preprocessing(network)).split(BATCH)]
     network.calibrate_lacking(batches, len(batches))
     if active_batch_norms(network):
-        network.reestimate_norms(batches, network.modes, len(batches))
+        network.reestimate_norms(batches, [mode for mode in network.modes if not mode.is_float], len(batches))
     kept = args.output / "reconstruction.pt"
     if args.reconstruct:
         network.reconstruct(batches, len(batches), passes=args.passes, seed=args.seed, progress=kept)
@@ -66,7 +67,7 @@ def published(args: argparse.Namespace) -> QuantizableNetwork:
     """A network by name with its published weights, or those of ``--weights``."""
     config = timm.get_pretrained_cfg(args.network) if timm.is_model(args.network) else None
     classes = config.num_classes if config else IMAGENET_CLASSES
-    modes = {*args.modes or parse_modes(BITS), BitMode.parse(FLOAT_BITS)}
+    modes = {*(args.modes or parse_modes(BITS)), BitMode.parse(FLOAT_BITS)}
     network = build_network(
         args.network, classes, [mode.name for mode in sorted(modes)], args.quantizer,
         weights=args.weights, model_options={"pretrained": args.weights is None},

@@ -1,4 +1,4 @@
-"""How a network's modes are reconstructed. The method is here, on the network; the work is in ``training``."""
+"""How modes are reconstructed. The method is here, on the network; what it does is in ``training``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Reconstructing:
         batches: int = 32,
         modes: Iterable[Any] | None = None,
         *,
-        passes: int = 10,
+        passes: int = 3,
         seed: int = 0,
         progress: str | Path | None = None,
         forward: Callable[[Any, Any], Any] | None = None,
@@ -25,14 +25,16 @@ class Reconstructing:
         """Learn what each mode has of its own, so that its blocks give what those of mode 32 give.
 
         That is step sizes, the norms' weights and biases, and which weights are rounded up and which down.
-        Weights stay as they are, and mode 32 gives the same outputs, bit for bit. Calibrate first, and
+        Weights stay as they are, and mode 32 gives the same outputs, bit for bit. A mode that does not come
+        closer to it is left as it was. Calibrate first, and
         re-estimate the norms. Formulas and sources: ``training/reconstruction.py``.
 
         Args:
             loader: yields batches, read as :func:`~quantizable.nn.network_inputs.network_inputs` says; some
                 hundred images in batches of about 8 are good.
             batches: how many batches to look at, at least 1.
-            modes: which modes; None: all. What a mode that is not named uses, too, stays as it is.
+            modes: which modes; None: all. What two modes use stays as it is, as the step sizes of the first
+                and the last layer; so each mode learns the same, whichever others do.
             passes: over the batches, at least 1.
             seed: of the order of the batches.
             progress: a file that keeps what is learned after each pass; a run that was stopped goes on from

@@ -32,7 +32,7 @@ class Level(nn.Module):
         ready: False as long as its parameters wait for data; a plain bool, which costs no look at a GPU.
         scale, offset, alpha: the learned parameters, each only where the quantizer has it.
         correction: what is added to the tensor before it is quantized, of the tensor's shape and unit; None:
-            nothing. Learned by reconstruction: it turns single roundings (AdaQuant, Hubara et al., ICML 2021).
+            nothing. Reconstruction learns it, to turn single roundings (AdaQuant, Hubara et al., ICML 2021).
     """
 
     signed: Tensor

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,13 @@ from quantizable.quantizers.lsq import LSQWeight
 SMALLEST = 1e-6  # of a unit
 WIDE = 8  # bits from which on single roundings are not learned: they change next to nothing
 
-# first learning rate and limits, in units: of the step size itself for what belongs to a quantizer, of the
-# norm's weight (that is, of the spread of its outputs) for a norm
-STEP = (3e-3, -0.9)
-OFFSET = (3e-3,)
-CORRECTION = (1e-2, -1.0, 1.0)
-AFFINE = (3e-3,)
+FULL_RATE = 4  # bits from which on rates halve with each bit: what is to be corrected does so, too
+
+STEP, OFFSET, CORRECTION, AFFINE = "step", "offset", "correction", "affine"  # kinds of parts
+# in units a step: of the step size for what belongs to a quantizer, of the norm's weight (that is, of the
+# spread of its outputs) for a norm
+RATES = {STEP: 6e-3, OFFSET: 6e-3, CORRECTION: 2e-2, AFFINE: 6e-3}
+LIMITS = {STEP: (-0.9,), CORRECTION: (-1.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,10 @@ class OwnSteps:
             moved = self.moves[name].clamp_(part.low, part.high)
             part.value.copy_(self.starts[name] + part.unit * moved)
 
-    def undo(self) -> None:
-        """Give every parameter the value that it began with."""
-        for move in self.moves.values():
-            move.zero_()
+    def undo(self, names: Iterable[str] | None = None) -> None:
+        """Give these parameters, by default all, the values that they began with."""
+        for name in self.moves if names is None else names:
+            self.moves[name].zero_()
         self._write()
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,25 +94,23 @@ class OwnSteps:
         self._write()
 
 
-def own_parts(network: QuantizableNetwork, modes: Collection[BitMode]) -> dict[str, Part]:
-    """What these modes use and no other mode does: step sizes, norms' weights and biases, corrections.
+def own_parts(network: QuantizableNetwork, modes: Iterable[BitMode]) -> dict[BitMode, dict[str, Part]]:
+    """What each of these modes has and no other mode: step sizes, norms' weights and biases, corrections.
 
-    Levels of linear layers and convolutions get a correction, of zeros, where they have none and their width
-    is below :data:`WIDE`.
+    Levels of linear layers and convolutions get a correction, of zeros, where they have none, their width is
+    below :data:`WIDE`, and no other mode uses them.
 
     Args:
         network: in any mode, which it is in at the end, too.
         modes: whose parts.
     """
     for layer in network.layers().values():
-        _add_corrections(layer, modes, {*network.modes} - {*modes})
+        _add_corrections(layer, modes, network.modes)
     used = {mode: dict(_parts_of(network, mode)) for mode in network.modes}
-    others = {id(part.value) for mode in network.modes if mode not in modes for part in used[mode].values()}
+    users = Counter(id(part.value) for parts in used.values() for part in parts.values())
     return {
-        name: part
+        mode: {name: part for name, part in used[mode].items() if users[id(part.value)] == 1}
         for mode in modes
-        for name, part in used[mode].items()
-        if id(part.value) not in others
     }
 
 
@@ -122,13 +122,13 @@ def drop_empty_corrections(network: QuantizableNetwork) -> None:
                 level.correction = None
 
 
-def _add_corrections(layer: nn.Module, modes: Iterable[BitMode], others: Iterable[BitMode]) -> None:
+def _add_corrections(layer: nn.Module, modes: Iterable[BitMode], held: Iterable[BitMode]) -> None:
     quantizer = getattr(layer, "weight_quantizer", None)
     if not isinstance(layer, QuantLayer) or not isinstance(quantizer, LSQWeight):
         return
-    kept = {layer.resolve(mode).weight for mode in others}
-    for bits in {layer.resolve(mode).weight for mode in modes} - kept:
-        if bits < WIDE and quantizer.level(bits).correction is None:
+    users = Counter(layer.resolve(mode).weight for mode in held)
+    for bits in {layer.resolve(mode).weight for mode in modes}:
+        if bits < WIDE and users[bits] == 1 and quantizer.level(bits).correction is None:
             quantizer.level(bits).correction = nn.Parameter(torch.zeros_like(layer.float_weight()))
 
 
@@ -141,11 +141,17 @@ def _parts_of(network: QuantizableNetwork, mode: BitMode) -> Iterator[tuple[str,
                 continue
             held = dict(quantizer.named_parameters(recurse=False)) | dict(level.named_parameters())
             for key, value in held.items():
-                unit = held["scale" if "scale" in held else "alpha"].detach().abs().clamp_min(SMALLEST)
-                part = CORRECTION if key == "correction" else STEP if key != "offset" else OFFSET
-                yield f"{name}.{level.bits}.{key}", Part(value, unit, *part)
+                unit = held["scale" if "scale" in held else "alpha"]
+                kind = key if key in (CORRECTION, OFFSET) else STEP
+                yield f"{name}.{level.bits}.{key}", _part(kind, value, unit, level.bits)
         for name, norm in network.norms().items():
             size = getattr(norm.active, "weight", None)
             for key, value in norm.active.named_parameters(recurse=False):
-                unit = (torch.ones_like(value) if size is None else size).detach().abs().clamp_min(SMALLEST)
-                yield f"{name}.{mode.name}.{key}", Part(value, unit, *AFFINE)
+                unit = torch.ones_like(value) if size is None else size
+                bits = min(mode.weight, mode.activation)
+                yield f"{name}.{mode.name}.{key}", _part(AFFINE, value, unit, bits)
+
+
+def _part(kind: str, value: nn.Parameter, unit: Tensor, bits: int) -> Part:
+    rate = RATES[kind] * min(1.0, 2.0 ** (FULL_RATE - bits))
+    return Part(value, unit.detach().abs().clamp_min(SMALLEST), rate, *LIMITS.get(kind, ()))
