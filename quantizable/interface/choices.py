@@ -19,6 +19,7 @@ DATA = {  # data=NAME: the class in quantizable.data
 TEXT_MODELS = ("lstm", "gru", "text_transformer")  # networks that read words
 ENGINES = ("onnxruntime", "openvino", "torch")
 FORMATS = ("qz", "onnx", "openvino")
+CALIBRATED = ("ckpt", "qz")  # what quantizable calibrate writes
 STYLES = ("qdq", "qonnx")
 WEIGHT_STORAGE = ("int8", "int4")
 METHODS = ("uniform", "greedy", "integer", "evolution", "reinforcement")
