@@ -39,7 +39,8 @@ class ModeModel:
     def __call__(self, pixels: Tensor) -> Tensor:
         """Logits ``[B, K]`` of pixels ``[B, C, H, W]``."""
         images = normalized(pixels, self.mean, self.std)
-        images = images.contiguous(memory_format=torch.channels_last)  # a quarter faster on CPUs
+        if images.dim() == 4:
+            images = images.contiguous(memory_format=torch.channels_last)  # a quarter faster on CPUs
         with self.network.at_bits(self.mode):
             return self.network(images).float()
 
