@@ -1,17 +1,18 @@
-"""Image data as Lightning data modules; see `ImageDataModule` for what they have in common."""
+"""Images and texts as Lightning data modules; see `DataModule` for what they have in common."""
 
 from typing import TYPE_CHECKING
 
 from quantizable.interface.lazy import lazy
 
 if TYPE_CHECKING:
-    from quantizable.data.base import ImageDataModule
+    from quantizable.data.base import DataModule, ImageDataModule
     from quantizable.data.choice import DATAMODULES
     from quantizable.data.digits import Digits
     from quantizable.data.fake import Fake
     from quantizable.data.folder import Folder, ImageNet
     from quantizable.data.published import CIFAR10, CIFAR100, SVHN
     from quantizable.data.scene import Scene
+    from quantizable.data.text import Text
 
 # imported when asked for: what only loads a network needs no data, and no Lightning
 __getattr__, __dir__ = lazy(
@@ -20,6 +21,7 @@ __getattr__, __dir__ = lazy(
         "CIFAR10": "published",
         "CIFAR100": "published",
         "DATAMODULES": "choice",
+        "DataModule": "base",
         "SVHN": "published",
         "Digits": "digits",
         "Fake": "fake",
@@ -27,6 +29,7 @@ __getattr__, __dir__ = lazy(
         "ImageDataModule": "base",
         "ImageNet": "folder",
         "Scene": "scene",
+        "Text": "text",
     },
 )
 
@@ -35,10 +38,12 @@ __all__ = [
     "CIFAR100",
     "DATAMODULES",
     "SVHN",
+    "DataModule",
     "Digits",
     "Fake",
     "Folder",
     "ImageDataModule",
     "ImageNet",
     "Scene",
+    "Text",
 ]

@@ -26,50 +26,35 @@ def plain_types(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-class ImageDataModule(pl.LightningDataModule):
-    """Labeled images as train, validation and test loaders.
+class DataModule(pl.LightningDataModule):
+    """Labeled inputs as train, validation and test loaders.
 
     The validation set, on which the best checkpoint is chosen, is held out of the training
-    images by a split of its own fixed seed. The test set appears in `test_dataloader` alone.
+    inputs by a split of its own fixed seed. The test set appears in `test_dataloader` alone.
 
     Attributes:
         num_classes: number of classes.
         class_names: their names, by label.
-        in_chans: channels of an image.
-        image_size: height and width in pixels.
-        mean, std: per channel, of images in [0, 1]; the loaders' images have these removed.
 
     Args:
-        batch_size: images per batch and process.
-        val_size: held out of the training images: a count (int) or a fraction (float). With 0
+        batch_size: inputs per batch and process.
+        val_size: held out of the training inputs: a count (int) or a fraction (float). With 0
             nothing is held out and there is no validation.
-        augment: name of the augmentation of training images.
         seed: of order and augmentation, at least 0.
         split_seed: of the held-out split; keep it fixed when runs are compared.
     """
 
     num_classes: int
     class_names: tuple[str, ...]
-    in_chans: int = 3
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
-    def __init__(
-        self,
-        batch_size: int,
-        val_size: int | float,
-        augment: str,
-        seed: int,
-        split_seed: int,
-    ) -> None:
+    def __init__(self, batch_size: int, val_size: int | float, seed: int, split_seed: int) -> None:
         super().__init__()
         check_integer("batch_size", batch_size, 1)
         check_integer("seed", seed, 0)
         check_integer("split_seed", split_seed, 0)
         if not isinstance(val_size, int | float):
             raise ValueError(f"val_size={val_size!r} is no number; give a count or a fraction")
-        self.batch_size, self.val_size, self.augment = batch_size, val_size, augment
+        self.batch_size, self.val_size = batch_size, val_size
         self.seed, self.split_seed = seed, split_seed
 
     @property
@@ -86,9 +71,9 @@ class ImageDataModule(pl.LightningDataModule):
         return {key: plain_types(value) for key, value in given.items()}
 
     @property
-    def evaluation(self) -> dict[str, Any]:
-        """What an image file goes through outside of training, as `evaluation_transform` takes it."""
-        return resize_and_crop(self.image_size)
+    @abstractmethod
+    def model_options(self) -> dict[str, Any]:
+        """What `create_model` must know of the inputs."""
 
     @abstractmethod
     def train_dataloader(self) -> EpochLoader:
@@ -96,8 +81,49 @@ class ImageDataModule(pl.LightningDataModule):
 
     @abstractmethod
     def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
-        """The held-out images, as they are; an empty list where `val_size` is 0."""
+        """The held-out inputs, as they are; an empty list where `val_size` is 0."""
 
     @abstractmethod
     def test_dataloader(self) -> EpochLoader:
         """The test set, as it is."""
+
+
+class ImageDataModule(DataModule):
+    """Labeled images as train, validation and test loaders.
+
+    Attributes beside those of `DataModule`:
+        in_chans: channels of an image.
+        image_size: height and width in pixels.
+        mean, std: per channel, of images in [0, 1]; the loaders' images have these removed.
+
+    Args:
+        augment: name of the augmentation of training images.
+
+    The other arguments are those of `DataModule`.
+    """
+
+    in_chans: int = 3
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __init__(
+        self,
+        batch_size: int,
+        val_size: int | float,
+        augment: str,
+        seed: int,
+        split_seed: int,
+    ) -> None:
+        super().__init__(batch_size, val_size, seed, split_seed)
+        self.augment = augment
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The number of channels."""
+        return {"in_chans": self.in_chans}
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """What an image file goes through outside of training, as `evaluation_transform` takes it."""
+        return resize_and_crop(self.image_size)

@@ -9,24 +9,25 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from quantizable.data.base import ImageDataModule
+from quantizable.data.base import DataModule
 from quantizable.data.digits import Digits
 from quantizable.data.fake import Fake
 from quantizable.data.folder import Folder, ImageNet
 from quantizable.data.loader import EpochLoader
 from quantizable.data.published import CIFAR10, CIFAR100, SVHN
 from quantizable.data.scene import Scene
+from quantizable.data.text import Text
 from quantizable.interface.choices import DATA
 from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
 
-KINDS = (CIFAR10, CIFAR100, SVHN, Digits, Fake, Folder, ImageNet, Scene)
-DATAMODULES: dict[str, type[ImageDataModule]] = {
+KINDS = (CIFAR10, CIFAR100, SVHN, Digits, Fake, Folder, ImageNet, Scene, Text)
+DATAMODULES: dict[str, type[DataModule]] = {
     name: next(kind for kind in KINDS if kind.__name__ == wanted) for name, wanted in DATA.items()
 }
 
 
-def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDataModule:
+def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> DataModule:
     """The data module that ``data=NAME data.KEY=VALUE ...`` asks for, else that of training.
 
     Args:
@@ -52,6 +53,9 @@ def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDa
     takes = inspect.signature(kind).parameters
     known: Any = {k: trained[k] for k in ("image_size", "in_chans", "num_classes") if trained.get(k)}
     if name == trained.get("data"):
+        if trained.get("vocabulary"):  # other texts are read with the words that the network knows
+            known |= {key: trained[key] for key in ("vocabulary", "class_names")}
+            known["max_length"] = trained["input_size"][0]
         known |= trained.get("settings") or {}  # with these the same images are held out
     asked = OmegaConf.from_dotlist([w.removeprefix("data.") for w in words if w.startswith("data.")])
     options: Any = {key: value for key, value in known.items() if key in takes} | dict(asked)
@@ -61,10 +65,22 @@ def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> ImageDa
         raise ValueError(f"data set {name!r}: {error}") from error
 
 
-def check_fit(network: QuantizableNetwork, datamodule: ImageDataModule) -> None:
-    """``ValueError`` if the data has other classes or channels than the network was trained for."""
+def check_fit(network: QuantizableNetwork, datamodule: DataModule) -> None:
+    """``ValueError`` if the data has other classes or channels than the network was trained for.
+
+    Or if it is of words for a network that reads images, or the reverse.
+    """
+    reads, gives = (
+        "words" if is_text else "images"
+        for is_text in (bool(network.info.get("vocabulary")), isinstance(datamodule, Text))
+    )
+    if reads != gives:
+        raise ValueError(
+            f"the network reads {reads}, {type(datamodule).__name__} gives {gives}; choose the data it was "
+            "trained on, or one like it"
+        )
     for what in ("num_classes", "in_chans"):
-        trained, given = network.info.get(what), getattr(datamodule, what)
+        trained, given = network.info.get(what), getattr(datamodule, what, None)
         if trained is not None and trained != given:
             raise ValueError(
                 f"the network was trained with {what}={trained}, {type(datamodule).__name__} has {given}; "
@@ -72,7 +88,7 @@ def check_fit(network: QuantizableNetwork, datamodule: ImageDataModule) -> None:
             )
 
 
-def validation_loader(network: QuantizableNetwork, datamodule: ImageDataModule) -> EpochLoader:
+def validation_loader(network: QuantizableNetwork, datamodule: DataModule) -> EpochLoader:
     """The images that ``datamodule``, set up to fit, holds out of training.
 
     Warns if the network's checkpoint, an older one or one of a data module of the user's own, does not
@@ -95,7 +111,7 @@ def validation_loader(network: QuantizableNetwork, datamodule: ImageDataModule) 
     return loader
 
 
-def trained_data(network: QuantizableNetwork, words: Sequence[str] = ()) -> ImageDataModule:
+def trained_data(network: QuantizableNetwork, words: Sequence[str] = ()) -> DataModule:
     """The data module that the words ask for (see :func:`make_datamodule`), if it fits the network.
 
     Args:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from quantizable.interface.errors import nearest
+
 PARTS = ("train", "val", "test")
 IMAGENET = (
     "Download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from "
@@ -69,6 +71,8 @@ def check_there(kind: str, options: Mapping[str, Any]) -> None:
         root = Path(options["root"])
         class_folders(root, *(("ImageNet", IMAGENET) if kind == "ImageNet" else ()))
         check_tested(root)
+    if kind == "Text":
+        check_texts(options)
     if kind == "Scene" and options.get("file") is not None:
         check_scene(Path(options["file"]))
 
@@ -77,6 +81,23 @@ def check_scene(file: Path) -> None:
     """``FileNotFoundError`` if there is no such file."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no scene {file}; set data.file to a MATLAB file")
+
+
+def check_texts(options: Mapping[str, Any]) -> None:
+    """``FileNotFoundError`` if a file of texts is not there.
+
+    Args:
+        options: ``root`` and, of ``PARTS``, names of files; None: none.
+    """
+    root = Path(str(options.get("root") or "."))
+    for part in PARTS:
+        name = options.get(part)
+        if name is None or (root / str(name)).is_file():
+            continue
+        held = [entry.name for entry in root.iterdir() if entry.is_file()] if root.is_dir() else []
+        close = nearest(str(name), held)
+        hint = f"did you mean {close}?" if close else f"set data.root and data.{part}"
+        raise FileNotFoundError(f"there is no file of {part} texts {root / str(name)}; {hint}")
 
 
 def _folders(folder: Path) -> list[str]:

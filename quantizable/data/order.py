@@ -9,6 +9,8 @@ from torch import Tensor
 
 from quantizable.seeds import generator
 
+SORTED = 16  # batches of an epoch that are sorted together by length
+
 
 def split(size: int, val_size: int | float, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Indices (train, validation) of a random split of `range(size)`, both sorted and disjoint.
@@ -43,7 +45,13 @@ def train_batch_count(size: int, batch_size: int, world_size: int = 1) -> int:
 
 
 def train_batches(
-    size: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+    size: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    lengths: Tensor | None = None,
 ) -> list[Tensor]:
     """The index batches of one rank in one training epoch.
 
@@ -51,11 +59,35 @@ def train_batches(
     `batch_size * world_size`, and each global batch is dealt out to the ranks. So two ranks with
     batches of 64 together see exactly what one process with batches of 128 sees, step by step.
     The remainder that fills no global batch is left out; it is another one every epoch.
+
+    Args:
+        size: number of images.
+        batch_size: images per batch and rank.
+        seed, epoch: of the permutation.
+        rank, world_size: this process and the number of processes.
+        lengths: of sequences, ``[size]``: batches are then of sequences of similar length.
     """
     order = torch.randperm(size, generator=generator(seed, epoch))
     global_size = batch_size * world_size
     count = train_batch_count(size, batch_size, world_size)
-    return [order[i * global_size : (i + 1) * global_size][rank::world_size] for i in range(count)]
+    batches = [order[i * global_size : (i + 1) * global_size] for i in range(count)]
+    if lengths is not None:
+        batches = _of_similar_length(batches, lengths, seed, epoch)
+    return [batch[rank::world_size] for batch in batches]
+
+
+def _of_similar_length(batches: list[Tensor], lengths: Tensor, seed: int, epoch: int) -> list[Tensor]:
+    """The same sequences dealt out anew: sorted within groups of ``SORTED`` batches, which are then shuffled.
+
+    So little of a batch is padding, and which sequences meet still changes with every epoch.
+    """
+    dealt: list[Tensor] = []
+    for start in range(0, len(batches), SORTED):
+        together = torch.cat(batches[start : start + SORTED])
+        together = together[lengths[together].argsort(stable=True)]
+        dealt += together.split(len(batches[0]))
+    shuffled = torch.randperm(len(dealt), generator=generator("lengths", seed, epoch)).tolist()
+    return [dealt[i] for i in shuffled]
 
 
 def eval_batch_count(size: int, batch_size: int, world_size: int = 1) -> int:

@@ -13,8 +13,10 @@ DATA = {  # data=NAME: the class in quantizable.data
     "imagenet": "ImageNet",
     "folder": "Folder",
     "samson": "Scene",
+    "text": "Text",
     "fake": "Fake",
 }
+TEXT_MODELS = ("lstm", "gru", "text_transformer")  # networks that read words
 ENGINES = ("onnxruntime", "openvino", "torch")
 FORMATS = ("qz", "onnx", "openvino")
 STYLES = ("qdq", "qonnx")

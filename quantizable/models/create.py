@@ -1,4 +1,4 @@
-"""Float networks by name: timm's, torchvision's, and the CIFAR ResNets."""
+"""Float networks by name: timm's, torchvision's, the CIFAR ResNets, and small ones that read words."""
 
 from contextlib import nullcontext
 from difflib import get_close_matches
@@ -13,6 +13,7 @@ import quantizable.models.cifar_resnet  # registers resnet20, resnet32 and resne
 import quantizable.models.patch_cnn  # noqa: F401  (registers patch_cnn)
 from quantizable.models.download import without_retries
 from quantizable.models.stem import first_conv, replace, use_cifar_stem
+from quantizable.models.text import TEXT_MODELS
 from quantizable.models.weights import load_float_weights
 
 TORCHVISION = "torchvision:"
@@ -31,9 +32,10 @@ def create_model(
     Args:
         name: a timm network ("resnet18", "resnet18.a1_in1k", "hf-hub:...", of which a checkpoint
             loads with ``model=...`` alone: reading a file fetches nothing), a CIFAR ResNet
-            ("resnet20", "resnet32", "resnet56"), or one of torchvision ("torchvision:resnet18").
+            ("resnet20", "resnet32", "resnet56"), one of torchvision ("torchvision:resnet18"), or one that
+            reads words ("lstm", "gru", "text_transformer"), which takes ``vocabulary_size``.
         num_classes: classes, at least 1.
-        in_chans: channels of the image, at least 1.
+        in_chans: channels of the image, at least 1; of no meaning to what reads words.
         pretrained: start from the published weights, which are downloaded; the classifier starts
             afresh where the number of classes differs.
         cifar_stem: 3x3 stride-1 stem without pooling, for images of about 32x32 pixels.
@@ -47,7 +49,12 @@ def create_model(
     for what, value in (("num_classes", num_classes), ("in_chans", in_chans)):
         if value < 1:
             raise ValueError(f"{what}={value}; give at least 1")
-    make = _torchvision_model if name.startswith(TORCHVISION) else _timm_model
+    if name in TEXT_MODELS:
+        if cifar_stem:
+            raise ValueError(f"{name!r} reads words and has no stem for images; leave out cifar_stem")
+        make = _text_model
+    else:
+        make = _torchvision_model if name.startswith(TORCHVISION) else _timm_model
     try:
         model = make(name, num_classes, in_chans, pretrained, **kwargs)
     except OSError as error:
@@ -98,6 +105,15 @@ def _timm_model(name: str, num_classes: int, in_chans: int, pretrained: bool, **
         )
 
 
+def _text_model(name: str, num_classes: int, _: int, pretrained: bool, **kwargs: Any) -> nn.Module:
+    size = kwargs.get("vocabulary_size")
+    if pretrained:
+        raise ValueError(f"there are no published weights of {name!r}; use pretrained=False")
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"{name!r} reads words: give vocabulary_size, how many there are (it is {size!r})")
+    return TEXT_MODELS[name](num_classes, **kwargs)
+
+
 def _torchvision_model(
     name: str, num_classes: int, in_chans: int, pretrained: bool, **kwargs: Any
 ) -> nn.Module:
@@ -137,5 +153,6 @@ def _raise_unknown(name: str, known: list[str]) -> None:
     hint = f"did you mean {', '.join(close)}? " if close else ""
     raise ValueError(
         f"unknown model {name!r}: {hint}Names are those of timm.list_models(), 'resnet20', "
-        "'resnet32' and 'resnet56' for CIFAR, and 'torchvision:NAME' for torchvision's"
+        "'resnet32' and 'resnet56' for CIFAR, 'torchvision:NAME' for torchvision's, and of those that read "
+        f"words {', '.join(map(repr, TEXT_MODELS))}"
     )

@@ -1,8 +1,8 @@
-"""What an image needs before a network can see it, and the names of what it sees."""
+"""What an image or a text needs before a network can read it, and the names of what it tells apart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quantizable.data.evaluation_transform import KEY, evaluation_transform, resize_and_crop
 from quantizable.data.files import check_depth
+from quantizable.data.words import encode, padded
 from quantizable.interface.choices import DATA
 from quantizable.network import QuantizableNetwork
 
@@ -21,7 +22,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".p
 
 
 def preprocessing(network: QuantizableNetwork) -> dict[str, Any]:
-    """Sizes, ``mean``, ``std``, ``class_names`` and ``evaluation``: of the data, else of timm.
+    """Sizes, ``mean``, ``std``, ``class_names``, ``evaluation`` and ``vocabulary``: of the data, else of timm.
 
     ``evaluation`` is how the data module resizes and crops. Where no data are known, timm's ``crop_pct``,
     ``crop_mode`` and ``interpolation`` stand for it.
@@ -101,6 +102,8 @@ def read_images(paths: list[Path], info: dict[str, Any]) -> Tensor:
         ValueError: a file is no image, or one of more than 8 bits a channel; or the model file does not say
             what size it takes.
     """
+    if info.get("vocabulary"):
+        raise ValueError(f"the network reads texts, and no image such as {paths[0]}")
     if "image_size" not in info:
         raise ValueError("the model file does not say what images it takes; export it with its preprocessing")
     channels = info["in_chans"]
@@ -122,6 +125,22 @@ def read_images(paths: list[Path], info: dict[str, Any]) -> Tensor:
             raise ValueError(f"{path} is no image that can be read ({error})") from error
         check_depth(path, held)
     return torch.stack(images)
+
+
+def read_texts(texts: Sequence[str], info: Mapping[str, Any]) -> Tensor:
+    """Texts as the network was evaluated on them: ids of their words, int64 ``[N, L]``, padded by 0.
+
+    Args:
+        texts: as they are written.
+        info: what :func:`preprocessing` gave for the network.
+
+    Raises:
+        ValueError: a text without words; or the model file does not say which words it knows.
+    """
+    if not info.get("vocabulary"):
+        raise ValueError("the model file does not say which words it knows: it reads no texts")
+    (length,) = info["input_size"]
+    return padded(encode(texts, info["vocabulary"], length), length)
 
 
 def _transform(info: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:

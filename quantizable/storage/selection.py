@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantizable.bits import BitMode, parse_modes
-from quantizable.data.base import ImageDataModule
+from quantizable.data.base import DataModule, ImageDataModule
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.storage.assignment import SavedAssignment, read_assignment
 
@@ -35,7 +35,7 @@ class Chosen:
 def choose(
     text: str | None,
     network: QuantizableNetwork,
-    data: Callable[[], ImageDataModule],
+    data: Callable[[], DataModule],
     default: Iterable[BitMode] | None = None,
 ) -> list[Chosen]:
     """What ``--bits 4,32,found.yaml`` names: assignments first, in the order given, then modes, lowest first.
@@ -70,7 +70,7 @@ def choose(
 
 
 def _fitted(
-    path: Path, saved: SavedAssignment, network: QuantizableNetwork, data: Callable[[], ImageDataModule]
+    path: Path, saved: SavedAssignment, network: QuantizableNetwork, data: Callable[[], DataModule]
 ) -> QuantizableNetwork:
     own = deepcopy(network)
     batches: Iterable[Any] = ()
@@ -79,7 +79,9 @@ def _fitted(
         datamodule = data()
         datamodule.prepare_data()
         datamodule.setup("fit")
-        batches, std = datamodule.train_dataloader(), datamodule.std
+        batches = datamodule.train_dataloader()
+        if isinstance(datamodule, ImageDataModule):
+            std = datamodule.std
     try:
         saved.apply(own, batches, std)
     except (ValueError, TypeError) as error:

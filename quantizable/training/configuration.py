@@ -11,6 +11,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from quantizable.bits import parse_modes
 from quantizable.data.layout import check_there
+from quantizable.interface.choices import TEXT_MODELS
 from quantizable.storage.network_file import check_checkpoint
 from quantizable.training.run_names import resumed
 
@@ -22,14 +23,14 @@ KEYS = {
     ),
     "model": ("name", "pretrained", "weights", "reset_head", "cifar_stem", "options"),
     "bits": ("modes", "first_last", "norms", "exclude", "overrides"),
-    "quantizer": ("name", "per_channel", "attention"),
+    "quantizer": ("name", "per_channel", "attention", "embedding"),
     "schedule": ("epochs", "augment", "optimizer"),
     "train": (
         *("label_smoothing", "accumulate", "clip_norm", "noise_sigma", "recompute_activations", "ema"),
         *("teacher", "teacher_weights", "histograms_every"),
     ),
 }
-EXAMPLES = {"model.name": "mobilenetv2_100", "data.root": "my_images", "data.file": "Samson.mat"}
+EXAMPLES = {"model.name": "mobilenetv2_100", "data.root": "my_images", "data.file": "Samson.mat", "data.train": "train.tsv"}
 
 
 def read_settings(config: DictConfig) -> dict[str, Any]:
@@ -116,6 +117,7 @@ def check(cfg: dict[str, Any]) -> None:
         )
     if cfg["trainer"]["limit_train_batches"] == 0:
         raise ValueError("trainer.limit_train_batches=0 leaves no training batches; give more than 0")
+    _check_kind(cfg)
     if "augment" not in cfg["data"] and cfg["schedule"]["augment"] != "none":
         ignored = f"schedule.augment={cfg['schedule']['augment']} would be ignored"
         raise ValueError(f"this data set takes no augmentation: {ignored}; give schedule.augment=none")
@@ -125,3 +127,25 @@ def check(cfg: dict[str, Any]) -> None:
         raise ImportError("logger=tensorboard needs tensorboard: pip install 'quantizable[tensorboard]'")
     if "MLFlow" in cfg["logger"]["_target_"] and not find_spec("mlflow"):
         raise ImportError("logger=mlflow needs MLflow: pip install mlflow")
+
+
+def _check_kind(cfg: dict[str, Any]) -> None:
+    """Refuse a network of images for words, and the reverse."""
+    package, _, kind = str(cfg["data"].get("_target_")).rpartition(".")
+    if package != "quantizable.data":
+        return
+    words, teacher = kind == "Text", cfg["train"]["teacher"]
+    names = {"model": cfg["model"]["name"]}
+    if teacher is not None and not teacher.endswith(".ckpt"):
+        names["train.teacher"] = teacher
+    for key, name in names.items():
+        if words and name not in TEXT_MODELS:
+            raise ValueError(
+                f"{key}={name} reads images, data=text gives words; choose {key}={', '.join(TEXT_MODELS)}"
+            )
+        if not words and name in TEXT_MODELS:
+            raise ValueError(f"{key}={name} reads words, this data gives images; choose data=text")
+    if words and cfg["model"]["pretrained"]:
+        raise ValueError(f"there are no published weights of {names['model']}; leave out model.pretrained")
+    if words and cfg["train"]["noise_sigma"]:
+        raise ValueError("train.noise_sigma adds noise to images, data=text gives words; leave it at 0")

@@ -7,10 +7,17 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 
-from quantizable.data import DATAMODULES, ImageDataModule
+from quantizable.data import DATAMODULES, DataModule
 from quantizable.data.base import plain_types
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.checkpoint import FORMAT, read_checkpoint
+
+
+# attributes of a data module
+KEYS = (
+    *("class_names", "in_chans", "image_size", "mean", "std", "evaluation"),
+    *("vocabulary", "input_size", "input_ids"),
+)
 
 
 def describe(
@@ -25,12 +32,12 @@ def describe(
     """
     data = {
         key: plain_types(getattr(datamodule, key))
-        for key in ("class_names", "in_chans", "image_size", "mean", "std", "evaluation")
+        for key in KEYS
         if hasattr(datamodule, key)  # one of the user's own need not have it
     }
     names: dict[Any, str] = {kind: name for name, kind in DATAMODULES.items()}
     data["data"] = names.get(type(datamodule))  # None for a data module of the user's own
-    if isinstance(datamodule, ImageDataModule) and data["data"]:
+    if isinstance(datamodule, DataModule) and data["data"]:
         data["settings"] = datamodule.settings
     return {
         "format": FORMAT,
@@ -41,7 +48,7 @@ def describe(
     }
 
 
-def measured_images(datamodule: ImageDataModule, trainer: Trainer, stage: str) -> int | None:
+def measured_images(datamodule: DataModule, trainer: Trainer, stage: str) -> int | None:
     """How many images accuracies are measured on; None where the loader does not say, or not all are used.
 
     Args:
@@ -61,3 +68,5 @@ def check_same_network(given: dict[str, Any], path: Path) -> None:
             raise ValueError(
                 f"{path} cannot be resumed: it was trained with {key}={saved[key]}, asked for is {given[key]}"
             )
+    if (known := saved["data"].get("vocabulary")) and known != given["data"].get("vocabulary"):
+        raise ValueError(f"{path} cannot be resumed: the training texts have other words than before")

@@ -14,11 +14,20 @@ from quantizable.interface.lightning_package import pl
 def example_input(module: Any) -> Tensor | None:
     """Zeros ``[1, ...]``, shaped as the training data or as the network says; None where neither is known.
 
+    They are ids, integers, where the data are.
+
     Args:
         module: a :class:`quantizable.MultiModeModule`, in a trainer or not.
     """
     shape = _shape_of_data(module) or _shape_of_network(module)
-    return None if shape is None else torch.zeros(1, *shape, device=module.device)
+    if shape is None:
+        return None
+    return torch.zeros(1, *shape, dtype=torch.int64 if _reads_ids(module) else None, device=module.device)
+
+
+def _reads_ids(module: Any) -> bool:
+    data = None if module._trainer is None else module.trainer.datamodule
+    return bool(getattr(data, "input_ids", None) or getattr(module.network, "info", {}).get("input_ids"))
 
 
 def _shape_of_data(module: Any) -> tuple[int, ...] | None:
@@ -28,6 +37,8 @@ def _shape_of_data(module: Any) -> tuple[int, ...] | None:
     channels, size = getattr(data, "in_chans", None), getattr(data, "image_size", None)
     if isinstance(channels, int) and isinstance(size, int):
         return channels, size, size
+    if isinstance(given := getattr(data, "input_size", None), tuple):
+        return given
     if module.trainer.state.fn != pl.trainer.states.TrainerFn.FITTING:
         return None
     source = module.trainer.fit_loop._data_source
@@ -45,6 +56,8 @@ def _shape_of_data(module: Any) -> tuple[int, ...] | None:
 def _shape_of_network(module: Any) -> tuple[int, ...] | None:
     network, options = module.network, module.architecture["model_options"]
     about = getattr(network, "info", {})
+    if "input_size" in about:
+        return tuple(about["input_size"])
     if "image_size" in about and "in_chans" in about:
         return about["in_chans"], about["image_size"], about["image_size"]
     says = getattr(network.model, "pretrained_cfg", None) or getattr(network.model, "default_cfg", None) or {}

@@ -25,13 +25,10 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.loggers import WandbLogger
-from torch import nn
 
 import quantizable
-from quantizable.data import ImageDataModule
-from quantizable.data.base import plain_types
-from quantizable.models.create import create_model
-from quantizable.models.weights import load_float_weights
+from quantizable.data import DataModule
+from quantizable.data.text import Text
 from quantizable.report.files import finite, write_json
 from quantizable.report.plots import plot_modes
 from quantizable.report.tables import by_mode, print_table
@@ -43,6 +40,7 @@ from quantizable.training.compile_time import CompileTime
 from quantizable.training.configuration import read_settings
 from quantizable.training.description import check_same_network, measured_images
 from quantizable.training.end_together import EndTogether, is_lost
+from quantizable.training.float_networks import float_options, make_teacher
 from quantizable.training.loggers import make_loggers
 from quantizable.training.memory import keep_freed_memory
 from quantizable.training.metrics_file import forget_rows_after
@@ -79,9 +77,12 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
     pl.seed_everything(cfg["seed"], workers=True, verbose=False)
-    datamodule: ImageDataModule = instantiate(config.data)
+    datamodule: DataModule = instantiate(config.data)
     if is_first_process():  # a missing data set, or one too small, is found before a network is built
         datamodule.prepare_data()
+    if cfg["start"] is not None and isinstance(datamodule, Text):
+        use_known_words(datamodule, cfg["start"])
+    if is_first_process():
         datamodule.setup("fit")
     module = make_module(cfg, instantiate(config.scheme), datamodule)
     if resume is not None:
@@ -114,6 +115,13 @@ def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path |
             wandb.finish()  # or the next run of a sweep would log into this one
 
 
+def use_known_words(datamodule: Text, start: str) -> None:
+    """Read the texts with the words of the checkpoint that a run starts from, which its weights are for."""
+    known = read_checkpoint(start)["quantizable"]["data"].get("vocabulary")
+    if known:
+        datamodule.vocabulary = known
+
+
 def quiet() -> None:
     """Keep Lightning's advice out of the log, which is the same at every start; its errors stay."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -130,7 +138,7 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -> QuantizableClassifier:
+def make_module(cfg: dict[str, Any], scheme: Any, datamodule: DataModule) -> QuantizableClassifier:
     """The network in its Lightning module."""
     model, bits = cfg["model"], cfg["bits"]
     return QuantizableClassifier(
@@ -142,9 +150,8 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
         weights=model["weights"],
         reset_head=model["reset_head"],
         model_options={
-            "in_chans": datamodule.in_chans,
+            **float_options(cfg, datamodule),
             "pretrained": model["pretrained"],
-            "cifar_stem": cifar_stem(cfg, datamodule),
             **(model["options"] or {}),
         },
         quantize_options={
@@ -154,6 +161,7 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
             "overrides": bits["overrides"],
             "per_channel": cfg["quantizer"]["per_channel"],
             "attention": cfg["quantizer"]["attention"],
+            "embedding": cfg["quantizer"]["embedding"],
         },
         optimizer=cfg["schedule"]["optimizer"],
         label_smoothing=cfg["train"]["label_smoothing"],
@@ -164,45 +172,6 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: ImageDataModule) -
         strategy=instantiate(cfg["strategy"]),
         teacher=make_teacher(cfg, datamodule),
     )
-
-
-def cifar_stem(cfg: dict[str, Any], datamodule: ImageDataModule) -> bool:
-    """Whether the networks are built for small images, the trained one and its teacher."""
-    asked: bool | str = cfg["model"]["cifar_stem"]
-    return datamodule.image_size <= 64 if asked == "auto" else bool(asked)
-
-
-def make_teacher(cfg: dict[str, Any], datamodule: ImageDataModule) -> nn.Module | None:
-    """The network that teaches: a float one with its weights, a run's in its highest mode, or None.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or its weights are of another network or, of a run,
-            for other classes or for images normalized otherwise.
-    """
-    name = cfg["train"]["teacher"]
-    if name is None:
-        return None
-    if name.endswith(".ckpt"):
-        return _from_a_run(name, datamodule)
-    with torch.random.fork_rng():  # the network starts as it would without
-        teacher = create_model(
-            name, datamodule.num_classes, datamodule.in_chans, cifar_stem=cifar_stem(cfg, datamodule)
-        )
-    load_float_weights(teacher, cfg["train"]["teacher_weights"])
-    return teacher
-
-
-def _from_a_run(path: str, datamodule: ImageDataModule) -> nn.Module:
-    with torch.random.fork_rng():
-        teacher = load_checkpoint(path)
-    for key in ("class_names", "in_chans", "mean", "std"):
-        taught, wanted = teacher.info.get(key), plain_types(getattr(datamodule, key, None))
-        if None not in (taught, wanted) and taught != wanted:
-            raise ValueError(
-                f"{path} cannot teach here: its {key}: {str(taught)[:80]}, that of the data: "
-                f"{str(wanted)[:80]}; give a network trained on such images and classes"
-            )
-    return teacher
 
 
 def make_trainer(
@@ -285,7 +254,7 @@ def finish(
     cfg: dict[str, Any],
     trainer: pl.Trainer,
     module: QuantizableClassifier,
-    datamodule: ImageDataModule,
+    datamodule: DataModule,
     folder: Path,
 ) -> dict[str, Any]:
     """Test the best checkpoint once; write ``results.json`` and ``modes.png``; print the table."""
