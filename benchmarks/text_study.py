@@ -66,7 +66,8 @@ RATES = {
     "gru": {"float": 0.002, "switchable": 0.001, "2": 0.001, "4": 0.001, "8": 0.001, "32": 0.001},
 }
 REPAIR: dict[str, Any] = {"steps": 50, "lr": 0.05}
-OPTIMIZER = (  # of all runs; dropout as in conf/model
+OPTIMIZER = (  # of all runs
+    "model.options={drop_rate:0.3}",
     "schedule.optimizer.name=adamw",
     "schedule.optimizer.weight_decay=0.01",
     "schedule.optimizer.schedule=linear",

@@ -1,4 +1,4 @@
-"""Agreement on shifted inputs: every corruption at every severity, and images or texts from a second source."""
+"""Agreement on shifted inputs: every corruption at every severity, and inputs from a second source."""
 
 from __future__ import annotations
 
