@@ -1,4 +1,4 @@
-"""``quantizable predict MODEL IMAGE... --bits 4``: the five likeliest classes of each image."""
+"""``quantizable predict MODEL INPUT... --bits 4``: the five likeliest classes of each image or text."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from quantizable.storage.network_file import check_file, read_about
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
-    parser = subparsers.add_parser("predict", help="classify images with an exported file")
+    parser = subparsers.add_parser("predict", help="classify images or texts with an exported file")
     parser.add_argument("model", type=Path, help="a .qz, .onnx or OpenVINO's .xml file, or a checkpoint")
     parser.add_argument(
-        "images", nargs="+", help="image files, folders, globs, or - for a list on standard input"
+        "inputs",
+        nargs="+",
+        help="image files, folders, globs; for a network that reads words, texts or files with one a line; "
+        "or - for a list on standard input",
     )
     parser.add_argument("--bits", help="one mode; default: the highest of the file")
     parser.add_argument(
@@ -25,8 +28,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     add_engine(parser, default="onnxruntime", text="one of")
     parser.add_argument("--threads", type=int, help="default: as many as cores")
-    parser.add_argument("--batch", type=int, default=16, help="images per inference (default: 16)")
-    parser.add_argument("--json", action="store_true", help="print JSON, one object per image")
+    parser.add_argument("--batch", type=int, default=16, help="inputs per inference (default: 16)")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per input")
     parser.set_defaults(run=run)
 
 

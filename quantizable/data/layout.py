@@ -71,7 +71,7 @@ def check_there(kind: str, options: Mapping[str, Any]) -> None:
         root = Path(options["root"])
         class_folders(root, *(("ImageNet", IMAGENET) if kind == "ImageNet" else ()))
         check_tested(root)
-    if kind == "Text":
+    if kind == "Text" and options.get("root") is not None:
         check_texts(options)
     if kind == "Scene" and options.get("file") is not None:
         check_scene(Path(options["file"]))
@@ -92,7 +92,7 @@ def check_texts(options: Mapping[str, Any]) -> None:
     root = Path(str(options.get("root") or "."))
     for part in PARTS:
         name = options.get(part)
-        if name is None or (root / str(name)).is_file():
+        if name in (None, "null") or (root / str(name)).is_file():
             continue
         held = [entry.name for entry in root.iterdir() if entry.is_file()] if root.is_dir() else []
         close = nearest(str(name), held)

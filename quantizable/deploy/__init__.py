@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quantizable.deploy.guard import Guard
     from quantizable.deploy.session import Session
     from quantizable.storage.load import load_qz
+    from quantizable.storage.preprocessing import read_images, read_texts
     from quantizable.storage.qz import save_qz
 
 # imported when asked for: loading a network needs no engine, and a command line with a typo not even torch
@@ -25,8 +26,10 @@ __getattr__, __dir__ = lazy(
         "Session": "session",
         "export_onnx": "export",
         "load_qz": "quantizable.storage.load",
+        "read_images": "quantizable.storage.preprocessing",
+        "read_texts": "quantizable.storage.preprocessing",
         "save_qz": "quantizable.storage.qz",
     },
 )
 
-__all__ = ["Guard", "Session", "export_onnx", "load_qz", "save_qz"]
+__all__ = ["Guard", "Session", "export_onnx", "load_qz", "read_images", "read_texts", "save_qz"]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.calibrate import first_inputs
+from quantizable.data import ImageDataModule
 from quantizable.data.choice import trained_data
 from quantizable.deploy.engine_check import DISAGREES, check_engines
 from quantizable.deploy.export import export_onnx, fits_bytes
@@ -112,6 +113,8 @@ def check(written: list[Path], modes: list[str]) -> int:
 def _training_images(network: QuantizableNetwork, words: list[str]) -> Tensor:
     """A few batches of training images, ``[N, C, H, W]``, to fit grids on."""
     data = trained_data(network, words)
+    if not isinstance(data, ImageDataModule):
+        raise ValueError("--residual int8 is for networks that read images; leave it out")
     data.prepare_data()
     data.setup("fit")
     return torch.cat(list(first_inputs(data.train_dataloader(), CALIBRATION_BATCHES, torch.device("cpu"))))

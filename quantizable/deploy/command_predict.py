@@ -1,11 +1,13 @@
-"""``quantizable predict MODEL IMAGE... --bits 4``: the five likeliest classes of each image."""
+"""``quantizable predict MODEL INPUT... --bits 4``: the five likeliest classes of each image or text."""
 
 from __future__ import annotations
 
 import argparse
 import glob
 import json
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +16,76 @@ from torch import Tensor
 
 from quantizable.deploy.guard import Guard
 from quantizable.deploy.session import Session
+from quantizable.storage.network_file import read_about
 from quantizable.storage.outputs import only_tensor
-from quantizable.storage.preprocessing import IMAGE_SUFFIXES, read_images
+from quantizable.storage.preprocessing import IMAGE_SUFFIXES, read_images, read_texts
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the five likeliest classes of each image."""
-    paths = find_images(args.images)
+    """Print the five likeliest classes of each image or text."""
+    graph = args.model.suffix in (".onnx", ".xml")
+    about = None if graph else read_about(args.model)  # a typo is answered before a mode is compiled
+    inputs = find_inputs(args.inputs, about["data"]) if about else None
     guard = Guard.load(args.guard) if args.guard else None
     session = Session(args.model, args.engine, guard.low if guard else args.bits, args.threads)
-    names = session.info.get("class_names")
-    for start in range(0, len(paths), args.batch):
-        some = paths[start : start + args.batch]
-        logits, modes = answers(session, guard, read_images(some, session.info))
-        for path, row, mode in zip(some, logits, modes, strict=True):
+    if inputs is None:
+        inputs = find_inputs(args.inputs, session.info)
+    names, kind = session.info.get("class_names"), "text" if reads_words(session.info) else "image"
+    for start in range(0, len(inputs), args.batch):
+        some = inputs[start : start + args.batch]
+        logits, modes = answers(session, guard, read_inputs(some, session.info))
+        for one, row, mode in zip(some, logits, modes, strict=True):
             best = top_classes(row, names)
             if args.json:
-                print(json.dumps({"image": str(path), "bits": mode, "top5": best}))
+                print(json.dumps({kind: str(one), "bits": mode, "top5": best}))
             else:
                 asked = f" (mode {mode})" if guard else ""
                 likeliest = ", ".join(f"{c['class']} {100 * c['probability']:.1f} %" for c in best)
-                print(f"{path}{asked}: {likeliest}")
+                print(f"{one}{asked}: {likeliest}")
     return 0
+
+
+def reads_words(info: Mapping[str, Any]) -> bool:
+    """True if a network reads texts, by what its file says of it."""
+    return bool(info.get("vocabulary"))
+
+
+def find_inputs(words: list[str], info: Mapping[str, Any]) -> list[Any]:
+    """What the words of the command line name: texts for a network that reads them, else images."""
+    return find_texts(words) if reads_words(info) else find_images(words)
+
+
+def read_inputs(inputs: list[Any], info: dict[str, Any]) -> Tensor:
+    """Images or texts as the network takes them."""
+    return read_texts(inputs, info) if reads_words(info) else read_images(inputs, info)
+
+
+def find_texts(words: list[str]) -> list[str]:
+    """Texts as they are, those in files and on standard input (``-``), one a line.
+
+    Raises:
+        FileNotFoundError: a name that ends in .txt and is no file.
+        ValueError: a file without texts, or a text that is empty.
+    """
+    found: list[str] = []
+    for word in words:
+        if word == "-":
+            found += [line.strip() for line in sys.stdin if line.strip()]
+        elif os.path.isfile(word):  # as Path's own, and a long sentence is none
+            lines = Path(word).read_text(encoding="utf-8", errors="replace").split("\n")
+            texts = [line.strip() for line in lines if line.strip()]
+            if not texts:
+                raise ValueError(f"{word} holds no texts")
+            found += texts
+        elif word.endswith(".txt"):
+            raise FileNotFoundError(f"there is no file {word}")
+        elif not word.strip():
+            raise ValueError("a text is empty; give at least one word")
+        else:
+            found.append(word)
+    if not found:
+        raise ValueError("no text was given")
+    return found
 
 
 def answers(session: Session, guard: Guard | None, images: Tensor) -> tuple[np.ndarray, list[str]]:

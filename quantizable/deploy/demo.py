@@ -20,6 +20,7 @@ from quantizable.measure.latency import interleaved
 from quantizable.measure.uncertainty import INDICATORS
 from quantizable.nn.layer_modes import plain_mode
 from quantizable.storage.load import load
+from quantizable.storage.network_file import read_about
 from quantizable.storage.outputs import only_tensor
 from quantizable.storage.preprocessing import read_images
 
@@ -99,6 +100,8 @@ class Demo:
             raise ValueError(
                 f"{path} holds one mode; the demo compares modes: give a .qz file or a checkpoint"
             )
+        if ((read_about(path) or {}).get("data") or {}).get("vocabulary"):
+            raise ValueError(f"{path} reads words, the demo shows images; ask it by quantizable predict")
         beside = path.with_name("guard.json")
         self.guard = Guard.load(guard or beside) if guard or beside.is_file() else None
         self.session = Session(path, engine, threads=threads, batch=1)

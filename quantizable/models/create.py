@@ -93,7 +93,7 @@ def _timm_model(name: str, num_classes: int, in_chans: int, pretrained: bool, **
     if source_of(name) == "":  # the others are looked up by timm
         architecture = name.partition(".")[0]
         if not timm.is_model(architecture):
-            _raise_unknown(name, timm.list_models())
+            _raise_unknown(name, [*timm.list_models(), *TEXT_MODELS])
         if pretrained and not timm.is_model_pretrained(architecture):
             raise ValueError(
                 f"there are no published weights of {name!r} to download; use pretrained=False "

@@ -18,6 +18,7 @@ from quantizable.bits import ModeLike
 from quantizable.certify.certification import Certification, average_certified_radius, certified_accuracy
 from quantizable.certify.incremental import Incremental
 from quantizable.certify.smoothing import Smoothing
+from quantizable.data import ImageDataModule
 from quantizable.data.choice import trained_data, validation_loader
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.report.files import write_json
@@ -32,6 +33,7 @@ from quantizable.search.space import Space, parse_budget
 from quantizable.storage.assignment import SavedAssignment, add_modes, noisy_inputs, write_assignment
 from quantizable.storage.digests import digest_network, digest_tensors
 from quantizable.storage.load import load
+from quantizable.storage.preprocessing import example_inputs
 from quantizable.storage.selection import choose
 
 RADII = (0.0, 0.25, 0.5, 0.75)
@@ -62,19 +64,33 @@ class Setting:
             first += len(x)
         return torch.cat(images), torch.cat(labels)
 
+    def example(self) -> Tensor:
+        """One input of the data, zeros."""
+        data = self.data
+        if isinstance(data, ImageDataModule):
+            return torch.zeros(1, data.in_chans, data.image_size, data.image_size)
+        return example_inputs(self.network, 1)
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of the images, per channel; ``ValueError`` for words, to which no noise is added."""
+        if not isinstance(self.data, ImageDataModule):
+            raise ValueError("randomized smoothing adds noise to images, and this network reads words")
+        return tuple(self.data.std)
+
     def training_inputs(self, batches: int, noise: float = 0.0) -> list[Tensor]:
         """The first training batches of the data module's seed, with Gaussian noise of that sigma."""
         if batches < 0:
             raise ValueError(f"--norm-batches is {batches}; it is 0 or more")
         inputs = islice(self.data.train_dataloader(), batches) if batches else ()
-        return list(noisy_inputs(inputs, noise, self.data.std)) if noise else [x for x, _ in inputs]
+        return list(noisy_inputs(inputs, noise, self.std)) if noise else [x for x, _ in inputs]
 
     def smoothing(self, args: argparse.Namespace, first_seed: int = 0) -> Smoothing:
         """The smoothing that the options ask for, in the units of the data."""
         if args.seed < 0:
             raise ValueError(f"--seed is {args.seed}; it is at least 0")
         seed = first_seed + args.seed
-        return Smoothing(args.sigma, args.n, args.n0, args.alpha, tuple(self.data.std), seed)
+        return Smoothing(args.sigma, args.n, args.n0, args.alpha, self.std, seed)
 
 
 def run_bits(args: argparse.Namespace) -> int:
@@ -85,8 +101,7 @@ def run_bits(args: argparse.Namespace) -> int:
     setting = Setting(args, test=False)
     network = setting.network
     space = Space.of(network)
-    image = torch.zeros(1, setting.data.in_chans, setting.data.image_size, setting.data.image_size)
-    cost = make_cost(args.cost, network, image, args.latency_table)
+    cost = make_cost(args.cost, network, setting.example(), args.latency_table)
     for mode in space.modes:  # a table may lack some
         cost.total(space.layer_modes(space.uniform(mode)))
     texts = [text.strip() for text in args.budget.split(",")]

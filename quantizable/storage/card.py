@@ -17,11 +17,11 @@ from quantizable.storage.preprocessing import preprocessing
 BEGIN, END = "<!-- written by quantizable: begin -->", "<!-- written by quantizable: end -->"
 HEAD = """---
 library_name: quantizable
-pipeline_tag: image-classification
+pipeline_tag: {task}
 tags:
 - quantization
 - multi-bit
-- image-classification
+- {task}
 ---
 """
 LONGEST = 100  # characters of a value
@@ -67,13 +67,14 @@ _LICENSE = (
 )
 
 
-def merged(card: str, old: str | None) -> str:
+def merged(card: str, old: str | None, task: str = "image-classification") -> str:
     """The card, in place of our part of an old one; the rest of the old one, its head too, stays.
 
-    An old card without our part is its owner's: the new part goes below it.
+    An old card without our part is its owner's: the new part goes below it. ``task``: the Hub's name of what
+    the network does, for a new head.
     """
     if old is None:
-        return HEAD + card
+        return HEAD.format(task=task) + card
     before, begin, rest = old.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -104,13 +105,18 @@ def _usage(network: QuantizableNetwork, repo: str, integers: bool) -> str:
     address = f"hf://{repo}" if "/" in repo else repo
     # as Python writes it, and without a mark: `<` could begin one
     quoted = json.dumps(address, ensure_ascii=False).replace("<", "\\x3c")
+    texts = bool(network.info.get("vocabulary"))
+    call = "logits = network(images)  # normalized as under Data"
+    if texts:
+        call = "logits = network(deploy.read_texts(texts, network.info))  # texts: a list of strings"
     lines = [
         "```python",
         "import quantizable",
+        *(["from quantizable import deploy"] if texts else []),
         "",
         f"network = quantizable.load({quoted})  # pip install quantizable[hub]",
         f"network.set_bits({low!r})",
-        "logits = network(images)  # normalized as under Data",
+        call,
         f"network.set_bits({high!r})",
     ]
     if integers:
@@ -145,6 +151,9 @@ def _data(info: Mapping[str, Any]) -> str:
     if info.get("image_size"):
         channels, side = (words(info.get(key)) for key in ("in_chans", "image_size"))
         lines.append(f"- images: {channels} channels, {side} x {side} pixels")
+    if info.get("vocabulary"):
+        (length,) = info["input_size"]
+        lines.append(f"- texts: {len(info['vocabulary'])} words are known, {words(length)} of a text are read")
     lines += [f"- {key}: {', '.join(map(_number, info[key]))}" for key in ("mean", "std") if info.get(key)]
     if names := info.get("class_names"):
         shown = ", ".join(map(words, names[:10])) + (", ..." if len(names) > 10 else "")

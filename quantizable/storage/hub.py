@@ -92,7 +92,8 @@ def _write_card(
     sizes = {name: (folder / name).stat().st_size for name in names}
     card = model_card(network, repo, accuracies, sizes, PICTURE if accuracies else "")
     old = (folder / CARD).read_text() if (folder / CARD).is_file() else None
-    write_text(folder / CARD, merged(card, old))
+    task = "text-classification" if network.info.get("vocabulary") else "image-classification"
+    write_text(folder / CARD, merged(card, old, task))
 
 
 def describe(network: QuantizableNetwork) -> dict[str, Any]:

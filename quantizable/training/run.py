@@ -205,7 +205,8 @@ def make_trainer(
         say("batch norms are not synchronized: torch can do that on GPUs alone")
         options["sync_batchnorm"] = False
     shown = options.pop("enable_progress_bar", True) and sys.stdout.isatty()  # a file is no place for bars
-    validated = cfg["data"].get("val_size", 1) != 0 and options["limit_val_batches"] != 0
+    held_out = cfg["data"].get("val_size", 1) != 0 or cfg["data"].get("val") is not None
+    validated = held_out and options["limit_val_batches"] != 0
     callbacks: list[Callback] = [
         *checkpoints(folder, validated),
         LearningRateMonitor("step"),

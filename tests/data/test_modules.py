@@ -40,7 +40,7 @@ def test_contract_of_cifar(module, cifar_root):
 
 def test_names():
     assert sorted(DATAMODULES) == sorted(
-        ["digits", "cifar10", "cifar100", "svhn", "imagenet", "folder", "samson", "fake"]
+        ["digits", "cifar10", "cifar100", "svhn", "imagenet", "folder", "samson", "fake", "text"]
     )
 
 

@@ -20,7 +20,7 @@ from scipy.io import savemat
 from torch._dynamo.utils import counters
 
 import quantizable
-from quantizable.data import ImageDataModule
+from quantizable.data import DataModule
 from quantizable.measure.evaluate import evaluate
 from quantizable.report.files import finite
 from quantizable.training.metrics_file import RunCSVLogger
@@ -46,13 +46,14 @@ def test_every_yaml_composes_and_what_it_describes_can_be_made(group: str, name:
     more = {
         ("model", "timm"): ["model.name=resnet18"],
         ("data", "folder"): [f"data.root={tmp_path}"],
+        ("data", "text"): ["data.train=train.tsv"],
         ("data", "samson"): [f"data.file={tmp_path}/scene.mat"],
     }
     savemat(tmp_path / "scene.mat", {"Y": np.arange(5 * 800.0).reshape(5, 800), "S_GT": np.ones((20, 40, 3))})
     cfg = config(tmp_path, f"{group}={name}", *more.get((group, name), []), small=False)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     if group == "data":
-        assert isinstance(instantiate(cfg.data), ImageDataModule)
+        assert isinstance(instantiate(cfg.data), DataModule)
     if group in ("scheme", "bits", "quantizer", "schedule"):
         cheap = ["model=timm", "model.name=tiny_cnn", "model.cifar_stem=false", "data=fake"]
         bits = ["bits.modes=[4]"] if name == "individual" else []
