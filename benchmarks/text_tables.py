@@ -156,7 +156,9 @@ def repairs(cells: Sequence[Cell]) -> Iterator[Row]:
             found = [cell["strategies"][name]["repair"][mode] for cell in cells]
             found = [one for one in found if "skipped" not in one]
             if found:
-                row = {key: sum(one[key] for one in found) for key in ("images", "before", "persisting", "new")}
+                row = {
+                    key: sum(one[key] for one in found) for key in ("images", "before", "persisting", "new")
+                }
                 before, after = ([one["accuracy"][i] for one in found] for i in (0, 1))
                 yield {
                     "strategy": name, "mode": mode, "cells": len(found), "texts": row["images"],
@@ -178,7 +180,8 @@ def most_stable(cells: Sequence[Cell]) -> Iterator[str]:
             means = {}
             for name in PUBLISHED:
                 values = [differs(cell, name, mode, natural(cell) + synthetic(cell)) for cell in seeds]
-                means[name] = mean(known(values))
+                if known(values):
+                    means[name] = mean(known(values))
             rows, first = rows + 1, first + (min(means, key=lambda n: means[n]) == "alone")
     yield f"one mode alone differs least in {first} of {rows} rows (network, data set, mode)"
     for name in ("alone", "switchable"):
@@ -227,7 +230,10 @@ def repaired(cells: Sequence[Cell]) -> Iterator[str]:
     """Finding 4: retraining repairs some disagreements and creates new ones."""
     for name in ("standard", "switchable"):
         found = [
-            one for cell in cells for one in cell["strategies"][name]["repair"].values() if "skipped" not in one
+            one
+            for cell in cells
+            for one in cell["strategies"][name]["repair"].values()
+            if "skipped" not in one
         ]
         if found:
             before, persist, new = (sum(one[k] for one in found) for k in ("before", "persisting", "new"))

@@ -16,12 +16,16 @@ from tests.tiny import CONF, config
 
 sys.path.insert(0, str(CONF.parent / "benchmarks"))
 
-import text_study  # noqa: E402
-import text_tables  # noqa: E402
+import text_study
+import text_tables
 
 
 def one_set(differs: float, modes: tuple[str, ...] = ("2", "4", "8")) -> dict[str, Any]:
-    return {"texts": 10, "accuracy": dict.fromkeys((*modes, "32"), 0.8), "differs": dict.fromkeys(modes, differs)}
+    return {
+        "texts": 10,
+        "accuracy": dict.fromkeys((*modes, "32"), 0.8),
+        "differs": dict.fromkeys(modes, differs),
+    }
 
 
 def cell(seed: int, data: str, standard: float, alone: float) -> dict[str, Any]:
@@ -37,7 +41,9 @@ def cell(seed: int, data: str, standard: float, alone: float) -> dict[str, Any]:
     auroc = {"margin": 0.9, "gini": 0.8, "least_confidence": 0.9, "entropy": 0.7}
     about = {"indicators": dict.fromkeys("248", auroc), "repair": dict.fromkeys("248", fixed)}
     point = {"escalated": 0.1, "accuracy": 0.8, "disagreement": 0.02, "bops": 3e6}
-    strategies: dict[str, Any] = {name: {"sets": sets(standard), **about} for name in ("standard", "switchable")}
+    strategies: dict[str, Any] = {
+        name: {"sets": sets(standard), **about} for name in ("standard", "switchable")
+    }
     strategies["switchable"]["cascade"] = {"2 then 8": [point]}
     strategies |= {name: {"sets": sets(standard)} for name in ("mixup", "adversarial")}
     strategies |= {f"{mode} alone": {"sets": sets(alone, f"{mode} alone")} for mode in "248"}
@@ -64,7 +70,14 @@ def test_tables_hold_means_and_deviations_over_seeds() -> None:
     assert first["switchable"] == "80.00 ± 0.00"
     assert first["switchable - alone"] == "0.00 (0.00 to 0.00)"
     fixed = next(text_tables.repairs(CELLS))
-    assert [fixed[key] for key in ("cells", "texts", "before", "persisting", "new", "after")] == [3, 30, 15, 6, 3, 9]
+    assert [fixed[key] for key in ("cells", "texts", "before", "persisting", "new", "after")] == [
+        3,
+        30,
+        15,
+        6,
+        3,
+        9,
+    ]
     kinds = {row["classes"] for row in text_tables.indicators(CELLS)}
     assert kinds == {"2", "6 (TREC)"}
     assert next(text_tables.cascades(CELLS))["10⁶ bit operations"] == "3.00 ± 0.00"
@@ -79,7 +92,8 @@ def test_findings_say_how_often_and_how_much() -> None:
     assert grows[0].endswith("more in 6 of 6 (cell, mode)")
     best = list(text_tables.best_indicator(CELLS))
     assert "six classes: AUROC of the margin minus that of entropy, points: 20.00 (20.00 to 20.00)" in best
-    assert list(text_tables.repaired(CELLS))[0].startswith("standard: of 45 disagreements 27 are repaired, 9 are new")
+    first = next(text_tables.repaired(CELLS))
+    assert first.startswith("standard: of 45 disagreements 27 are repaired, 9 are new")
 
 
 @pytest.mark.parametrize("name", ["standard", "mixup", "adversarial", "switchable", "2"])
@@ -93,13 +107,14 @@ def test_every_run_is_a_configuration_that_training_takes(
         return tmp_path / name, {}
 
     monkeypatch.setattr(text_study, "run", run)
+    monkeypatch.setattr(text_study, "float_weights", lambda checkpoint: checkpoint.with_name("float.pth"))
     args = Namespace(data=tmp_path, output=tmp_path)
     text_study.trained(args, "gru", "sst2", 1, name)
     cfg = read_settings(config(tmp_path, *asked[-1], small=False))
     assert cfg["seed"] == 1
     assert cfg["model"]["name"] == "gru"
     assert cfg["data"]["val"] == "stsa.binary.dev"
-    assert (cfg["start"] is None) == (name in text_study.FLOAT)
+    assert (cfg["model"]["weights"] is None) == (name in text_study.FLOAT)
     assert cfg["bits"]["modes"] == {"switchable": [2, 4, 8, 32], "2": [2]}.get(name, [32])
 
 

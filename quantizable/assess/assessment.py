@@ -10,7 +10,7 @@ from functools import partial
 from quantizable.assess.callables import Model, chosen_models
 from quantizable.assess.corruptions import CORRUPTIONS, SEVERITIES
 from quantizable.assess.examples import Examples, examples_of
-from quantizable.assess.images import Images, images_of
+from quantizable.assess.images import Images
 from quantizable.assess.repair import repair
 from quantizable.assess.report import log_wandb, print_summary, write_report
 from quantizable.assess.searchers.comparison import (
@@ -24,6 +24,7 @@ from quantizable.assess.searchers.constraint import Constraint, LInf, Psnr
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, attempt, pairs_of, searched, study_cascade, study_indicators
 from quantizable.assess.texts import Texts, texts_of
+from quantizable.data import Text
 from quantizable.data.base import DataModule
 from quantizable.data.choice import trained_data
 from quantizable.interface.errors import unknown
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.search and not isinstance(examples, Images):
         raise ValueError("--search moves pixels, and texts have none; leave it out")
     train = examples_of(datamodule, "train") if args.repair else None
-    if isinstance(examples, Texts):
+    if isinstance(examples, Texts) and isinstance(datamodule, Text):
         examples = examples.with_synonyms(texts_of(datamodule, "train").ids)
     names = corruption_names(args.corruptions, examples)
     natural = {words[0]: natural_shift(network, words, args) for words in args.natural}
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
                 if done := attempt(study, f"repair of mode {one.name}", action):
                     study.repairs[one.name] = done[1]
         if args.search and isinstance(examples, Images):
-            known = attempt(study, "surprise coverage", lambda: images_of(datamodule, "val", KNOWN))
+            known = attempt(study, "surprise coverage", lambda: examples_of(datamodule, "val", KNOWN))
             search_all(study, models, examples, known, constraints, args)
     except KeyboardInterrupt:
         study.complete = False

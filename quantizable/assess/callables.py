@@ -16,8 +16,8 @@ from quantizable.storage.outputs import only_tensor
 from quantizable.storage.selection import Chosen
 
 Model = Callable[[Tensor], Tensor]
-"""Pixels ``[B, C, H, W]`` in [0, 1], or ids ``[B, L]``, to logits ``[B, K]``: a mode, an ONNX session, another
-framework's model."""
+"""Pixels ``[B, C, H, W]`` in [0, 1], or ids ``[B, L]``, to logits ``[B, K]``: a mode, an ONNX session,
+another framework's model."""
 
 CHUNK = 64  # inputs in one forward pass: a CIFAR network's activations then stay in the processor's caches
 

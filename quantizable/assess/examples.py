@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quantizable.assess.images import Images, images_of
 from quantizable.assess.texts import Texts, texts_of
-from quantizable.data import Text
+from quantizable.data import ImageDataModule, Text
 from quantizable.data.base import DataModule
 
 
@@ -44,5 +44,7 @@ def examples_of(
     datamodule: DataModule, which: str = "test", count: int | None = None, seed: int = 0
 ) -> Images | Texts:
     """As :func:`images_of` or :func:`texts_of`, whichever suits the data."""
-    read = texts_of if isinstance(datamodule, Text) else images_of
-    return read(datamodule, which, count, seed)  # type: ignore[operator]
+    if isinstance(datamodule, Text):
+        return texts_of(datamodule, which, count, seed)
+    assert isinstance(datamodule, ImageDataModule)
+    return images_of(datamodule, which, count, seed)

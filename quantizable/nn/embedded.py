@@ -66,7 +66,7 @@ def embedding_of(network: Any) -> nn.Embedding:
     found = [part for part in network.modules() if isinstance(part, nn.Embedding)]
     if len(found) != 1:
         raise ValueError(
-            f"{type(network).__name__} has {len(found)} embeddings; attacks and mixing of ids change the output "
-            "of one: name that layer `embedding`"
+            f"{type(network).__name__} has {len(found)} embeddings; attacks and mixing of ids change the "
+            "output of one: name that layer `embedding`"
         )
     return found[0]

@@ -43,9 +43,9 @@ def network_inputs(model: nn.Module, batch: Any) -> Inputs:
     """The inputs in a batch, read by what the network's ``forward`` takes.
 
     A tensor is the input. Of a tuple or list the first entries are, as many as ``forward`` has arguments
-    without a default (at least one), and what follows are targets; the first entry may itself hold them, as
-    may be a list of images, or be :class:`Inputs`. Of a mapping the entries that ``forward`` knows by name are keyword arguments;
-    where it does not know the first, that is the input.
+    without a default (at least one), and what follows are targets; the first entry may itself hold them,
+    be a list of images, or :class:`Inputs`. Of a mapping the entries that ``forward`` knows by name are
+    keyword arguments; where it does not know the first, that is the input.
 
     Raises:
         ValueError: there is no tensor among them, or there are fewer than ``forward`` takes.

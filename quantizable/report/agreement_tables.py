@@ -92,14 +92,14 @@ def _cascade(points: Sequence[Mapping[str, Any]], inputs: str) -> Grid:
     rows = [
         # JSON has no infinity: the threshold that nothing reaches
         ["inf" if p["threshold"] is None else f"{p['threshold']:.4g}", f"{100 * p['escalated']:.1f}",
-         f"{100 * p['accuracy']:.2f}", f"{100 * p['disagreement']:.2f}", f"{p['bops'] / 1e9:.3f}"]
+         f"{100 * p['accuracy']:.2f}", f"{100 * p['disagreement']:.2f}", _billions(p["bops"])]
         for p in points
     ]  # fmt: skip
     title = f"Cascade by margin, on the half of the {inputs} that did not set the threshold"
     return Grid(title, head, rows)
 
 
-def _repairs(repairs: Mapping[str, Any]) -> Grid:
+def _repairs(repairs: Mapping[str, Any], inputs: str) -> Grid:
     head = ["mode", "trained on", f"test {inputs}", "before", "persisting", "new"]
     head += ["accuracy before, after, %"]
     rows = [
@@ -117,3 +117,9 @@ def _searches(found: Sequence[Mapping[str, Any]]) -> Grid:
          "" if r["queries"] is None else f"{r['queries']:g}"] for r in found
     ]  # fmt: skip
     return Grid("Searches for disagreements", head, rows)
+
+
+def _billions(operations: float) -> str:
+    """Three decimals; of a small network three digits."""
+    value = operations / 1e9
+    return f"{value:.3f}" if value >= 0.1 else f"{value:.3g}"

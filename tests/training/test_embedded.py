@@ -5,6 +5,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from quantizable import QuantizableClassifier
 from quantizable.nn.embedded import Embedded, embedding_of
@@ -13,6 +14,7 @@ from quantizable.training.batch_transforms import Adversarial, Mixup, with_noise
 
 IDS = torch.tensor([[2, 3, 0, 0], [4, 5, 6, 7], [3, 0, 0, 0], [7, 6, 2, 0]])
 LABELS = torch.tensor([0, 1, 2, 1])
+LOADER = DataLoader(TensorDataset(IDS, LABELS), batch_size=4)
 
 
 class Bag(nn.Module):
@@ -43,10 +45,14 @@ def test_an_attack_is_a_step_along_the_gradient_of_the_embeddings(module) -> Non
     start = 0.5 * (2 * torch.rand(4, 4, 5, generator=generator("attack", 1, 4, 0)) - 1)
     scale = net.embedding.weight.detach().std() * words
     # the gradient of the loss by hand: (softmax - one hot) W / B, the same at every word
-    logits = F.linear((net.embedding.weight[IDS] + scale * start).sum(1), *net.classifier.parameters())
+    logits = F.linear(
+        (net.embedding.weight[IDS] + scale * start).sum(1), net.classifier.weight, net.classifier.bias
+    )
     slope = ((logits.softmax(1) - F.one_hot(LABELS, 3)) @ net.classifier.weight / 4)[:, None] * scale
     change = scale * (start + 0.3 * slope.sign()).clamp(-0.5, 0.5)
-    expected = F.linear((net.embedding.weight[IDS] + change).sum(1), *net.classifier.parameters())
+    expected = F.linear(
+        (net.embedding.weight[IDS] + change).sum(1), net.classifier.weight, net.classifier.bias
+    )
     torch.testing.assert_close(attacked(module.network), expected)
     assert torch.equal(labels, LABELS)
     assert F.cross_entropy(expected, LABELS) > F.cross_entropy(module.network(IDS), LABELS)
@@ -62,7 +68,9 @@ def test_mixed_texts_are_mixed_embeddings_as_long_as_the_longer(module) -> None:
     torch.testing.assert_close(soft[2], torch.tensor([0, 1 - weight, weight]))
     net = module.network.model
     sums = (net.embedding.weight[IDS] * (IDS != 0)[..., None]).sum(1)
-    expected = F.linear(weight * sums + (1 - weight) * sums.roll(1, 0), *net.classifier.parameters())
+    expected = F.linear(
+        weight * sums + (1 - weight) * sums.roll(1, 0), net.classifier.weight, net.classifier.bias
+    )
     module.network.set_bits(32)
     torch.testing.assert_close(mixed(module.network), expected)
 
@@ -88,9 +96,9 @@ def test_a_network_of_words_trains_under_each(model: str, strategy) -> None:  # 
     )
     before = module.network.model.embedding.weight.detach().clone()
     trainer = pl.Trainer(
-        max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+        max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
     )
-    trainer.fit(module, [(IDS, LABELS)] * 2)
+    trainer.fit(module, LOADER)
     assert not torch.equal(module.network.model.embedding.weight, before)
     assert not module.network.model.embedding._forward_hooks
 
@@ -102,7 +110,7 @@ def test_every_mode_of_a_step_sees_the_change(module) -> None:  # type: ignore[n
     trainer = pl.Trainer(
         max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
     )
-    trainer.fit(module, [(IDS, LABELS)])
+    trainer.fit(module, LOADER)
     assert seen == [(4, 4, 5)] * 2  # modes 32 and 4
 
 

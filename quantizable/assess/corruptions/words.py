@@ -20,7 +20,6 @@ from quantizable.data.words import PADDING, UNKNOWN
 from quantizable.interface.errors import unknown
 from quantizable.seeds import generator as seeded_generator
 
-
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4)  # of a text's words, by severity: those that EDA tries
 
 
@@ -46,7 +45,7 @@ def typos(ids: Tensor, share: float, generator: Generator, words: Words) -> Tens
     long = torch.tensor([len(word) > 1 for word in words.vocabulary])
     known = {word: number for number, word in enumerate(words.vocabulary)}
     changed = ids.clone()
-    for row, column in _chosen(long[ids] & (ids != PADDING), share, generator).nonzero().tolist():
+    for row, column in _chosen(ids, long[ids] & (ids != PADDING), share, generator).nonzero().tolist():
         number = int(ids[row, column])
         if number != UNKNOWN:
             changed[row, column] = known.get(_mistyped(words.vocabulary[number], generator), UNKNOWN)
@@ -64,7 +63,7 @@ def _mistyped(word: str, generator: Generator) -> str:
 def dropped_words(ids: Tensor, share: float, generator: Generator, words: Words) -> Tensor:
     """Leave out a share of the words; one word stays."""
     there = ids != PADDING
-    kept = there & ~_chosen(there, share, generator, leave=1)
+    kept = there & ~_chosen(ids, there, share, generator, leave=1)
     order = kept.int().argsort(dim=1, descending=True, stable=True)
     return torch.where(kept, ids, PADDING).gather(1, order)
 
@@ -87,7 +86,7 @@ def synonyms(ids: Tensor, share: float, generator: Generator, words: Words) -> T
     near = words.neighbors
     has_any = (near != torch.arange(len(near))[:, None]).any(1)
     pick = torch.randint(near.shape[1], ids.shape, generator=generator)
-    return torch.where(_chosen(has_any[ids], share, generator), near[ids, pick], ids)
+    return torch.where(_chosen(ids, has_any[ids], share, generator), near[ids, pick], ids)
 
 
 def _counts(lengths: Tensor, share: float) -> Tensor:
@@ -95,10 +94,11 @@ def _counts(lengths: Tensor, share: float) -> Tensor:
     return (share * lengths).long().clamp(min=1)
 
 
-def _chosen(eligible: Tensor, share: float, generator: Generator, leave: int = 0) -> Tensor:
-    """Mask ``[N, L]`` of a share of each row's eligible places, at random; ``leave`` of them at least stay."""
-    lengths = eligible.sum(1)
-    counts = _counts(lengths, share).minimum((lengths - leave).clamp(min=0))
+def _chosen(ids: Tensor, eligible: Tensor, share: float, generator: Generator, leave: int = 0) -> Tensor:
+    """Mask ``[N, L]`` of eligible places at random, as many as a share of the text's words; ``leave`` of them
+    at least stay."""
+    counts = _counts((ids != PADDING).sum(1), share)
+    counts = counts.minimum((eligible.sum(1) - leave).clamp(min=0))
     draw = torch.rand(eligible.shape, generator=generator).masked_fill(~eligible, 2.0)
     return draw.argsort(dim=1).argsort(dim=1) < counts[:, None]
 
