@@ -12,13 +12,16 @@ from quantizable.seeds import generator
 SORTED = 16  # batches of an epoch that are sorted together by length
 
 
-def split(size: int, val_size: int | float, seed: int = 0) -> tuple[Tensor, Tensor]:
+def split(
+    size: int, val_size: int | float, seed: int = 0, *, of: str = "images", name: str = "val_size"
+) -> tuple[Tensor, Tensor]:
     """Indices (train, validation) of a random split of `range(size)`, both sorted and disjoint.
 
     Args:
         size: number of images in the training set.
         val_size: what to hold out: a count (int, 0 to size - 1) or a fraction (float in [0, 1)).
         seed: the split's own seed, so that changing the run's seed does not change the split.
+        of, name: what is split, and the setting of `val_size`, for messages.
 
     Raises:
         ValueError: `val_size` out of range, or a fraction that comes to no image.
@@ -27,13 +30,13 @@ def split(size: int, val_size: int | float, seed: int = 0) -> tuple[Tensor, Tens
     in_range = val_size < 1 if isinstance(val_size, float) else count < size
     if count < 0 or not in_range or count >= size:
         raise ValueError(
-            f"val_size={val_size} cannot be held out of {size} training images; give a count "
+            f"{name}={val_size} cannot be held out of {size} training {of}; give a count "
             f"from 0 to {size - 1}, or a fraction from 0.0 to below 1.0"
         )
     if val_size and not count:
         raise ValueError(
-            f"too few images: val_size={val_size} of {size} training images holds out none; give more "
-            "images, a larger val_size, or 0 for no validation"
+            f"too few {of}: {name}={val_size} of {size} training {of} holds out none; give more "
+            f"{of}, a larger {name}" + (", or 0 for no validation" if name == "val_size" else "")
         )
     order = torch.randperm(size, generator=generator(seed))
     return order[count:].sort().values, order[:count].sort().values

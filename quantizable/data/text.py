@@ -82,7 +82,9 @@ class Text(DataModule):
         if max_vocabulary is not None:
             check_integer("max_vocabulary", max_vocabulary, len(SPECIAL) + 1)
         if test is None and not (isinstance(test_size, int | float) and test_size > 0):
-            raise ValueError(f"test_size={test_size!r} leaves no test texts; give more than 0, or a file: test")
+            raise ValueError(
+                f"test_size={test_size!r} leaves no test texts; give more than 0, or a file: test"
+            )
         self.root, self.train, self.val, self.test = root, train, val, test
         self.layout, self.text_column, self.label_column = layout, text_column, label_column
         self.skip_other_labels = skip_other_labels
@@ -90,6 +92,8 @@ class Text(DataModule):
         self.max_length, self.test_size = max_length, test_size
         if class_names is not None:
             self.class_names = tuple(map(str, class_names))
+            if len(set(self.class_names)) != len(self.class_names) or len(self.class_names) < 2:
+                raise ValueError(f"class_names={list(self.class_names)}; give 2 or more different names")
         if vocabulary is not None:
             self.vocabulary = list(vocabulary)
         self._files: dict[str, list[LabeledText]] = {}
@@ -155,13 +159,14 @@ class Text(DataModule):
         own = {"val": self.val, "test": self.test}.get(part)
         if own is not None:
             return self._labeled(own, self._read(own))
-        rows = self._read(self.train)
+        rows, _ = self._read(self.train), self.class_names  # the layout is checked before a split
         rest = torch.arange(len(rows))
         if self.test is None:
-            rest, test = split(len(rows), self.test_size, self.split_seed)
+            rest, test = split(len(rows), self.test_size, self.split_seed, of="texts", name="test_size")
         train, val = rest, rest[:0]
         if self.val is None:
-            train, val = (rest[index] for index in split(len(rest), self.val_size, self.split_seed))
+            held = split(len(rest), self.val_size, self.split_seed, of="texts")
+            train, val = (rest[index] for index in held)
         chosen = {"train": train, "val": val, "test": test if self.test is None else rest[:0]}[part]
         return self._labeled(self.train, [rows[i] for i in chosen.tolist()])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from quantizable.data.words import words_of
 from quantizable.interface.errors import unknown
@@ -77,8 +77,8 @@ def _columns(
 ) -> Iterator[LabeledText]:
     delimiter = max(DELIMITERS, key=head.count)
     # with tabs a quotation mark is one of the text, and may stand alone
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.DictReader(stream, delimiter=delimiter, quoting=quoting)
+    quotes: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
+    reader = csv.DictReader(stream, delimiter=delimiter, **quotes)
     try:
         names = list(reader.fieldnames or ())
         for column in (text_column, label_column):

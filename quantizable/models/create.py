@@ -1,5 +1,6 @@
 """Float networks by name: timm's, torchvision's, the CIFAR ResNets, and small ones that read words."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import Any
@@ -49,11 +50,10 @@ def create_model(
     for what, value in (("num_classes", num_classes), ("in_chans", in_chans)):
         if value < 1:
             raise ValueError(f"{what}={value}; give at least 1")
-    if name in TEXT_MODELS:
-        if cifar_stem:
-            raise ValueError(f"{name!r} reads words and has no stem for images; leave out cifar_stem")
-        make = _text_model
-    else:
+    if name in TEXT_MODELS and cifar_stem:
+        raise ValueError(f"{name!r} reads words and has no stem for images; leave out cifar_stem")
+    make: Callable[..., nn.Module] = _text_model
+    if name not in TEXT_MODELS:
         make = _torchvision_model if name.startswith(TORCHVISION) else _timm_model
     try:
         model = make(name, num_classes, in_chans, pretrained, **kwargs)

@@ -24,6 +24,17 @@ def mean_of_words(x: Tensor, ids: Tensor) -> Tensor:
     return (x * ids.ne(PADDING).unsqueeze(2).to(x.dtype)).sum(1) / lengths(ids).unsqueeze(1).to(x.dtype)
 
 
+def small_embedding(vocabulary_size: int, embedding_dim: int) -> nn.Embedding:
+    """Words drawn with a standard deviation of 0.1, padding 0.
+
+    From torch's 1 an LSTM of SST-2 learns its few thousand sentences by heart: 75 % on the dev set, not 80.
+    """
+    embedding = nn.Embedding(vocabulary_size, embedding_dim, padding_idx=PADDING)
+    with torch.no_grad():
+        embedding.weight.mul_(0.1)
+    return embedding
+
+
 class RecurrentText(nn.Module):
     """An embedding, an LSTM or GRU, and a classifier of the state after the last word.
 
@@ -56,7 +67,7 @@ class RecurrentText(nn.Module):
         if pool not in ("last", "mean"):
             raise ValueError(f"pool={pool!r}; give 'last' or 'mean'")
         self.num_classes, self.pool = num_classes, pool
-        self.embedding = nn.Embedding(vocabulary_size, embedding_dim, padding_idx=PADDING)
+        self.embedding = small_embedding(vocabulary_size, embedding_dim)
         self.dropout = nn.Dropout(drop_rate)
         self.rnn = layer(embedding_dim, hidden_size, num_layers, batch_first=True)
         self.classifier = nn.Linear(hidden_size, num_classes)
@@ -117,7 +128,7 @@ class TextTransformer(nn.Module):
 
 
 def positions(length: int, width: int) -> Tensor:
-    """Sines and cosines that tell the places of words apart, ``[length, width]`` (Vaswani et al., sec. 3.5)."""
+    """Sines and cosines that tell places apart, ``[length, width]`` (Vaswani et al. 2017, sec. 3.5)."""
     rates = torch.exp(torch.arange(0, width, 2) * (-torch.log(torch.tensor(10000.0)) / width))
     angles = torch.arange(length).unsqueeze(1) * rates
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)

@@ -85,9 +85,8 @@ class Scorer:
         if robust_images < 1:
             raise ValueError(f"robust_images is {robust_images}; at least 1 is needed")
         self.network, self.labels, self.batch = network, labels, batch
-        # a quarter faster on CPUs
-        self.images = images.contiguous(memory_format=torch.channels_last)
-        self.norm_inputs = [x.contiguous(memory_format=torch.channels_last) for x in norm_inputs]
+        self.images = channels_last(images)
+        self.norm_inputs = [channels_last(x) for x in norm_inputs]
         self.incremental = incremental
         self.robust_images = min(robust_images, len(images))
         settings: dict[str, Any] = {
@@ -166,3 +165,8 @@ class Scorer:
 
 def _key(bits: Mapping[str, str]) -> str:
     return ",".join(f"{name}={mode}" for name, mode in sorted(bits.items()))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Images as they are a quarter faster on CPUs; inputs of another kind as they are."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

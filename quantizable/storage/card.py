@@ -153,7 +153,9 @@ def _data(info: Mapping[str, Any]) -> str:
         lines.append(f"- images: {channels} channels, {side} x {side} pixels")
     if info.get("vocabulary"):
         (length,) = info["input_size"]
-        lines.append(f"- texts: {len(info['vocabulary'])} words are known, {words(length)} of a text are read")
+        lines.append(
+            f"- texts: {len(info['vocabulary'])} words are known, {words(length)} of a text are read"
+        )
     lines += [f"- {key}: {', '.join(map(_number, info[key]))}" for key in ("mean", "std") if info.get(key)]
     if names := info.get("class_names"):
         shown = ", ".join(map(words, names[:10])) + (", ..." if len(names) > 10 else "")

@@ -22,7 +22,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".p
 
 
 def preprocessing(network: QuantizableNetwork) -> dict[str, Any]:
-    """Sizes, ``mean``, ``std``, ``class_names``, ``evaluation`` and ``vocabulary``: of the data, else of timm.
+    """Sizes, ``mean``, ``std``, ``class_names``, ``evaluation``, ``vocabulary``: of the data, else of timm.
 
     ``evaluation`` is how the data module resizes and crops. Where no data are known, timm's ``crop_pct``,
     ``crop_mode`` and ``interpolation`` stand for it.

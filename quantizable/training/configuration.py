@@ -30,7 +30,12 @@ KEYS = {
         *("teacher", "teacher_weights", "histograms_every"),
     ),
 }
-EXAMPLES = {"model.name": "mobilenetv2_100", "data.root": "my_images", "data.file": "Samson.mat", "data.train": "train.tsv"}
+EXAMPLES = {
+    "model.name": "mobilenetv2_100",
+    "data.root": "my_images",
+    "data.file": "Samson.mat",
+    "data.train": "train.tsv",
+}
 
 
 def read_settings(config: DictConfig) -> dict[str, Any]:

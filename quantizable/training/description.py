@@ -12,7 +12,6 @@ from quantizable.data.base import plain_types
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.checkpoint import FORMAT, read_checkpoint
 
-
 # attributes of a data module
 KEYS = (
     *("class_names", "in_chans", "image_size", "mean", "std", "evaluation"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,14 @@ from quantizable.data.text_loader import TextLoader
 from quantizable.data.words import PADDING, SPECIAL, UNKNOWN, encode, padded, vocabulary_of, words_of
 from tests.tiny import SHARED
 
-SENTENCES = ["1 good fun", "0 so bad", "1 good", "0 bad , bad story", "1 such good fun !", "0 dull and bad"] * 4
+SENTENCES = [
+    "1 good fun",
+    "0 so bad",
+    "1 good",
+    "0 bad , bad story",
+    "1 such good fun !",
+    "0 dull and bad",
+] * 4
 
 
 def write(path: Path, lines: Sequence[str], encoding: str = "utf-8") -> Path:
@@ -67,7 +75,11 @@ def test_every_layout_of_a_file(tmp_path: Path) -> None:
     }
     for name, content in files.items():
         (tmp_path / name).write_text(content, encoding="utf-8", newline="")
-    found = {name: [tuple(row) for row in read_texts_file(tmp_path / name)] for name in files if name != "first.all"}
+    found = {
+        name: [tuple(row) for row in read_texts_file(tmp_path / name)]
+        for name in files
+        if name != "first.all"
+    }
     assert found["a.csv"] == [('good, and "so"\nlong', "1", 3), ("bad", "0", 4)]
     assert found["semicolons.csv"] == [("bad", "0", 2)]
     assert found["a.tsv"] == [('"A lone mark, as GLUE has', "1", 2), ("bad", "0", 3)]
@@ -90,7 +102,11 @@ def test_bytes_that_are_no_utf8_and_odd_line_ends_stay_inside_a_text(tmp_path: P
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "sentence,label\ngood,1\n", "has no column 'text'; its first line names sentence, label. Set data."),
+        (
+            "a.csv",
+            "sentence,label\ngood,1\n",
+            "has no column 'text'; its first line names sentence, label. Set data.",
+        ),
         ("a.tsv", "good fun\t1\n", "has no column 'text'; its first line names good fun, 1"),
         ("a.csv", "text,label\ngood,1\n,0\n", "line 3: the text is empty"),
         ("a.csv", "text,label\ngood\n", "line 2: there is no label"),
@@ -107,18 +123,33 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str, conten
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         read_texts_file(tmp_path / name)
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="layout 'label_lst' is unknown.*did you mean 'label_last'"):
+    with pytest.raises(ValueError, match=r"layout 'label_lst' is unknown.*did you mean 'label_last'"):
         read_texts_file(tmp_path / name, layout="label_lst")
+
+
+def read(**options: Any) -> None:
+    data = Text(**options)
+    data.prepare_data()
+    data.setup()
 
 
 @pytest.mark.parametrize(
     ("lines", "options", "message"),
     [
         (["1 good", "1 fine"], {}, "has 1 labels for 2 texts"),
-        (["it is good", "so is this", "or that"], {}, "has 3 labels for 3 texts, as 'it'; .* another data.layout"),
-        (SENTENCES, {"class_names": ["bad", "fine"], "layout": "label_first", "train": "other.all"}, "no file of train"),
+        (
+            ["it is good", "so is this", "or that"],
+            {},
+            "has 3 labels for 3 texts, as 'it'; .* another data.layout",
+        ),
+        (
+            SENTENCES,
+            {"class_names": ["bad", "fine"], "layout": "label_first", "train": "other.all"},
+            "no file of train",
+        ),
         (SENTENCES, {"test_size": 0}, "test_size=0 leaves no test texts"),
         (SENTENCES, {"max_length": 0}, "max_length=0"),
+        (SENTENCES, {"class_names": ["one"]}, "give 2 or more different names"),
         (SENTENCES, {"batch_size": 0}, "batch_size=0"),
         (["1 a", "2 b"] * 4, {"class_names": ["x", "y"]}, "label '2' is none of x, y"),
         (["0 a", "1 b"] * 4, {"class_names": ["1", "2"]}, "label '0' is none of 1, 2"),
@@ -127,9 +158,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str, conten
 def test_what_cannot_work_is_refused(tmp_path: Path, lines: list[str], options: dict, message: str) -> None:
     write(tmp_path / "train.all", lines)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
-        data = Text(**{"root": tmp_path, "train": "train.all", **options})
-        data.prepare_data()
-        data.setup()
+        read(**{"root": tmp_path, "train": "train.all", **options})
     assert "\n" not in str(error.value)
 
 
@@ -156,7 +185,7 @@ def test_batches(root: Path) -> None:
         assert len(ids) == len(labels) == 5
         assert ids[:, -1].any()  # padded to the longest, no further
         assert (ids.ne(PADDING).int().diff(dim=1) <= 0).all()  # padding comes last
-    (ids, labels), = data.val_dataloader()
+    ((ids, labels),) = data.val_dataloader()
     assert ids.shape == (3, 7)
     assert labels.tolist() == [0, 1, 1]
     assert ids[1, 0] == UNKNOWN
@@ -203,10 +232,10 @@ def test_other_texts_are_read_with_the_words_of_training(root: Path) -> None:
     words = [f"data.test={root / 'other.tsv'}", "data.text_column=sentence"]
     data = make_datamodule(words, info)
     data.prepare_data()
-    with pytest.raises(ValueError, match="line 3: label '3' is none of 0, 1; data.skip_other_labels=true"):
+    with pytest.raises(ValueError, match=r"line 3: label '3' is none of 0, 1; data.skip_other_labels=true"):
         data.setup("test")
     data = make_datamodule([*words, "data.skip_other_labels=true"], info)
-    (ids, labels), = data.test_dataloader()
+    ((ids, labels),) = data.test_dataloader()
     assert labels.tolist() == [0, 1]
     assert [data.vocabulary[i] for i in ids.flatten()] == ["bad", "<unk>", "good", "<pad>"]
 
@@ -222,7 +251,11 @@ def test_words_do_not_fit_a_network_of_images(root: Path) -> None:
     text = Text(root, "train.all")
     for network, data, message in (
         (_Network(in_chans=3, num_classes=2), text, "the network reads images, Text gives words"),
-        (_Network(vocabulary=["<pad>"], num_classes=10), Fake(), "the network reads words, Fake gives images"),
+        (
+            _Network(vocabulary=["<pad>"], num_classes=10),
+            Fake(),
+            "the network reads words, Fake gives images",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             check_fit(network, data)  # type: ignore[arg-type]

@@ -87,7 +87,9 @@ def test_positions_are_those_of_the_paper() -> None:
     for place in (0, 3, 6):
         for i in range(4):
             angle = torch.tensor(place / 10000 ** (2 * i / 8))
-            torch.testing.assert_close(found[place, 2 * i : 2 * i + 2], torch.stack([angle.sin(), angle.cos()]))
+            torch.testing.assert_close(
+                found[place, 2 * i : 2 * i + 2], torch.stack([angle.sin(), angle.cos()])
+            )
 
 
 @pytest.mark.parametrize(
