@@ -23,7 +23,10 @@ def ids() -> Tensor:
 
 
 def network(name: str, ids: Tensor, **options: object) -> QuantizableNetwork:
-    model = create_model(name, 3, vocabulary_size=30, **options)
+    pool = {} if name == "text_transformer" else {"pool": "last"}
+    model = create_model(name, 3, vocabulary_size=30, **pool, **options)
+    with torch.no_grad():
+        model.embedding.weight.div_(model.embedding.weight.std())  # so that every word has its say
     net = quantize(model, [3, 8, 32], attention=name == "text_transformer").eval()
     net.calibrate([ids])
     return net
