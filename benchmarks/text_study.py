@@ -69,7 +69,7 @@ RATES = {
 }
 REPAIR: dict[str, Any] = {"steps": 50, "lr": 0.05}
 OPTIMIZER = (  # of all runs
-    "model.options={drop_rate:0.3}",
+    "model.options={drop_rate:0.3,pool:last}",
     "schedule.optimizer.name=adamw",
     "schedule.optimizer.weight_decay=0.01",
     "schedule.optimizer.schedule=linear",
