@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   quantizable assess best.ckpt data=cifar10 data.root=DATA --images 1000 --output report
   quantizable assess best.ckpt --corruptions fog,snow --severities 1,3,5 --search 200 --budget 200
   quantizable assess samson.ckpt data=samson data.file=Samson.mat --search 64 --psnr 20
+  quantizable assess lstm.ckpt --corruptions typos,synonyms --natural yelp data=text data.test=yelp.txt
 """
 
 
@@ -32,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_data(parser)
     add_bits(parser, default="all modes; the highest is the reference")
     add = parser.add_argument
-    add("--images", type=int, help="test images, chosen at random (default: all)")
+    add("--images", type=int, help="test images or texts, chosen at random (default: all)")
     add("--corruptions", default="all", help="names separated by commas, all (default) or none")
     add("--severities", default="1,2,3,4,5", help="of the corruptions (default: 1,2,3,4,5)")
     add(
@@ -43,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="a naturally shifted second set: NAME data=... data.KEY=..., as for the first; may be repeated",
     )
-    add("--search", type=int, default=0, metavar="SEEDS", help="search from so many test images")
+    add("--search", type=int, default=0, metavar="SEEDS", help="search from so many test images (no texts)")
     add("--budget", type=int, default=200, help="queries per seed (default: 200)")
     add("--linf", type=float, default=8, help="limit of pixel searchers in 1/255 (default: 8)")
     add("--psnr", type=float, default=20.0, help="limit of relations in dB (default: 20)")

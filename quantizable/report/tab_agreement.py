@@ -25,8 +25,8 @@ def agreement(found: Found) -> Tab | None:
             parts.append(Note(f"{about['title']}: interrupted; this is what was found until then."))
         parts += [Note(f"Not computed: {what}: {why}") for what, why in about["skipped"].items()]
         if about["shifts"]:
-            parts += _clean(about["shifts"][0])
-            parts += _severity(about["shifts"])
+            parts += _clean(about["shifts"][0], about.get("inputs", "images"))
+            parts += _severity(about["shifts"], about.get("inputs", "images"))
         parts += _indicators(about)
         parts += _cascade(about)
         parts += _pictures(about, folder)
@@ -40,7 +40,7 @@ def _named(name: str, part: Part) -> Part:
     return replace(part, title=f"{name}: {part.title}") if isinstance(part, Chart | Grid) else part
 
 
-def _clean(clean: Shift) -> list[Part]:
+def _clean(clean: Shift, inputs: str) -> list[Part]:
     names, images = clean["names"], clean["images"]
     named: list[tuple[str, Interval | None]] = [
         (f"mode {name}", clean["disagreement"][row][-1]) for row, name in enumerate(names[:-1])
@@ -52,7 +52,7 @@ def _clean(clean: Shift) -> list[Part]:
     return [
         Chart(
             f"{title} between modes",
-            f"Every mode against every other on {images} clean images: {said}"
+            f"Every mode against every other on {images} clean {inputs}: {said}"
             f"{_farthest(names, clean[key], unit, factor)}.",
             [heatmap(names, [[factor * cell[0] for cell in row] for row in clean[key]], unit)],
             {"xaxis": {"automargin": True}, "yaxis": {"automargin": True, "autorange": "reversed"}},
@@ -72,7 +72,7 @@ def _farthest(names: Sequence[str], rows: Sequence[Any], unit: str, factor: floa
     return f"; farthest from mode {names[-1]} is mode {name} ({value:.3g}{' ' * bool(unit)}{unit})"
 
 
-def _severity(shifts: Sequence[Shift]) -> list[Part]:
+def _severity(shifts: Sequence[Shift], inputs: str) -> list[Part]:
     levels = sorted({one["severity"] for one in shifts if one["severity"]})
     if not levels:
         return []
@@ -102,7 +102,7 @@ def _severity(shifts: Sequence[Shift]) -> list[Part]:
         ),
         Chart(
             "Disagreement under corruption",
-            f"Share of images on which a mode differs from mode {names[-1]}, against severity ({over}): "
+            f"Share of {inputs} on which a mode differs from mode {names[-1]}, against severity ({over}): "
             f"{_change(x, differs)}.",
             _lines(x, differs),
             axes("severity", f"differs from mode {names[-1]}, %"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quantizable.bits import BitMode
 from quantizable.interface.lightning_package import pl
 from quantizable.network import QuantizableNetwork
-from quantizable.nn.network_inputs import network_inputs, run_on
+from quantizable.nn.network_inputs import Inputs, network_inputs, run_on
 from quantizable.seeds import key_seed
 from quantizable.training import schedulers
 from quantizable.training.batch_transforms import Standard, Strategy, entry, with_noise
@@ -123,7 +123,8 @@ class MultiModeModule(NetworkModule):
     def inputs(self, batch: Any) -> Any:
         """What of a batch goes into the network, read as ``calibrate`` does: one argument, or ``Inputs``."""
         read = network_inputs(self.network.model, batch)
-        return read if read.kwargs or len(read.args) > 1 else read.args[0]
+        plain = type(read) is Inputs and not read.kwargs and len(read.args) == 1
+        return read.args[0] if plain else read
 
     def targets(self, batch: Any) -> Tensor:
         """What of a batch the outputs are compared with; the second entry unless overridden."""

@@ -296,6 +296,7 @@ def test_tables_that_wandb_refuses_are_one_clear_error(monkeypatch) -> None:  # 
 
 
 def test_corruptions_of_a_scene_are_refused() -> None:
-    assert assessment.corruption_names("all", 156) == []
+    scene = Images(torch.zeros(1, 156, 2, 2), torch.zeros(1))
+    assert assessment.corruption_names("all", scene) == []
     with pytest.raises(ValueError, match="156 channels"):
-        assessment.corruption_names("fog", 156)
+        assessment.corruption_names("fog", scene)

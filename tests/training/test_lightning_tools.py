@@ -346,7 +346,7 @@ def test_batches_by_name_say_what_to_define() -> None:
         trainer(max_epochs=1).fit(classifier(), data)
     with pytest.raises(ValueError, match=r"a dict of image, label.*Half must define targets\(batch\)"):
         trainer(max_epochs=1).fit(Half("tiny_cnn", 10, (2, 32)), data, data)
-    with pytest.raises(ValueError, match=r"mixing needs batches of \(images, labels\)"):
+    with pytest.raises(ValueError, match=r"mixing needs batches of \(inputs, labels\)"):
         trainer(max_epochs=1).fit(ByName("tiny_cnn", 10, (2, 32), strategy=Mixup()), data)
 
 
