@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from quantizable.data.digits import Digits
     from quantizable.data.fake import Fake
     from quantizable.data.folder import Folder, ImageNet
-    from quantizable.data.published import CIFAR10, CIFAR100, SVHN
+    from quantizable.data.published import CIFAR10, CIFAR100, MNIST, SVHN
     from quantizable.data.scene import Scene
 
 # imported when asked for: what only loads a network needs no data, and no Lightning
@@ -20,6 +20,7 @@ __getattr__, __dir__ = lazy(
         "CIFAR10": "published",
         "CIFAR100": "published",
         "DATAMODULES": "choice",
+        "MNIST": "published",
         "SVHN": "published",
         "Digits": "digits",
         "Fake": "fake",
@@ -34,6 +35,7 @@ __all__ = [
     "CIFAR10",
     "CIFAR100",
     "DATAMODULES",
+    "MNIST",
     "SVHN",
     "Digits",
     "Fake",

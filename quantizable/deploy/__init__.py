@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from quantizable.deploy.session import Session
     from quantizable.storage.load import load_qz
     from quantizable.storage.qz import save_qz
+    from quantizable.storage.signature import describe_inputs
 
 # imported when asked for: loading a network needs no engine, and a command line with a typo not even torch
 __getattr__, __dir__ = lazy(
@@ -23,10 +24,11 @@ __getattr__, __dir__ = lazy(
     {
         "Guard": "guard",
         "Session": "session",
+        "describe_inputs": "quantizable.storage.signature",
         "export_onnx": "export",
         "load_qz": "quantizable.storage.load",
         "save_qz": "quantizable.storage.qz",
     },
 )
 
-__all__ = ["Guard", "Session", "export_onnx", "load_qz", "save_qz"]
+__all__ = ["Guard", "Session", "describe_inputs", "export_onnx", "load_qz", "save_qz"]

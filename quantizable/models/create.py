@@ -1,4 +1,4 @@
-"""Float networks by name: timm's, torchvision's, and the CIFAR ResNets."""
+"""Float networks by name: timm's, torchvision's, and those for small images that neither has."""
 
 from contextlib import nullcontext
 from difflib import get_close_matches
@@ -10,6 +10,8 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 import quantizable.models.cifar_resnet  # registers resnet20, resnet32 and resnet56
+import quantizable.models.lenet  # registers lenet1 and lenet5
+import quantizable.models.nin  # registers nin
 import quantizable.models.patch_cnn  # noqa: F401  (registers patch_cnn)
 from quantizable.models.download import without_retries
 from quantizable.models.stem import first_conv, replace, use_cifar_stem
@@ -30,8 +32,9 @@ def create_model(
 
     Args:
         name: a timm network ("resnet18", "resnet18.a1_in1k", "hf-hub:...", of which a checkpoint
-            loads with ``model=...`` alone: reading a file fetches nothing), a CIFAR ResNet
-            ("resnet20", "resnet32", "resnet56"), or one of torchvision ("torchvision:resnet18").
+            loads with ``model=...`` alone: reading a file fetches nothing), one for small images
+            ("resnet20", "resnet32", "resnet56", "nin", "lenet1", "lenet5"), or one of torchvision
+            ("torchvision:resnet18").
         num_classes: classes, at least 1.
         in_chans: channels of the image, at least 1.
         pretrained: start from the published weights, which are downloaded; the classifier starts
@@ -137,5 +140,6 @@ def _raise_unknown(name: str, known: list[str]) -> None:
     hint = f"did you mean {', '.join(close)}? " if close else ""
     raise ValueError(
         f"unknown model {name!r}: {hint}Names are those of timm.list_models(), 'resnet20', "
-        "'resnet32' and 'resnet56' for CIFAR, and 'torchvision:NAME' for torchvision's"
+        "'resnet32', 'resnet56' and 'nin' for CIFAR, 'lenet1' and 'lenet5' for MNIST, and "
+        "'torchvision:NAME' for torchvision's"
     )

@@ -23,6 +23,7 @@ from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantLayer
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.module_names import names_of
+from quantizable.nn.network_inputs import Inputs
 from quantizable.nn.operands import QuantOperands
 from quantizable.nn.passes import evaluating
 from quantizable.nn.recurrent_products import Product
@@ -33,7 +34,8 @@ from quantizable.storage.golden import golden
 from quantizable.storage.integers import reached_range
 from quantizable.storage.network_file import check_file
 from quantizable.storage.packing import pack
-from quantizable.storage.preprocessing import example_inputs, input_size_of, preprocessing
+from quantizable.storage.preprocessing import preprocessing
+from quantizable.storage.signature import example_inputs
 
 FORMAT_VERSION = 1
 METADATA, CHECKSUM = "quantizable", "sha256"
@@ -113,13 +115,19 @@ def save_qz(
         temporary.write_bytes(_in_order(save(contiguous, about_file)))
 
 
-def _samples(network: QuantizableNetwork, modes: list[BitMode]) -> dict[str, Any]:
-    """Golden samples of the modes, if the size of the network's images is known."""
+def _example(network: QuantizableNetwork) -> Inputs | None:
+    """A batch of one, or None where nothing says what the network takes."""
     try:
-        size = input_size_of(network)
+        return example_inputs(network, 1)
     except ValueError:
+        return None
+
+
+def _samples(network: QuantizableNetwork, modes: list[BitMode]) -> dict[str, Any]:
+    """Golden samples of the modes, if it is known what the network takes."""
+    if _example(network) is None:
         return {}
-    return {"golden": golden(network, {mode.name: mode for mode in modes}, size).plain()}
+    return {"golden": golden(network, {mode.name: mode for mode in modes}).plain()}
 
 
 def _in_order(content: bytes) -> bytes:
@@ -216,12 +224,12 @@ def _unused_layers(network: QuantizableNetwork, mode: BitMode) -> list[str]:
         name for name, layer in network.layers().items()
         if any(isinstance(part, Quantizer) and not part.initialised for part in layer.modules())
     ]  # fmt: skip
-    known = {"image_size", "input_size"} & preprocessing(network).keys()
-    if not blank or len(blank) == len(network.layers()) or not known:
+    example = _example(network)
+    if not blank or len(blank) == len(network.layers()) or example is None:
         return []
-    image = example_inputs(network, 1).to(next(network.parameters()).device)
+    example = example.to(next(network.parameters()).device)
     with network.at_bits(mode), evaluating(network):
-        calls = layer_calls(network, {name: network.layers()[name] for name in blank}, image)
+        calls = layer_calls(network, {name: network.layers()[name] for name in blank}, example)
     return [name for name in blank if not calls[name]]
 
 
