@@ -83,9 +83,11 @@ def networks() -> Iterator[tuple[str, Callable[[], nn.Module], Callable[[], Any]
             num_feat_extract_layers=2, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
             classifier_proj_size=32,
         )  # fmt: skip
-        yield "wav2vec 2.0", lambda: hf.Wav2Vec2ForSequenceClassification(audio), lambda: {
-            "input_values": torch.randn(COUNT, 400)
-        }
+        yield (
+            "wav2vec 2.0",
+            lambda: hf.Wav2Vec2ForSequenceClassification(audio),
+            lambda: {"input_values": torch.randn(COUNT, 400)},
+        )
 
 
 def answers(found: Any) -> np.ndarray:

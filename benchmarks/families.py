@@ -19,13 +19,14 @@ import torchvision
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.nn.test_families import COMMON, IMAGE, PICTURE, TEXT, TIMM, TRANSFORMERS, ids
+from tests.nn.test_families import IMAGE, PICTURE, TEXT, TIMM, TRANSFORMERS, ids
 
 Made = tuple[nn.Module, Any]
+NARROW = {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}
 MORE_TIMM: dict[str, tuple[dict[str, Any], int]] = {  # options, pixels
     "vit_tiny_patch16_224": ({"img_size": 32, "patch_size": 8, "depth": 1}, 32),
-    "vit_relpos_small_patch16_224": ({"img_size": 32, "depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8}, 32),
-    "vit_small_patch16_dinov3": ({"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}, 32),
+    "vit_relpos_small_patch16_224": (NARROW, 32),
+    "vit_small_patch16_dinov3": (NARROW, 32),
     "pit_ti_224": ({}, 224),
     "efficientvit_m0": ({}, 224),
     "sam2_hiera_tiny": ({}, 224),
@@ -47,7 +48,8 @@ MORE_TRANSFORMERS: dict[str, tuple[dict[str, Any], Callable[[], Any]]] = {
         lambda: {"input_features": torch.randn(2, 8, 40), "decoder_input_ids": torch.randint(3, 50, (2, 4))},
     ),
     "CLIP": (
-        {"text_config": {**TEXT, "max_position_embeddings": 16}, "vision_config": PICTURE, "projection_dim": 16},
+        {"text_config": {**TEXT, "max_position_embeddings": 16}, "vision_config": PICTURE,
+         "projection_dim": 16},
         lambda: {**ids(), "pixel_values": torch.randn(IMAGE)},
     ),
     "Mixtral": (

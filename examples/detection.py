@@ -57,7 +57,10 @@ class Shapes(Dataset):
             image[:, distance < side / 2] += 0.6
             boxes.append([x, y, x + side, y + side])
             labels.append(label)
-        return image.clamp(0, 1), {"boxes": torch.tensor(boxes, dtype=torch.float32), "labels": torch.tensor(labels)}
+        return image.clamp(0, 1), {
+            "boxes": torch.tensor(boxes, dtype=torch.float32),
+            "labels": torch.tensor(labels),
+        }
 
 
 def together(pictures: list[tuple[Tensor, Boxes]]) -> tuple[list[Tensor], list[Boxes]]:

@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     digits = load_digits()
     rows, labels = torch.tensor(digits.images, dtype=torch.float32) / 16, torch.tensor(digits.target)
     network = quantizable.quantize(RowByRow(), bits=[2, 4, 8, 32])
-    module = Reader(network, "quantizable", {"name": "adamw", "lr": 5e-3, "weight_decay": 1e-4}, clip_norm=1.0)
+    module = Reader(
+        network, "quantizable", {"name": "adamw", "lr": 5e-3, "weight_decay": 1e-4}, clip_norm=1.0
+    )
     trainer = pl.Trainer(
         max_epochs=args.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,

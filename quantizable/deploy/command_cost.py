@@ -29,8 +29,8 @@ from quantizable.network import QuantizableNetwork
 from quantizable.report.files import check_target, make_folder, written_whole
 from quantizable.report.plots import save_figure
 from quantizable.storage.load import load
-from quantizable.storage.signature import example_inputs
 from quantizable.storage.qz import save_qz
+from quantizable.storage.signature import example_inputs
 
 
 def run(args: argparse.Namespace) -> int:

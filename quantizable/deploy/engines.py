@@ -82,7 +82,8 @@ def compile_openvino(
     Args:
         model: an ONNX or ``.xml`` file, or the bytes of an ONNX file.
         threads: of one inference; None: as many as cores.
-        shape: fixed ``[N, C, H, W]``, or the shapes of inputs by name, which it runs faster than a free batch size.
+        shape: fixed ``[N, C, H, W]``, or the shapes of inputs by name; it runs these faster than a free batch
+            size.
         exact: as of :func:`openvino_graph`.
         precision: of what is not integer: ``"f32"``, or ``"bf16"`` at the cost of exactness.
         integers: False keeps OpenVINO's low-precision passes off: codes are multiplied in float.

@@ -107,6 +107,11 @@ def onnx_model(
         raise ValueError(f"integer residual additions need style 'qdq', not {style!r}")
     onnx = require("onnx", "ONNX export")
     require("onnxscript", "ONNX export")
+    signature = signature_of(network, input_size)
+    if residual_images is not None and not takes_one(signature):
+        raise ValueError(
+            f"int8 residual additions are fitted to images; the network takes {', '.join(signature)}"
+        )
     example = example_inputs(network, 2, input_size)
     lowered = lower(network, bits, example, share_remainders=style == "qdq")
     _check_widths(lowered)
@@ -116,7 +121,6 @@ def onnx_model(
             weight.use_headroom(lowered.inputs[name].highest_code)
     for given in lowered.inputs.values():
         given.style = style
-    signature = signature_of(network, input_size)
     model = _to_onnx(lowered, example, signature)
     if residual_images is not None:
         model = integer_residuals(model, residual_images)
@@ -128,7 +132,9 @@ def onnx_model(
     about["outputs"] = lowered.outputs
     about["residual additions"] = "float" if residual_images is None else "int8"
     if samples:
-        kept = golden(network, {MIXED if isinstance(bits, Mapping) else str(BitMode.parse(bits)): bits}, input_size)
+        kept = golden(
+            network, {MIXED if isinstance(bits, Mapping) else str(BitMode.parse(bits)): bits}, input_size
+        )
         if residual_images is not None:  # the file computes another function than training did
             kept = kept.answered_by(compile_onnxruntime(model.SerializeToString(), None, None))
         about["golden"] = kept.plain()
@@ -178,7 +184,7 @@ def _to_onnx(lowered: Lowered, example: Inputs, signature: Signature) -> Any:
 
 
 def _name_outputs(graph: Any, names: list[str], inputs: Collection[str]) -> None:
-    """Name the outputs of an ``onnx_ir`` graph; a value inside that has such a name, or an input's, gets another."""
+    """Name the outputs of an ``onnx_ir`` graph; a value inside of such a name, or an input's, gets another."""
     for node in graph:
         for value in node.outputs:
             if value.name in names or value.name in inputs:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -65,7 +64,7 @@ class Session:
         model: the float network, needed only if a ``.qz`` file or a checkpoint does not say how to build it.
 
     Attributes:
-        signature: name, shape and type of each input; the one of a network that takes one tensor is ``image``.
+        signature: name, shape and type of each input; the only one of a network is called ``image``.
         problem: what was wrong with the answers in the mode that was compiled last; empty: nothing.
 
     Raises:

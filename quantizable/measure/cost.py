@@ -70,7 +70,9 @@ class ModeCost:
 
 
 def layer_costs(
-    network: QuantizableNetwork, input_size: tuple[int, ...] | None = None, modes: Iterable[ModeLike] | None = None
+    network: QuantizableNetwork,
+    input_size: tuple[int, ...] | None = None,
+    modes: Iterable[ModeLike] | None = None,
 ) -> list[LayerCost]:
     """The cost of everything that multiplies, for one image, mode by mode.
 
@@ -78,8 +80,8 @@ def layer_costs(
 
     Args:
         network: calibrated, trained or neither; it is left as it is.
-        input_size: channels, height, width, or the shape of an input of another kind; None: what the network's
-            ``info`` says.
+        input_size: channels, height, width, or the shape of an input of another kind; None: as the
+            network's ``info`` says.
         modes: by default all.
     """
     chosen = network.modes if modes is None else [network.check_mode(mode) for mode in modes]

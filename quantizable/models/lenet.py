@@ -7,6 +7,7 @@ is a plain average and the classifier gives logits.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,13 +43,15 @@ class LeNet(nn.Module):
         side = ((img_size + 2 * padding - 4) // 2 - 4) // 2
         if side < 1:
             least = 16 - 2 * padding
-            raise ValueError(f"img_size={img_size} is too small for two 5x5 convolutions; give at least {least}")
+            raise ValueError(
+                f"img_size={img_size} is too small for two 5x5 convolutions; give at least {least}"
+            )
         self.num_classes, self.in_chans, self.img_size = num_classes, in_chans, img_size
         self.conv1 = nn.Conv2d(in_chans, maps[0], 5, padding=padding)
         self.conv2 = nn.Conv2d(maps[0], maps[1], 5)
         self.pool = nn.AvgPool2d(2)
         widths = [maps[1] * side * side, *hidden]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
         self.num_features = self.head_hidden_size = widths[-1]
         self.reset_classifier(num_classes)
 

@@ -58,11 +58,12 @@ def fit_norms(
         statistics.restore()
     pairs, compared = [*zip(switches, others, strict=True)], passes[-COMPARED:]
     with evaluating(network), torch.no_grad():
+        in_reference = partial(outputs_of_norms, reference, first)
         reference()
         wanted = [[*tensors_of(run(network))] for run in compared]
         better = [
             one for switch, one in pairs
-            if fits_better(network, switch, one, compared, wanted, partial(outputs_of_norms, reference, first))
+            if fits_better(network, switch, one, compared, wanted, in_reference)
         ]  # fmt: skip
     for statistics in better:  # whose norms may be the reference's
         statistics.write()
@@ -79,8 +80,8 @@ def fits_better(
 ) -> bool:
     """True if fitted statistics bring a mode's outputs closer to the reference's than those that were stored.
 
-    By the squared difference over all outputs; where these have shapes of their own in each mode, as the boxes
-    that a detector finds, over what the norms give. What hardly any data went into is always replaced.
+    By the squared difference over all outputs; where each mode gives its own shapes, as the boxes that a
+    detector finds, over what the norms give. What hardly any data went into is always replaced.
 
     Args:
         network: in evaluation mode, with the stored statistics, which it has at the end, too.

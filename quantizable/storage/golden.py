@@ -273,7 +273,9 @@ def _span(network: QuantizableNetwork, bits: Assignment, signature: Signature) -
     sizes = [one.size for one in signature.values() if one.type == FLOAT]
     layers = [layer for layer in network.model.modules() if isinstance(layer, QuantLayer)]
     handles = [
-        layer.register_forward_pre_hook(lambda layer, args: called.append((layer, args[0].shape[1:] if args else torch.Size())))
+        layer.register_forward_pre_hook(
+            lambda layer, args: called.append((layer, args[0].shape[1:] if args else torch.Size()))
+        )
         for layer in layers
     ]
     try:

@@ -24,8 +24,8 @@ from quantizable.storage.card import merged, model_card
 from quantizable.storage.checkpoint import FORMAT, build_described, check_description
 from quantizable.storage.golden import SPAN, drawn
 from quantizable.storage.preprocessing import preprocessing
-from quantizable.storage.signature import as_inputs, signature_of
 from quantizable.storage.qz import describe_architecture, integer_modes, save_qz
+from quantizable.storage.signature import as_inputs, signature_of
 from quantizable.storage.stored_quantizers import StoredWeight
 
 CONFIG, WEIGHTS, INTEGERS, CARD, PICTURE = (

@@ -21,8 +21,8 @@ def structure_of(outputs: Any, inputs: Collection[str] = (INPUT,)) -> Structure:
     """Structure of what a network returned, each tensor with a name of its own.
 
     A single tensor is called ``logits``, an entry of a dictionary (or of a named tuple) by its key, one of a
-    tuple or list ``output_0``, ``output_1``, ...; inside one another the names are joined: ``boxes_0``. None is
-    called as one of ``inputs``.
+    tuple or list ``output_0``, ``output_1``, ...; inside one another the names are joined: ``boxes_0``. No
+    name is one of ``inputs``.
 
     Raises:
         ValueError: something else than tensors, tuples, lists and dictionaries.

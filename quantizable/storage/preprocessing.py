@@ -68,8 +68,8 @@ def input_size_of(network: QuantizableNetwork) -> tuple[int, ...]:
         return tuple(info["input_size"])
     if "image_size" not in info:
         raise ValueError(
-            "the size of the network's inputs is not known; give input_size=(channels, height, width), or say "
-            "it by network.info |= quantizable.deploy.describe_inputs(network, batch)"
+            "the size of the network's inputs is not known; give input_size=(channels, height, width), or "
+            "say it by network.info |= quantizable.deploy.describe_inputs(network, batch)"
         )
     return info["in_chans"], info["image_size"], info["image_size"]
 

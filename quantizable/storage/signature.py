@@ -61,7 +61,9 @@ class Input:
         """
         steps = self.size[-1] if self.size else 1
         ones = min(max(round(share * steps), 1), max(steps - 1, 1))
-        return np.broadcast_to(np.arange(steps) < ones, self.size or (1,)).reshape(self.size).astype(self.type)
+        return (
+            np.broadcast_to(np.arange(steps) < ones, self.size or (1,)).reshape(self.size).astype(self.type)
+        )
 
 
 Signature = dict[str, Input]
@@ -133,7 +135,10 @@ def _named(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
     """The arguments by name; one tensor by position is called as in an exported graph."""
     if len(inputs.args) == 1 and not inputs.kwargs:
         return {INPUT: inputs.args[0]}
-    return {**dict(zip(inspect.signature(model.forward).parameters, inputs.args, strict=False)), **inputs.kwargs}
+    return {
+        **dict(zip(inspect.signature(model.forward).parameters, inputs.args, strict=False)),
+        **inputs.kwargs,
+    }
 
 
 def _input(value: Tensor, embedded: int) -> Input:

@@ -134,7 +134,7 @@ class MultiModeModule(NetworkModule):
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"the network gives a {type(output).__name__}, not a tensor: {type(self).__name__} must "
-                "define teaching(output), the tensor that lower modes learn from, or take scheme=\"adabits\", "
+                'define teaching(output), the tensor that lower modes learn from, or take scheme="adabits", '
                 "in which every mode learns from the labels alone"
             )
         return output

@@ -77,7 +77,10 @@ def test_what_a_network_takes_is_read_off_a_batch(tagger) -> None:
         "features": {"size": [6, 3], "type": "float32", "ids": 0},
     }
     lookup = quantize(nn.Sequential(nn.Embedding(30, 4), nn.Linear(4, 2)), [4, 32])
-    assert describe_inputs(lookup, torch.zeros(2, 7, dtype=torch.long)) == {"input_size": [7], "input_ids": 30}
+    assert describe_inputs(lookup, torch.zeros(2, 7, dtype=torch.long)) == {
+        "input_size": [7],
+        "input_ids": 30,
+    }
     plain = quantize(nn.Sequential(nn.Linear(4, 2)), [4, 32])
     assert describe_inputs(plain, torch.zeros(2, 4)) == {"input_size": [4]}
     batch = tagged()
@@ -100,7 +103,9 @@ def test_masks_hide_something_and_never_all() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_files_are_verified_and_run_by_name_by_mapping_and_in_order(tagger, engine: str, tmp_path: Path) -> None:
+def test_files_are_verified_and_run_by_name_by_mapping_and_in_order(
+    tagger, engine: str, tmp_path: Path
+) -> None:
     network, batch = tagger
     expected = outputs(network, 4, batch)
     report = export_onnx(network, tmp_path / "tagger.onnx", 4)
@@ -157,13 +162,19 @@ def network_at(network: QuantizableNetwork, bits: int, arrays: dict[str, np.ndar
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda b: b.pop("padded"), "the network takes words, padded, features; the call gives words, features"),
+        (
+            lambda b: b.pop("padded"),
+            "the network takes words, padded, features; the call gives words, features",
+        ),
         (lambda b: b.update(more=b["words"]), "the call gives words, padded, features, more"),
         (lambda b: b.update(words=b["words"].float()), "words are float32; give ids, integers from 0 to 39"),
         (lambda b: b.update(words=b["words"] + 40), r"there are those below 40 \(words\)"),
         (lambda b: b.update(padded=b["padded"].long()), "padded are int64; give booleans"),
         (lambda b: b.update(features=b["features"][:, 1:]), r"features of shape \[12, 5, 3\] do not fit"),
-        (lambda b: b.update(features=b["features"][1:]), r"unequal sizes \(words 12, padded 12, features 11\)"),
+        (
+            lambda b: b.update(features=b["features"][1:]),
+            r"unequal sizes \(words 12, padded 12, features 11\)",
+        ),
     ],
 )
 def test_other_inputs_are_refused_in_one_line(tagger, tmp_path: Path, change: Callable, why: str) -> None:

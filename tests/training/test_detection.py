@@ -38,7 +38,9 @@ def test_all_modes_train_for_a_few_steps_and_then_detect(batches: list[Batch]) -
         assert 0 <= run.callback_metrics[f"val/found/{mode}"] <= 1
     losses = {float(run.callback_metrics[f"train/loss/{mode}"]) for mode in MODES}
     assert len(losses) == 4, "each mode has a loss of its own"
-    still = [name for name, p in network.named_parameters() if name in before and torch.equal(p, before[name])]
+    still = [
+        name for name, p in network.named_parameters() if name in before and torch.equal(p, before[name])
+    ]
     assert not [name for name in still if name.endswith("weight")], still
     images, targets = batches[0]
     for mode in (2, 32):
