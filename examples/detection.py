@@ -90,7 +90,8 @@ class Detection(quantizable.MultiModeModule):
     """The sum of the detector's losses, and the share of shapes that each mode finds."""
 
     def inputs(self, batch: tuple[list[Tensor], list[Boxes]]) -> Inputs:
-        return Inputs(tuple(batch))  # images and targets
+        images, truth = batch[:2]
+        return Inputs((images, truth))
 
     def loss(self, output: Boxes, batch: object) -> Tensor:
         return torch.stack([*output.values()]).sum()

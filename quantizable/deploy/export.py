@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
 
 from quantizable.bits import FLOAT_BITS, BitMode
@@ -158,18 +158,20 @@ def _check_widths(lowered: Lowered) -> None:
 
 def _to_onnx(lowered: Lowered, example: Inputs, signature: Signature) -> Any:
     names = names_in(lowered.outputs)
-    free = {0: torch.export.Dim.DYNAMIC}
-    model, given, shapes = lowered.model, example.args, (free,)
-    if not takes_one(signature):  # and so all by name
-        model, given = NamedInputs(model, list(signature)), ([example.kwargs[name] for name in signature],)
-        shapes = ([free] * len(signature),)
+    model: nn.Module = lowered.model
+    given: Any = [example.kwargs.get(name) for name in signature]
+    shapes: Any = [{0: torch.export.Dim.DYNAMIC}] * len(signature)
+    if takes_one(signature):
+        (given,), (shapes,) = example.args, shapes
+    else:
+        model = NamedInputs(model, list(signature))
     if names != [OUTPUT]:
         model = FlatOutputs(model)
     with _quiet():
         try:
             program = torch.onnx.export(
-                model, given, dynamo=True, opset_version=OPSET, verbose=False,
-                dynamic_shapes=shapes, input_names=list(signature),
+                model, (given,), dynamo=True, opset_version=OPSET, verbose=False,
+                dynamic_shapes=(shapes,), input_names=list(signature),
             )  # fmt: skip
         except OnnxExporterError as error:
             raise ValueError(NOT_TRACED) from error
@@ -184,7 +186,7 @@ def _to_onnx(lowered: Lowered, example: Inputs, signature: Signature) -> Any:
 
 
 def _name_outputs(graph: Any, names: list[str], inputs: Collection[str]) -> None:
-    """Name the outputs of an ``onnx_ir`` graph; a value inside of such a name, or an input's, gets another."""
+    """Name the outputs of an ``onnx_ir`` graph; a value inside of such a name, or an input's, is renamed."""
     for node in graph:
         for value in node.outputs:
             if value.name in names or value.name in inputs:

@@ -25,7 +25,7 @@ def input_arrays(signature: Signature, given: Sequence[Any], named: Mapping[str,
             that there are not, or batches of unequal sizes.
     """
     if len(given) == 1 and isinstance(given[0], Mapping):
-        given, named = (), {**given[0], **named}
+        given, named = [], {**given[0], **named}
     values = dict(zip(signature, given, strict=False)) | dict(named)
     if len(given) > len(signature) or values.keys() != signature.keys():
         many = f"{len(given)} inputs" if len(given) > len(signature) else ""

@@ -87,7 +87,7 @@ def test_lenet_trains_on_it_in_all_modes_and_is_evaluated(tmp_path: Path) -> Non
     words = [
         "data=mnist", f"data.root={tmp_path / 'data'}", "data.download=false", "data.val_size=16",
         "data.batch_size=16", "model=lenet5", "bits.modes=[2,8,32]", "trainer=cpu",
-        "trainer.precision=32-true", "schedule.epochs=2", "run=digits",
+        "trainer.precision=32-true", "schedule.epochs=8", "schedule.augment=none", "run=digits",
     ]  # fmt: skip
     train(config(tmp_path, *words, small=False))
     checkpoint = tmp_path / "digits" / "best.ckpt"

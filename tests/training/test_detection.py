@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from quantizable import MultiModeModule, QuantizableNetwork, quantize
 from tests.tiny import trainer
@@ -22,6 +23,11 @@ def batches() -> list[Batch]:
     return [EXAMPLE["together"]([pictures[i], pictures[i + 1]]) for i in (0, 2, 4)]
 
 
+def loader() -> DataLoader:
+    """The same batches."""
+    return DataLoader(EXAMPLE["Shapes"](6), batch_size=2, collate_fn=EXAMPLE["together"])
+
+
 def detector() -> nn.Module:
     torch.manual_seed(0)
     return EXAMPLE["detector"](width=4)
@@ -32,7 +38,7 @@ def test_all_modes_train_for_a_few_steps_and_then_detect(batches: list[Batch]) -
     module = EXAMPLE["Detection"](network, "adabits", {"lr": 0.01}, clip_norm=5.0)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     run = trainer(max_epochs=1, limit_val_batches=1)
-    run.fit(module, batches, batches[:1])
+    run.fit(module, loader(), loader())
     for mode in MODES:
         assert torch.isfinite(run.callback_metrics[f"train/loss/{mode}"])
         assert 0 <= run.callback_metrics[f"val/found/{mode}"] <= 1
@@ -83,7 +89,7 @@ def test_only_schemes_that_teach_ask_what_lower_modes_learn_from(batches: list[B
 
     network = quantize(detector(), [4, 32])
     with pytest.raises(TypeError, match=r"must define teaching\(output\).*or take scheme=\"adabits\""):
-        trainer(max_steps=1).fit(Plain(network), batches)
+        trainer(max_steps=1).fit(Plain(network), loader())
 
 
 def test_norms_of_a_trained_detector_are_compared_though_each_mode_finds_boxes_of_its_own(
