@@ -65,9 +65,10 @@ class PublishedDataModule(MemoryDataModule):
             for train in (True, False):
                 self._open(train, self.download)
         finally:
-            if empty:  # torchvision makes the folder before it downloads
-                with suppress(OSError):  # rmdir refuses a folder that holds something
-                    self.root.rmdir()
+            if empty:  # torchvision makes folders before it downloads
+                for folder in [*sorted(self.root.rglob("*"), reverse=True), self.root]:
+                    with suppress(OSError):  # rmdir refuses files, and a folder that holds something
+                        folder.rmdir()
 
     def _open(self, train: bool, download: bool) -> datasets.VisionDataset:
         try:
