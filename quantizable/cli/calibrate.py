@@ -8,6 +8,7 @@ from pathlib import Path
 from quantizable.bits import parse_modes
 from quantizable.cli.arguments import add_bits, add_output, check_listed, listed
 from quantizable.interface.choices import CALIBRATED
+from quantizable.storage.input_files import find_images
 from quantizable.storage.network_file import check_checkpoint
 
 EXAMPLES = """examples:
@@ -37,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--passes", type=int, default=3, help="over the images, of --reconstruct (default: 3)")
     add("--seed", type=int, default=0, help="of --reconstruct (default: 0)")
     add("--format", default="ckpt", help=f"separated by commas: {', '.join(CALIBRATED)} (default: ckpt)")
-    add_output(parser, "for model.ckpt and model.qz; default: calibrated", Path("calibrated"))
+    add_output(parser, "for model.ckpt and model.qz; default: calibrated", "calibrated")
     parser.set_defaults(run=run)
 
 
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--weights goes with the name of a network; {args.network} has its own")
     if args.weights and not args.weights.is_file():
         raise FileNotFoundError(f"there is no file of weights at {args.weights}")
+    args.images = find_images(args.images)
     from quantizable.deploy.command_calibrate import run
 
     return run(args)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from quantizable.bits import FLOAT_BITS, BitMode, parse_modes
 from quantizable.calibrate import active_batch_norms
-from quantizable.deploy.command_predict import find_images
 from quantizable.models.switchable import build_network
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.missing_modes import nearest
@@ -31,9 +30,8 @@ BATCH = 8  # images; small, so that reconstruction takes many steps
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate, fit norms, reconstruct if asked to, print how close each mode is to the highest, write."""
-    paths = find_images(args.images)
-    count = min(args.count, len(paths))
-    paths = [paths[i * len(paths) // count] for i in range(count)]
+    count = min(args.count, len(args.images))
+    paths = [args.images[i * len(args.images) // count] for i in range(count)]
     make_folder(args.output)
     network = trained(args) if args.trained else published(args)
     if "qz" in args.formats and not integer_modes(network):

@@ -31,8 +31,8 @@ from quantizable.report.files import check_target, make_folder, written_whole
 from quantizable.report.plots import save_figure
 from quantizable.report.runs import images_measured
 from quantizable.storage.load import load
-from quantizable.storage.preprocessing import example_inputs, input_size_of
 from quantizable.storage.qz import save_qz
+from quantizable.storage.signature import example_inputs
 
 ACCURACY = ("top1", "top1_low", "top1_high")  # columns of cost.csv
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         make_folder(args.output)
         check_target(args.output / "cost.csv")
-    layers = layer_costs(network, input_size_of(network), modes)
+    layers = layer_costs(network, modes=modes)
     rows = as_rows(mode_costs(network, layers))
     timed = [mode.name for mode in modes if mode.weight != FLOAT_BITS and fits_bytes(mode)]
     saturating = {mode: saturating_layers(network, mode) for mode in progress(timed, "counting layers")}
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         print(
             "exporting and timing each layer in every pair of widths: minutes, for a deep network", flush=True
         )
-        table = layer_latencies(network, input_size_of(network), engines[0], args.threads)
+        table = layer_latencies(network, None, engines[0], args.threads)
         with written_whole(args.layer_latency) as temporary:
             temporary.write_text(json.dumps(table, indent=1) + "\n")
         print(f"latency of {len(table)} layers kept in {args.layer_latency}")

@@ -10,6 +10,7 @@ DATA = {  # data=NAME: the class in quantizable.data
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
     "svhn": "SVHN",
+    "mnist": "MNIST",
     "imagenet": "ImageNet",
     "folder": "Folder",
     "samson": "Scene",

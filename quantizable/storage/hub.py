@@ -22,9 +22,10 @@ from quantizable.report.files import finite, make_folder, write_json, write_text
 from quantizable.report.plots import plot_modes
 from quantizable.storage.card import merged, model_card
 from quantizable.storage.checkpoint import FORMAT, build_described, check_description
-from quantizable.storage.golden import SPAN, patterns
-from quantizable.storage.preprocessing import input_size_of, preprocessing
+from quantizable.storage.golden import SPAN, drawn
+from quantizable.storage.preprocessing import preprocessing
 from quantizable.storage.qz import describe_architecture, integer_modes, save_qz
+from quantizable.storage.signature import as_inputs, signature_of
 from quantizable.storage.stored_quantizers import StoredWeight
 
 CONFIG, WEIGHTS, INTEGERS, CARD, PICTURE = (
@@ -151,16 +152,15 @@ def _is_built_again(network: QuantizableNetwork, folder: Path) -> bool:
     except ValueError:
         return False
     try:
-        size = input_size_of(network)
+        inputs = as_inputs(drawn([0], signature_of(network), SPAN))
     except ValueError:
         return True  # the keys and shapes fit, which is all that can be asked
     device = next(network.parameters()).device
-    given = torch.from_numpy(patterns([0], size, SPAN, preprocessing(network).get("input_ids", 0))).to(device)
     training = network.training
     try:
         with network.eval().at_bits(network.modes[-1]), torch.no_grad():
-            expected = network(given)
-        found = again.to(device)(given)
+            expected = inputs.to(device)(network)
+        found = inputs.to(device)(again.to(device))
     finally:
         network.train(training)
     return not isinstance(expected, torch.Tensor) or torch.allclose(found, expected, atol=1e-4, rtol=1e-3)

@@ -24,6 +24,7 @@ from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantLayer
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.module_names import names_of
+from quantizable.nn.network_inputs import Inputs
 from quantizable.nn.operands import QuantOperands
 from quantizable.nn.passes import evaluating
 from quantizable.nn.recurrent_products import Product
@@ -35,7 +36,8 @@ from quantizable.storage.integers import reached_range
 from quantizable.storage.network_file import check_file
 from quantizable.storage.outputs import tensors_in
 from quantizable.storage.packing import pack
-from quantizable.storage.preprocessing import example_inputs, input_size_of, preprocessing
+from quantizable.storage.preprocessing import preprocessing
+from quantizable.storage.signature import example_inputs
 
 FORMAT_VERSION = 1
 METADATA, CHECKSUM = "quantizable", "sha256"
@@ -117,13 +119,19 @@ def save_qz(
         temporary.write_bytes(_in_order(save(contiguous, about_file)))
 
 
-def _samples(network: QuantizableNetwork, modes: list[BitMode]) -> dict[str, Any]:
-    """Golden samples of the modes, if the size of the network's images is known."""
+def _example(network: QuantizableNetwork) -> Inputs | None:
+    """A batch of one on the network's device, or None where nothing says what the network takes."""
     try:
-        size = input_size_of(network)
+        return example_inputs(network, 1).to(next(network.parameters()).device)
     except ValueError:
+        return None
+
+
+def _samples(network: QuantizableNetwork, modes: list[BitMode]) -> dict[str, Any]:
+    """Golden samples of the modes, if it is known what the network takes."""
+    if _example(network) is None:
         return {}
-    return {"golden": golden(network, {mode.name: mode for mode in modes}, size).plain()}
+    return {"golden": golden(network, {mode.name: mode for mode in modes}).plain()}
 
 
 def _in_order(content: bytes) -> bytes:
@@ -222,11 +230,11 @@ def _unused_layers(network: QuantizableNetwork, mode: BitMode) -> list[str]:
     }  # fmt: skip
     if not blank or len(blank) == len(network.layers()):
         return []
-    image = _example(network)
-    if image is None:  # then calibration alone knows
+    example = _example(network)
+    if example is None:  # then calibration alone knows
         return [name for name, layer in blank.items() if _unreached(layer)]
     with network.at_bits(mode), evaluating(network):
-        calls = layer_calls(network, blank, image)
+        calls = layer_calls(network, blank, example)
     return [name for name in blank if not calls[name]]
 
 
@@ -239,8 +247,8 @@ def _unreached(layer: nn.Module) -> bool:
 @torch.no_grad()
 def _are_read(network: QuantizableNetwork, layers: list[str], mode: BitMode) -> bool:
     """True if the outputs may depend on layers that are never called: a forward can read their weights."""
-    image = _example(network)
-    if image is None or not layers:
+    example = _example(network)
+    if example is None or not layers:
         return True
     altered = deepcopy(network)
     answers: list[list[Tensor]] = []
@@ -249,16 +257,8 @@ def _are_read(network: QuantizableNetwork, layers: list[str], mode: BitMode) -> 
             tensor.fill_(float("nan"))
     for one in (network, altered):
         with one.at_bits(mode), evaluating(one):
-            answers.append([*tensors_in(one(image))])
+            answers.append([*tensors_in(example(one))])
     return not all(map(torch.equal, *answers))
-
-
-def _example(network: QuantizableNetwork) -> Tensor | None:
-    """An input on the network's device; None where its size is not known."""
-    try:
-        return example_inputs(network, 1).to(next(network.parameters()).device)
-    except ValueError:
-        return None
 
 
 @torch.no_grad()

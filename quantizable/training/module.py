@@ -135,7 +135,8 @@ class MultiModeModule(NetworkModule):
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"the network gives a {type(output).__name__}, not a tensor: {type(self).__name__} must "
-                "define teaching(output), the tensor that lower modes learn from"
+                'define teaching(output), the tensor that lower modes learn from, or take scheme="adabits", '
+                "in which every mode learns from the labels alone"
             )
         return output
 
@@ -197,7 +198,7 @@ class MultiModeModule(NetworkModule):
             with without_sync(self.trainer):
                 output = run_on(self.network, x)
                 losses[name] = self.loss(output, batch)
-                teaching = self.teaching(output)
+                teaching = losses[name] if self.scheme.learns_from_labels_alone else self.teaching(output)
                 self._check_teacher(teaching, teachers)
                 loss = self.scheme.objective(teaching, losses[name], teachers)
                 self.manual_backward(loss / accumulate)

@@ -147,9 +147,9 @@ def _parts_of(network: QuantizableNetwork, mode: BitMode) -> Iterator[tuple[str,
         for name, norm in network.norms().items():
             size = getattr(norm.active, "weight", None)
             for key, value in norm.active.named_parameters(recurse=False):
-                unit = torch.ones_like(value) if size is None else size
+                scale = torch.ones_like(value) if size is None else size
                 bits = min(mode.weight, mode.activation)
-                yield f"{name}.{mode.name}.{key}", _part(AFFINE, value, unit, bits)
+                yield f"{name}.{mode.name}.{key}", _part(AFFINE, value, scale, bits)
 
 
 def _part(kind: str, value: nn.Parameter, unit: Tensor, bits: int) -> Part:

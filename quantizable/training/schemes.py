@@ -38,6 +38,11 @@ class Scheme:
     damp_scales: bool = False
     single_mode: bool = False
 
+    @property
+    def learns_from_labels_alone(self) -> bool:
+        """True if no mode learns from the outputs of another."""
+        return isinstance(self.objective, TaskOnly)
+
     def check(self, modes: Sequence[BitMode]) -> None:
         """``ValueError`` if the scheme cannot train these modes."""
         if self.single_mode:
@@ -53,7 +58,7 @@ class Scheme:
         """
         if accumulate > 1 and self.step_per_mode:
             raise ValueError("a scheme with an optimizer step after every mode cannot accumulate batches")
-        if teacher and isinstance(self.objective, TaskOnly):
+        if teacher and self.learns_from_labels_alone:
             raise ValueError(
                 "the scheme learns from labels alone and would ignore the teacher; choose another"
             )
