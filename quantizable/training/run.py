@@ -50,6 +50,7 @@ from quantizable.training.precision import Execution, check_accelerator, fastest
 from quantizable.training.recompute import recompute_activations
 from quantizable.training.run_folder import (
     AtomicCheckpointIO,
+    best_of,
     command,
     commit,
     is_first_process,
@@ -271,7 +272,7 @@ def finish(
     seconds = next(c for c in trainer.callbacks if isinstance(c, Timer)).time_elapsed()  # type: ignore[attr-defined]
     # an average of weights has its say in training alone: best.ckpt holds the averaged weights already
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
-    best = trainer.strategy.broadcast(folder / "best.ckpt")
+    best = trainer.strategy.broadcast(best_of(folder))
     stage = "test" if cfg["test"] else "val"
     if isinstance(trainer.logger, WandbLogger):
         kept: Any = trainer.checkpoint_callback

@@ -63,6 +63,12 @@ def free(folder: Path) -> Path:
     return candidate
 
 
+def best_of(folder: Path) -> Path:
+    """The best checkpoint of a run; of one that ended before its first validation the last."""
+    best = folder / "best.ckpt"
+    return best if best.is_file() else folder / "last.ckpt"
+
+
 def write_config(config: DictConfig, folder: Path) -> None:
     """The resolved configuration and the command, next to what they produced."""
     header = (

@@ -390,3 +390,10 @@ def test_a_run_that_diverges_in_its_last_step_says_so(tmp_path: Path) -> None:
 def test_numbers_that_json_does_not_have() -> None:
     contents = {"loss": float("nan"), "rows": [1.0, float("inf")], "text": "nan"}
     assert finite(contents) == {"loss": None, "rows": [1.0, None], "text": "nan"}
+
+
+def test_a_run_that_ends_before_its_first_validation_is_measured(tmp_path: Path) -> None:
+    """As one with Lightning's ``max_steps``: there is no best checkpoint."""
+    results = train(config(tmp_path, "+trainer.max_steps=1"))
+    assert Path(results["checkpoint"]).name == "last.ckpt"
+    assert set(results["modes"]) == {"2", "8", "32"}
