@@ -64,9 +64,9 @@ def main() -> None:
                 "modes": n,
                 "seconds a step": statistics.median(clock.wall),
                 "bare passes (processor time)": statistics.median(passes),
-                "peak memory in use, MiB": round(peak_mib(args.network, setting, scheme, MODES[n])),
+                "peak memory in use, MiB": round(peak_mib(CASES[args.network], setting, scheme, MODES[n])),
                 "resident with glibc's heap, MiB": round(
-                    peak_mib(args.network, setting, scheme, MODES[n], fragmented=True)
+                    peak_mib(CASES[args.network], setting, scheme, MODES[n], fragmented=True)
                 ),
             }
         )

@@ -77,13 +77,17 @@ def runs(name: str, batch: int, size: int, bits: list[int], threads: int, folder
             plain(images)
 
     found["torch fp32"] = partial(in_torch, torch.float32)
-    found["torch bf16"] = partial(in_torch, torch.bfloat16)
+    if has_bf16():
+        found["torch bf16"] = partial(in_torch, torch.bfloat16)
     found["onnxruntime fp32"] = partial(compile_onnxruntime(models[32], threads, shape), array)
     found["onnxruntime own int8"] = partial(
         compile_onnxruntime(onnxruntime_int8(models[32], array, folder), threads, shape), array
     )
     found["openvino fp32"] = partial(compile_openvino(models[32], threads, shape), array)
-    found["openvino bf16"] = partial(compile_openvino(models[32], threads, shape, precision="bf16"), array)
+    if has_bf16():
+        found["openvino bf16"] = partial(
+            compile_openvino(models[32], threads, shape, precision="bf16"), array
+        )
     if importlib.util.find_spec("nncf"):
         found["openvino own int8"] = openvino_int8(models[32], array, threads)
     for mode in bits:
@@ -98,6 +102,14 @@ def runs(name: str, batch: int, size: int, bits: list[int], threads: int, folder
         run = compile_openvino(residual.SerializeToString(), threads, shape)
         found[f"openvino ours {mode}, int8 residual"] = partial(run, array)
     return found
+
+
+def has_bf16() -> bool:
+    """Whether this processor has bf16 units, and may use them: held to AVX2, torch emulates them."""
+    if "ONEDNN_MAX_CPU_ISA" in os.environ:
+        return False
+    capabilities = openvino_core("this benchmark").get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in capabilities
 
 
 def onnxruntime_int8(model: bytes, array: np.ndarray, folder: Path) -> bytes:

@@ -4,7 +4,7 @@ python benchmarks/deploy_agreement.py MODEL --data data --output native.json
 python benchmarks/deploy_agreement.py MODEL --data data --without-vnni --output without_vnni.json
 python benchmarks/inference.py --output latency.json
 python benchmarks/inference.py --without-vnni --output latency_without_vnni.json
-python benchmarks/plot_kernels.py native.json without_vnni.json latency.json latency_without_vnni.json docs/kernels.png
+python benchmarks/plot_kernels.py native.json without_vnni.json latency.json latency_without_vnni.json docs/pictures/kernels.png
 """  # noqa: E501
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def main() -> None:
     right.set_yscale("symlog", linthresh=1)
     right.set_title("ResNet-20, CIFAR-10 test set")
     right.set_ylabel("predictions that differ from fake quant")
-    right.legend(fontsize="small")
+    right.margins(y=0.3)  # room for the numbers over the bars
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.suptitle(latency[0]["processor"], fontsize="small")
     save_figure(figure, args.output)
 

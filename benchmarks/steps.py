@@ -163,10 +163,10 @@ def field_of(line: str) -> tuple[str, str]:
     return name, value
 
 
-def _peak_mib(name: str, setting: Setting, scheme: str | None, modes: Sequence[str], threads: int) -> float:
+def _peak_mib(case: Case, setting: Setting, scheme: str | None, modes: Sequence[str], threads: int) -> float:
     torch.set_num_threads(threads)
     keep_freed_memory()
-    before, case = memory_mib("VmRSS"), CASES[name]
+    before = memory_mib("VmRSS")
     if scheme is None:
         step = bare_step(make_network(case, setting), setting, case, passes=len(modes))
     else:
@@ -178,7 +178,7 @@ def _peak_mib(name: str, setting: Setting, scheme: str | None, modes: Sequence[s
 
 
 def peak_mib(
-    name: str, setting: Setting, scheme: str | None, modes: Sequence[str], fragmented: bool = False
+    case: Case, setting: Setting, scheme: str | None, modes: Sequence[str], fragmented: bool = False
 ) -> float:
     """Peak memory of two steps in a process of their own, MiB; ``scheme`` None: of the bare network.
 
@@ -191,7 +191,7 @@ def peak_mib(
     """
     limit = {} if fragmented else {"MALLOC_MMAP_THRESHOLD_": "65536"}
     with mock.patch.dict(os.environ, limit), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak_mib, name, setting, scheme, modes, torch.get_num_threads()).result()
+        return pool.submit(_peak_mib, case, setting, scheme, modes, torch.get_num_threads()).result()
 
 
 @dataclass

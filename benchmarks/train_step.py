@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from steps import (
     CASES,
+    Case,
     Setting,
     bare_step,
     command_line,
@@ -45,16 +46,17 @@ def first_seconds(step: Any) -> float:
     return time.perf_counter() - started
 
 
-def compare(name: str, setting: Setting, modes: list[str], repeats: int) -> dict[str, Any]:
+def compare(
+    case: Case, setting: Setting, modes: list[str], repeats: int, scheme: str = "quantizable"
+) -> dict[str, Any]:
     """One row of the table."""
     torch.compiler.reset()
-    case = CASES[name]
     bare = bare_step(make_network(case, setting), setting, case, passes=len(modes))
-    ours = multi_mode_step(quantizable_network(case, setting, modes), setting, case, SCHEMES["quantizable"])
+    ours = multi_mode_step(quantizable_network(case, setting, modes), setting, case, SCHEMES[scheme])
     first = {"bare": first_seconds(bare), "ours": first_seconds(ours)}
     times = interleaved({"bare": bare, "ours": ours}, repeats, setting.device, warmup=1)
     return {
-        "network": name,
+        "network": case.model,
         "batch": case.batch,
         "device": setting.device,
         "dtype": setting.dtype,
@@ -67,8 +69,8 @@ def compare(name: str, setting: Setting, modes: list[str], repeats: int) -> dict
         "ratio of processor time": ratio(times["ours"], times["bare"], "cpu"),
         "first step, s": first["ours"],
         "first bare step, s": first["bare"],
-        "peak, MiB": round(peak_mib(name, setting, "quantizable", modes)),
-        "bare peak, MiB": round(peak_mib(name, setting, None, modes)),
+        "peak, MiB": round(peak_mib(case, setting, scheme, modes)),
+        "bare peak, MiB": round(peak_mib(case, setting, None, modes)),
     }
 
 
@@ -90,7 +92,9 @@ def main() -> None:
         keep_freed_memory()  # as training does; for both sides
     rows: list[dict[str, Any]] = []
     for name, dtype, layout, execution in product(args.networks, args.dtypes, args.layouts, args.execution):
-        rows.append(compare(name, Setting(args.device, dtype, layout, execution), args.modes, args.repeats))
+        rows.append(
+            compare(CASES[name], Setting(args.device, dtype, layout, execution), args.modes, args.repeats)
+        )
         save(args.out, args.device, rows)  # after every row: a long run that is cut off leaves what it has
         print(table(rows[-1:]), flush=True)
     print(table(rows))

@@ -13,6 +13,7 @@ from torch import nn
 from quantizable import calibrate as fitting
 from quantizable.bits import FLOAT_BITS, BitMode, ModeLike
 from quantizable.calibrate import Forward, Run, Widths
+from quantizable.interface.reconstructing import Reconstructing
 from quantizable.interface.sharing import Sharing
 from quantizable.nn import encoder_fast_path, reading, shifted_windows
 from quantizable.nn.float_copy import float_copy
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 Assignment = ModeLike | Mapping[str, ModeLike]
 
 
-class QuantizableNetwork(Sharing, ModelAttributes):
+class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
     """A network that runs at any of its bit modes; made by :func:`quantizable.quantize`.
 
     What is set on it and belongs to the model reaches the model; layers put in later are converted like the

@@ -48,6 +48,22 @@ def test_both_steps_train() -> None:
     assert ours.bits == 2 or str(ours.bits) == "2", "the lowest mode is visited last"
 
 
+def test_a_gpu_run_is_tried_on_the_cpu_and_measures_a_row_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu = importlib.import_module("gpu")
+    words = ["--dry-run", "--parts", "peers", "--output", str(tmp_path)]
+    gpu.main(words)
+    kept = (tmp_path / "peers.json").read_text()
+    row = json.loads(kept)["rows"]["resnet20"]
+    assert {"ours, of bare", "adabits, of bare", "any_precision, of bare"} <= row.keys()
+    gpu.main(words)
+    assert (tmp_path / "peers.json").read_text() == kept
+    with pytest.raises(SystemExit):  # neither a GPU nor a dry run
+        gpu.main(["--parts", "peers", "--output", str(tmp_path)])
+    assert "torch sees no GPU here; give --dry-run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: f"{arm.name}-{arm.seed}")
 def test_every_experiment_is_a_configuration_that_training_takes(arm: evidence.Arm, tmp_path: Path) -> None:
     args = evidence.argparse.Namespace(data="data", weights="w.th", teacher="t.th", epochs=1)

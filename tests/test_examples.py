@@ -18,7 +18,7 @@ def run(name: str, *words: str) -> Any:
 
 
 def test_every_example_is_run_here() -> None:
-    tested = {"pretrained_timm", "custom_module", "segmentation", "deployment"}
+    tested = {"pretrained_timm", "custom_module", "segmentation", "detection", "recurrent", "deployment"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -45,6 +45,22 @@ def test_segmentation_is_learned_in_every_mode() -> None:
     iou = run("segmentation")
     assert list(iou) == MODES
     assert min(iou.values()) > 0.6, "a network that says ground everywhere has less than 0.5"
+
+
+@pytest.mark.slow
+def test_detection_is_learned_in_every_mode() -> None:
+    found = run("detection")
+    assert list(found) == MODES
+    assert min(found.values()) > 0.5, "an untrained detector finds none"
+
+
+@pytest.mark.slow
+def test_sequences_are_read_in_every_mode_and_on_an_engine() -> None:
+    pytest.importorskip("onnxruntime")
+    found = run("recurrent")
+    assert list(found) == [*MODES, "onnxruntime"]
+    assert min(found.values()) > 0.7, "0.1 is what chance gets right"
+    assert found["onnxruntime"] > 0.95  # an engine may round a tie the other way
 
 
 @pytest.mark.slow

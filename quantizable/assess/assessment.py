@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from quantizable.assess.callables import Model, chosen_models
-from quantizable.assess.corruptions import CORRUPTIONS, SEVERITIES, suite
-from quantizable.assess.images import Images, images_of
+from quantizable.assess.corruptions import CORRUPTIONS, SEVERITIES
+from quantizable.assess.examples import Examples, examples_of
+from quantizable.assess.images import Images
 from quantizable.assess.repair import repair
 from quantizable.assess.report import log_wandb, print_summary, write_report
 from quantizable.assess.searchers.comparison import (
@@ -22,7 +23,9 @@ from quantizable.assess.searchers.comparison import (
 from quantizable.assess.searchers.constraint import Constraint, LInf, Psnr
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, attempt, pairs_of, searched, study_cascade, study_indicators
-from quantizable.data import ImageDataModule
+from quantizable.assess.texts import Texts, texts_of
+from quantizable.data import Text
+from quantizable.data.base import DataModule
 from quantizable.data.choice import trained_data
 from quantizable.interface.errors import unknown
 from quantizable.interface.progress import progress
@@ -42,26 +45,31 @@ def run(args: argparse.Namespace) -> int:
     if len(chosen) < 2:
         raise ValueError(f"--bits {args.bits}: an assessment compares modes; give at least two")
     datamodule.prepare_data()
-    images = images_of(datamodule, count=args.images, seed=args.seed)
-    train = images_of(datamodule, "train") if args.repair else None
-    names = corruption_names(args.corruptions, images.pixels.shape[1])
-    natural = {words[0]: natural_images(network, words, args) for words in args.natural}
+    examples = examples_of(datamodule, count=args.images, seed=args.seed)
+    if args.search and not isinstance(examples, Images):
+        raise ValueError("--search moves pixels, and texts have none; leave it out")
+    train = examples_of(datamodule, "train") if args.repair else None
+    if isinstance(examples, Texts) and isinstance(datamodule, Text):
+        examples = examples.with_synonyms(texts_of(datamodule, "train").ids)
+    names = corruption_names(args.corruptions, examples)
+    natural = {words[0]: natural_shift(network, words, args) for words in args.natural}
     args.output.mkdir(parents=True, exist_ok=True)
-    study = Study(f"{args.checkpoint}: {type(datamodule).__name__}", images.class_names)
+    vocabulary = examples.words.vocabulary if isinstance(examples, Texts) else ()
+    study = Study(f"{args.checkpoint}: {type(datamodule).__name__}", examples.class_names, vocabulary)
     try:
         models = chosen_models(chosen)
-        assess(study, network, models, images, names, natural, args)
+        assess(study, network, models, examples, names, natural, args)
         if train is not None:
             for one in chosen[:-1]:
                 if isinstance(one.bits, Mapping):
                     study.skipped[f"repair of {one.name}"] = "an assignment; only modes are fine-tuned"
                     continue
-                action = partial(repair, network, one.bits, train, images, args.repair, seed=args.seed)
+                action = partial(repair, network, one.bits, train, examples, args.repair, seed=args.seed)
                 if done := attempt(study, f"repair of mode {one.name}", action):
                     study.repairs[one.name] = done[1]
-        if args.search:
-            known = attempt(study, "surprise coverage", lambda: images_of(datamodule, "val", KNOWN))
-            search_all(study, models, images, known, constraints, args)
+        if args.search and isinstance(examples, Images):
+            known = attempt(study, "surprise coverage", lambda: examples_of(datamodule, "val", KNOWN))
+            search_all(study, models, examples, known, constraints, args)
     except KeyboardInterrupt:
         study.complete = False
     print_summary(study)
@@ -87,29 +95,31 @@ def check_options(args: argparse.Namespace) -> tuple[Constraint, Constraint]:
     return LInf(args.linf / 255), Psnr(args.psnr)
 
 
-def data_for(network: QuantizableNetwork, words: Sequence[str]) -> ImageDataModule:
+def data_for(network: QuantizableNetwork, words: Sequence[str]) -> DataModule:
     """The data module that suits the network, ready to be read."""
     datamodule = trained_data(network, words)
     datamodule.prepare_data()
     return datamodule
 
 
-def natural_images(network: QuantizableNetwork, words: Sequence[str], args: argparse.Namespace) -> Images:
-    """A second set by its name and the words that choose it."""
+def natural_shift(network: QuantizableNetwork, words: Sequence[str], args: argparse.Namespace) -> Examples:
+    """A second set by its name and the words that choose it; texts in the vocabulary of the network."""
     if len(words) < 2:
         raise ValueError(f"--natural {words[0]}: say what it is, as --natural NAME data=folder data.root=D")
-    return images_of(data_for(network, words[1:]), count=args.images, seed=args.seed)
+    return examples_of(data_for(network, words[1:]), count=args.images, seed=args.seed)
 
 
-def corruption_names(text: str, channels: int) -> list[str]:
+def corruption_names(text: str, examples: Examples) -> list[str]:
     """The corruptions that ``--corruptions`` asks for; ``ValueError`` for an unknown one, or for scenes."""
-    if text == "none" or (text == "all" and channels not in (1, 3)):  # hyperspectral: no common ones
+    scene = isinstance(examples, Images) and examples.pixels.shape[1] not in (1, 3)
+    if text == "none" or (text == "all" and scene):  # hyperspectral: no common ones
         return []
+    suite = list(examples.suite())  # refuses what is no image
     if text == "all":
-        return list(suite(channels))
-    suite(channels)  # refuses what is no image
-    if strange := [name for name in text.split(",") if name not in CORRUPTIONS]:
-        raise ValueError(unknown("corruption", strange[0], CORRUPTIONS))
+        return suite
+    known = CORRUPTIONS if isinstance(examples, Images) else suite
+    if strange := [name for name in text.split(",") if name not in known]:
+        raise ValueError(unknown("corruption", strange[0], known))
     return text.split(",")
 
 
@@ -117,22 +127,21 @@ def assess(
     study: Study,
     network: QuantizableNetwork,
     models: Mapping[str, Model],
-    images: Images,
+    examples: Examples,
     names: Sequence[str],
-    natural: dict[str, Images],
+    natural: dict[str, Examples],
     args: argparse.Namespace,
 ) -> None:
     """Agreement on all shifts, indicators and cascade; what is measured is in the study at once."""
     severities = [s for s in SEVERITIES if str(s) in args.severities.split(",")]
-    measured = shifts(models, images, names, severities, natural, args.seed)
+    measured = shifts(models, examples, names, severities, natural, args.seed)
     try:
         for one in progress(measured, "measuring shifts", 1 + len(names) * len(severities) + len(natural)):
             study.shifts.append(one)
     finally:
         if study.shifts:
             study_indicators(study, args.seed)
-            channels, height, width = images.pixels.shape[1:]
-            study_cascade(study, network, (channels, height, width), args.seed)
+            study_cascade(study, network, tuple(examples.inputs.shape[1:]), args.seed)
 
 
 def search_all(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from quantizable.assess.corruptions import corrupt, suite
 from quantizable.data import ImageDataModule
 from quantizable.data.memory import MemoryDataModule
 from quantizable.seeds import generator
@@ -45,6 +46,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def inputs(self) -> Tensor:
+        """The pixels: what a model is shown."""
+        return self.pixels
+
     def subset(self, index: Tensor) -> Images:
         """The images of these indices (or of this mask)."""
         return replace(self, pixels=self.pixels[index], labels=self.labels[index])
@@ -52,6 +58,15 @@ class Images:
     def sample(self, count: int | None, seed: int = 0) -> Images:
         """``count`` images chosen at random, the same for the same seed; all of them for None."""
         return self.subset(chosen(len(self), count, seed))
+
+    def suite(self) -> list[str]:
+        """Names of the corruptions that suit these images; ``ValueError`` if there are none for as many
+        channels."""
+        return list(suite(self.pixels.shape[1]))
+
+    def corrupted(self, name: str, severity: int, seed: int = 0) -> Images:
+        """The images after :func:`corrupt`, with its ``ValueError``."""
+        return replace(self, pixels=corrupt(self.pixels, name, severity, seed))
 
 
 def chosen(total: int, count: int | None, seed: int = 0) -> Tensor:

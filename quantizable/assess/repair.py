@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantizable.assess.callables import mode_models, probabilities
-from quantizable.assess.images import Images
+from quantizable.assess.examples import Examples
 from quantizable.bits import ModeLike
 from quantizable.network import QuantizableNetwork
 from quantizable.seeds import generator
@@ -43,8 +43,8 @@ class Repair:
 def repair(
     network: QuantizableNetwork,
     mode: ModeLike,
-    train: Images,
-    test: Images,
+    train: Examples,
+    test: Examples,
     steps: int = 50,
     lr: float = 1e-3,
     batch_size: int = 64,
@@ -69,14 +69,14 @@ def repair(
     """
     top, low = network.modes[-1], network.check_mode(mode)
     models = mode_models(network, [low, top])
-    outputs = probabilities(models, train.pixels)
+    outputs = probabilities(models, train.inputs)
     wanted = outputs[top.name]
     hard = (outputs[low.name].argmax(1) != wanted.argmax(1)).nonzero().flatten()
     if len(hard) == 0:
         raise ValueError(
             f"mode {low.name} agrees with {top.name} on all {len(train)} training images; use more"
         )
-    before = probabilities(models, test.pixels)
+    before = probabilities(models, test.inputs)
     repaired = deepcopy(network)
     model = mode_models(repaired, [low])[low.name]
     optimizer = torch.optim.SGD([p for p in repaired.parameters() if p.requires_grad], lr, momentum=0.9)
@@ -89,11 +89,11 @@ def repair(
             torch.randint(len(train), (half,), generator=source),
         ]
         index = torch.cat(picks)
-        loss = F.cross_entropy(model(train.pixels[index]), wanted[index])
+        loss = F.cross_entropy(model(train.inputs[index]), wanted[index])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    after = probabilities({low.name: model}, test.pixels)[low.name]
+    after = probabilities({low.name: model}, test.inputs)[low.name]
     return repaired, _count(before[top.name], before[low.name], after, test.labels, len(hard))
 
 

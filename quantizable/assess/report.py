@@ -23,16 +23,12 @@ from quantizable.report.plots import save_figure
 
 def pictures(study: Study) -> Iterator[tuple[str, str, Figure]]:
     """Images on which modes disagree: a file name, a sentence that says what is shown, the figure."""
-    if study.shifts:
-        most = max(study.shifts, key=lambda one: one.agreement.against_reference(one.agreement.names[0])[0])
-        for one in {id(one): one for one in (study.shifts[0], most)}.values():
-            what = f"{one.shift} {one.severity or 'images'}"
-            for mode, (inputs, answers) in one.examples.items():
-                says = (
-                    f"Images on which mode {mode} disagrees ({what}), the reference's answer above its own."
-                )
-                if (figure := figures.examples(inputs, answers, study.class_names)) is not None:
-                    yield f"examples-{one.shift}-{one.severity}-{mode}", says, figure
+    for one in () if study.vocabulary else study.shown():  # texts are shown in a table
+        what = f"{one.shift} {one.severity or 'images'}"
+        for mode, (inputs, answers) in one.examples.items():
+            says = f"Images on which mode {mode} disagrees ({what}), the reference's answer above its own."
+            if (figure := figures.examples(inputs, answers, study.class_names)) is not None:
+                yield f"examples-{one.shift}-{one.severity}-{mode}", says, figure
     for number, (row, found) in enumerate(zip(study.rows, study.found, strict=True)):
         hits = found.success
         figure = figures.examples(found.inputs[hits], found.answers[hits], study.class_names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from quantizable.assess.repair import Repair
 from quantizable.assess.searchers.comparison import Row
 from quantizable.assess.searchers.hunt import Found
 from quantizable.assess.shifts import Shifted, pooled
+from quantizable.assess.texts import sentences
 from quantizable.deploy.guard import Guard
 from quantizable.measure.cost import layer_costs
 from quantizable.network import QuantizableNetwork
@@ -28,7 +29,8 @@ class Study:
     """What is known so far; a study that was interrupted has less in it, and says so.
 
     Attributes:
-        shifts: agreement on clean images first, then on each shift.
+        vocabulary: of texts, the words by id; none for images.
+        shifts: agreement on clean inputs first, then on each shift.
         indicators: by low mode, over all shifts together; roc: their curves, two lists of shares each.
         guard, cascade: see :func:`study_cascade`.
         rows, found: of the searches.
@@ -37,6 +39,7 @@ class Study:
 
     title: str
     class_names: tuple[str, ...]
+    vocabulary: Sequence[str] = ()
     shifts: list[Shifted] = field(default_factory=list)
     indicators: dict[str, dict[str, Quality]] = field(default_factory=dict)
     roc: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
@@ -71,7 +74,24 @@ class Study:
             "repairs": {mode: asdict(one) for mode, one in self.repairs.items()},
             "search": [asdict(row) for row in self.rows],
             "skipped": self.skipped,
+            **({"inputs": "texts", "examples": self._sentences()} if self.vocabulary else {}),
         }
+
+    def shown(self) -> list[Shifted]:
+        """The shifts of which examples are shown: the first, and where the lowest mode disagrees most."""
+        if not self.shifts:
+            return []
+        most = max(self.shifts, key=lambda one: one.agreement.against_reference(one.agreement.names[0])[0])
+        return [self.shifts[0]] if most is self.shifts[0] else [self.shifts[0], most]
+
+    def _sentences(self) -> list[dict[str, Any]]:
+        """Texts on which modes disagree, with both answers, the reference's first."""
+        return [
+            {"shift": one.shift, "severity": one.severity, "mode": mode, "text": text, "answers": both}
+            for one in self.shown()
+            for mode, (ids, answers) in one.examples.items()
+            for text, both in zip(sentences(ids, self.vocabulary), answers.tolist(), strict=True)
+        ]
 
 
 def attempt(study: Study, what: str, action: Callable[[], Any]) -> Any:
@@ -96,15 +116,15 @@ def study_indicators(study: Study, seed: int = 0) -> None:
 
 
 def study_cascade(
-    study: Study, network: QuantizableNetwork, input_size: tuple[int, int, int], seed: int = 0
+    study: Study, network: QuantizableNetwork, input_size: tuple[int, ...], seed: int = 0
 ) -> None:
-    """A guard between two quantized modes: chosen on one half of the shifted images, reported on the other.
+    """A guard between two quantized modes: chosen on one half of the shifted inputs, reported on the other.
 
     The low mode is the lowest of 4 bits or more below the reference (else the lowest of all), the high mode
     the next one.
 
     Args:
-        input_size: channels, height, width, for the count of operations.
+        input_size: channels, height, width of an image, or words of a text, for the count of operations.
     """
     measured = study.shifts[0].agreement.names
     modes = {mode.name: mode for mode in network.modes if mode.name in measured}

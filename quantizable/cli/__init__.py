@@ -13,7 +13,7 @@ from quantizable.interface.errors import mendable, nearest, one_line
 
 COMMANDS = (
     *("train", "evaluate", "compare", "assess", "verify", "search"),
-    *("export", "predict", "demo", "cost", "report", "dashboard"),
+    *("calibrate", "export", "predict", "demo", "cost", "report", "dashboard"),
 )
 DEBUG = "--debug"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from quantizable.bits import BitMode, parse_modes
 from quantizable.data.layout import check_there
 from quantizable.interface.choices import DATA, ENGINES
 from quantizable.interface.errors import unknown
-from quantizable.storage.network_file import check_checkpoint, check_file, read_about
+from quantizable.report.files import check_folder
+from quantizable.storage.network_file import check_file, check_network_file, read_about
 
 ASSIGNMENTS = (".yaml", ".yml")
 
@@ -65,9 +67,14 @@ def add_engine(parser: argparse.ArgumentParser, default: str, text: str) -> None
     parser.add_argument("--engine", default=default, metavar="ENGINE", help=text)
 
 
-def add_output(parser: argparse.ArgumentParser, text: str, default: Path | None = None) -> None:
-    """``--output FOLDER``: where files are written."""
-    parser.add_argument("--output", type=Path, metavar="FOLDER", default=default, help=f"folder {text}")
+def add_output(parser: argparse.ArgumentParser, text: str, default: str | None = None) -> None:
+    """``--output FOLDER``: where files are written; refused while it is parsed if they cannot be."""
+    text = f"folder {text}"
+    parser.add_argument("--output", type=_folder, metavar="FOLDER", default=default, help=text)
+
+
+def _folder(text: str) -> Path:
+    return check_folder(Path(text))
 
 
 def listed(text: str) -> list[str]:
@@ -94,12 +101,9 @@ def check_network(path: Path, bits: str | None = None, data: Sequence[str] = ())
 
     Raises:
         FileNotFoundError: no such checkpoint, assignment file, or folder of images.
-        ValueError: no checkpoint, a mode that it lacks, an unknown data set.
+        ValueError: no network, a mode that it lacks, an unknown data set.
     """
-    if path.suffix == ".qz":
-        check_file(path)
-    else:
-        check_checkpoint(path)
+    check_network_file(path)
     about = read_about(path) or {}
     check_bits(bits, path, about.get("modes"))
     check_data(data, about.get("data") or {})
@@ -139,3 +143,28 @@ def check_data(words: Sequence[str], trained: dict[str, Any]) -> None:
     if name in DATA:
         given = {key.removeprefix("data."): value for key, value in pairs if key.startswith("data.")}
         check_there(DATA[name], given)
+
+
+def check_guard(path: Path, network: Path, held: Sequence[str] | None) -> None:
+    """``FileNotFoundError`` or ``ValueError`` for a guard that is none, or is of modes that are not there.
+
+    Args:
+        path: of ``--guard``.
+        network: the network's file, for the message.
+        held: names of its modes; None if they are not known.
+    """
+    guard = read_json(path, "guard of quantizable assess")
+    try:
+        modes = [BitMode.parse(guard[key]).name for key in ("low", "high")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no guard of quantizable assess ({error!r})") from error
+    check_bits(",".join(modes), network, held)
+
+
+def read_json(path: Path, what: str) -> Any:
+    """What a JSON file holds; ``FileNotFoundError`` without it, ``ValueError`` if it is no ``what``."""
+    check_file(path)
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no {what} ({error})") from error

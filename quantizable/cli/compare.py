@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from quantizable.cli.arguments import add_output
 
@@ -14,12 +13,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "runs", nargs="+", metavar="[NAME=]RUN", help="run folders, or folders of them; * stands for anything"
     )
-    add_output(parser, "for tables, pictures and report.html; default: comparison", Path("comparison"))
+    add_output(parser, "for tables, pictures and report.html; default: comparison", "comparison")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare the runs."""
+    """Check what needs no plots, then compare the runs."""
+    from quantizable.report.runs import find_runs, split_names
+
+    named, folders = split_names(args.runs)
+    for paths in (folders, *named.values()):
+        find_runs(paths)
     from quantizable.report.compare import run
 
     return run(args)

@@ -13,8 +13,11 @@ from quantizable.cli.arguments import (
     check_listed,
     check_network,
     listed,
+    read_json,
 )
+from quantizable.deploy.processor import check_kernels
 from quantizable.interface.choices import ENGINES
+from quantizable.report.files import check_target
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -49,7 +52,12 @@ def run(args: argparse.Namespace) -> int:
         check_listed("engine", args.engine, ENGINES)
     if args.layer_latency and len(listed(args.engine)) != 1:
         raise ValueError("--layer-latency times layers on one engine; give --engine openvino or onnxruntime")
+    if args.layer_latency:
+        check_target(args.layer_latency)
+    if args.results is not None:
+        read_json(args.results, "results.json of this library")
     check_network(args.checkpoint, args.bits)
+    check_kernels()
     from quantizable.deploy.command_cost import run
 
     return run(args)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from quantizable.cli.arguments import add_bits
+from quantizable.report.files import check_target
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -21,7 +22,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Save the workspace, or write it to a file."""
+    """Check where the file goes, then save the workspace or write it there."""
+    if args.dry_run is not None:
+        check_target(args.dry_run)
     from quantizable.report.dashboard import run
 
     return run(args)

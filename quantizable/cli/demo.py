@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from quantizable.cli.arguments import add_engine, check_listed
+from quantizable.cli.arguments import add_engine, check_guard, check_listed
+from quantizable.deploy.processor import check_kernels
 from quantizable.interface.choices import ENGINES
-from quantizable.storage.network_file import check_file
+from quantizable.storage.network_file import check_network_file, read_about
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -28,9 +29,15 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("the demo runs on one engine, as --engine openvino")
     if args.port is not None and not 1 <= args.port <= 65535:
         raise ValueError(f"--port is {args.port}; give 1 to 65535")
-    for file in (args.model, args.guard):
-        if file is not None:
-            check_file(file)
+    if args.model.suffix in (".onnx", ".xml"):
+        raise ValueError(
+            f"{args.model} holds one mode; the demo compares modes: give a .qz file or a checkpoint"
+        )
+    check_network_file(args.model)
+    if args.guard is not None:
+        about = read_about(args.model)
+        check_guard(args.guard, args.model, about["modes"] if about else None)
+    check_kernels()
     from quantizable.deploy.demo_page import run
 
     return run(args)

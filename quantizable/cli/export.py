@@ -12,6 +12,7 @@ from quantizable.cli.arguments import (
     check_listed,
     check_network,
 )
+from quantizable.deploy.processor import check_kernels
 from quantizable.interface.choices import FORMATS, STYLES, WEIGHT_STORAGE
 
 
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then write the files."""
     check_listed("format", args.format, FORMATS)
     check_network(args.checkpoint, args.bits, args.data)
+    check_kernels()
     from quantizable.deploy.command_export import run
 
     return run(args)

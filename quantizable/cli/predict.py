@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from quantizable.cli.arguments import add_engine, check_bits, check_listed
+from quantizable.cli.arguments import add_engine, check_bits, check_guard, check_listed
+from quantizable.deploy.processor import check_kernels
 from quantizable.interface.choices import ENGINES
-from quantizable.storage.network_file import check_file, read_about
+from quantizable.storage.input_files import find_inputs
+from quantizable.storage.network_file import check_graph_file, check_network_file, read_about
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -42,9 +44,14 @@ def run(args: argparse.Namespace) -> int:
     if "," in args.engine or (args.bits and "," in args.bits):
         raise ValueError("predict runs one mode on one engine, as --bits 4 --engine openvino")
     check_listed("engine", args.engine, ENGINES)
-    check_file(args.model)
-    about = read_about(args.model) if args.model.suffix not in (".onnx", ".xml") else None
+    graph = args.model.suffix in (".onnx", ".xml")
+    (check_graph_file if graph else check_network_file)(args.model)
+    about = None if graph else read_about(args.model)
     check_bits(args.bits, args.model, about["modes"] if about else None)
+    if args.guard is not None:
+        check_guard(args.guard, args.model, about["modes"] if about else None)
+    args.found = find_inputs(args.inputs, about["data"]) if about else None
+    check_kernels()
     from quantizable.deploy.command_predict import run
 
     return run(args)

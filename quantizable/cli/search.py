@@ -12,6 +12,7 @@ from quantizable.cli.arguments import (
     add_output,
     check_listed,
     check_network,
+    read_json,
 )
 from quantizable.interface.choices import COSTS, METHODS, OBJECTIVES
 from quantizable.interface.errors import unknown
@@ -84,9 +85,17 @@ def run(args: argparse.Namespace) -> int:
         check_listed("method", args.methods, METHODS)
         if args.cost not in COSTS:
             raise ValueError(unknown("cost", args.cost, COSTS))
+        if args.latency_table is not None:
+            read_json(args.latency_table, "table of latencies")
+        elif args.cost == "latency":
+            raise ValueError(
+                "--cost latency needs --latency-table FILE; to measure one: "
+                "quantizable cost CHECKPOINT --engine openvino --layer-latency FILE"
+            )
         if args.evaluations < 1:
             raise ValueError(f"--evaluations is {args.evaluations}; at least 1 is needed")
-    check_network(args.checkpoint, args.bits if args.part == "certify" else None, args.data)
+    for modes in (args.bits, args.first) if args.part == "certify" else (None,):
+        check_network(args.checkpoint, modes, args.data)
     from quantizable.search import command
 
     parts = {"bits": command.run_bits, "sensitivity": command.run_sensitivity, "certify": command.run_certify}

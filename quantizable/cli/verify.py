@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import zipfile
 from pathlib import Path
 
-from quantizable.cli.arguments import add_bits, add_data, add_output, check_network
+from quantizable.cli.arguments import add_bits, add_data, add_output, check_network, read_json
 from quantizable.storage.network_file import check_file
 
 EXAMPLES = """examples:
   quantizable verify checkpoint.ckpt --bits 32,4 --inputs x.npy --radius 0.01 --eps 0.5
   quantizable verify p1.npz --bits 32,8 --inputs pixels.npy --radius 3 --eps 1 --output report/
   quantizable verify checkpoint.ckpt --bits 4 --robust --inputs x.npy --radius 0.01
+  quantizable verify checkpoint.ckpt --question agreement --bits 32,8,4,2 --inputs x.npy --radius 0.01
   quantizable verify checkpoint.ckpt data.root=data --bits 32,found.yaml --inputs x.npy --radius 0.01 --eps 1
   quantizable verify --check report/certificate-0.json
 """
@@ -23,7 +25,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "verify",
         help="prove how far two bit modes can differ around given inputs",
         description="Prove or refute, for every input of a box around each given one, that two "
-        "modes of a network differ by less than eps in the predicted class's output.",
+        "modes of a network differ by less than eps in the predicted class's output, or that modes give "
+        "the same class.",
         epilog=EXAMPLES,
     )
     parser.add_argument(
@@ -41,7 +44,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--minimum", type=float, default=None, help="smallest legal input")
     parser.add_argument("--maximum", type=float, default=None, help="largest legal input")
     parser.add_argument("--eps", type=float, help="allowed difference of the output, above 0")
-    parser.add_argument("--robust", action="store_true", help="instead: the class of one mode cannot change")
+    parser.add_argument(
+        "--question",
+        choices=("difference", "agreement", "robustness"),
+        default="difference",
+        help="difference: the output moves by less than eps; agreement: all modes give the first's class; "
+        "robustness: the class of one mode cannot change",
+    )
+    parser.add_argument("--robust", action="store_true", help="short for --question robustness")
+    parser.add_argument(
+        "--largest-radius",
+        action="store_true",
+        help="with agreement: also the largest radius, up to --radius, for which bounds prove it",
+    )
     parser.add_argument("--bounds-only", action="store_true", help="no MILP")
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
     add_output(parser, "for report and certificates; default: nothing is written")
@@ -50,12 +65,53 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then verify. Exit status 0: all proved (or confirmed); 1: not."""
-    if args.check is not None:
-        check_file(args.check)
-    elif args.network is not None and args.network.suffix == ".npz":
-        check_file(args.network)
-    elif args.network is not None:
-        check_network(args.network, args.bits, args.data)
+    if args.check is None:
+        check_question(args)
+    else:
+        read_json(args.check, "certificate of quantizable verify")
+        if args.network is not None:
+            check_file(args.network)
     from quantizable.verify.command import run
 
     return run(args)
+
+
+def check_question(args: argparse.Namespace) -> None:
+    """``ValueError`` or ``FileNotFoundError`` for what cannot be asked, as its words and files tell."""
+    if args.network is not None:
+        _check_network(args)
+    for name in ("network", "inputs", "radius"):
+        if getattr(args, name) is None:
+            raise ValueError(f"{name} is missing; see quantizable verify --help")
+    question = "robustness" if args.robust else args.question
+    modes = [mode.strip() for mode in args.bits.split(",")]
+    wanted, words = {
+        "robustness": (len(modes) == 1, "one mode with --robust"),
+        "difference": (len(modes) == 2, "two modes, as --bits 32,4"),
+        "agreement": (
+            len(modes) > 1,
+            "two modes or more, as --bits 32,8,4,2: each is compared with the first",
+        ),
+    }[question]
+    if not wanted:
+        raise ValueError(f"--bits {args.bits}: give {words}")
+    if question == "difference" and (args.eps is None or not 0 < args.eps < float("inf")):
+        raise ValueError(f"eps {args.eps} is not allowed; give --eps above 0")
+    if args.largest_radius and question != "agreement":
+        raise ValueError("--largest-radius is about agreement; give --question agreement, too")
+    if not args.time_limit > 0:
+        raise ValueError(f"time limit {args.time_limit} is not allowed; give seconds above 0")
+    if not args.inputs.is_file():
+        raise FileNotFoundError(f"no input file {args.inputs}; give an .npy of shape (n, *input_shape)")
+    with args.inputs.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise ValueError(f"{args.inputs} is no .npy of numbers; numpy.save writes them")
+
+
+def _check_network(args: argparse.Namespace) -> None:
+    if args.network.suffix != ".npz":
+        check_network(args.network, args.bits, args.data)
+        return
+    check_file(args.network)
+    if not zipfile.is_zipfile(args.network):
+        raise ValueError(f"{args.network} is no .npz of numbers; numpy.savez writes them")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from quantizable.data.digits import Digits
     from quantizable.data.fake import Fake
     from quantizable.data.folder import Folder, ImageNet
-    from quantizable.data.published import CIFAR10, CIFAR100, SVHN
+    from quantizable.data.published import CIFAR10, CIFAR100, MNIST, SVHN
     from quantizable.data.scene import Scene
     from quantizable.data.text import Text
 
@@ -22,6 +22,7 @@ __getattr__, __dir__ = lazy(
         "CIFAR100": "published",
         "DATAMODULES": "choice",
         "DataModule": "base",
+        "MNIST": "published",
         "SVHN": "published",
         "Digits": "digits",
         "Fake": "fake",
@@ -37,6 +38,7 @@ __all__ = [
     "CIFAR10",
     "CIFAR100",
     "DATAMODULES",
+    "MNIST",
     "SVHN",
     "DataModule",
     "Digits",

@@ -40,7 +40,7 @@ def random_crop(images: Tensor, draws: Tensor, padding: int) -> Tensor:
     padded = F.pad(images, [padding] * 4)
     # (B, 2p+1, 2p+1, C, H, W), a view of every possible crop
     crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
-    return crops[torch.arange(len(images)), offset[:, 0], offset[:, 1]]
+    return crops[torch.arange(len(images), device=images.device), offset[:, 0], offset[:, 1]]
 
 
 def random_flip(images: Tensor, draws: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def cutout(images: Tensor, draws: Tensor, size: int, fill: Tensor) -> Tensor:
 
     def covered(length: int, draw: Tensor) -> Tensor:  # (B, length)
         start = (draw * length).long()[:, None] - size // 2
-        pixel = torch.arange(length)
+        pixel = torch.arange(length, device=draw.device)
         return (pixel >= start) & (pixel < start + size)
 
     height, width = images.shape[-2:]
@@ -94,7 +94,7 @@ class Augmentation:
     alternating_flip: bool = False
 
     def __call__(self, images: Tensor, draws: Tensor, fill: Tensor) -> Tensor:
-        """Augment (B, C, H, W) uint8 by their `draws` (B, 7); `fill` (C,) uint8 for cutout."""
+        """Augment (B, C, H, W) uint8 by their `draws` (B, 7); `fill` (C,) uint8 for cutout; one device."""
         side = images.shape[-1]
         if self.crop:
             images = random_crop(images, draws[:, [CROP_Y, CROP_X]], side // 8)

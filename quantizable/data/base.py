@@ -65,6 +65,11 @@ class DataModule(pl.LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
     @property
+    def overfits(self) -> bool:
+        """True if the trainer goes over the same few batches again and again (`overfit_batches`)."""
+        return bool(getattr(self.trainer, "overfit_batches", 0))
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The arguments it was made from, in plain types: what it takes to make it again."""
         given = {key: getattr(self, key) for key in inspect.signature(type(self)).parameters}

@@ -14,14 +14,14 @@ from quantizable.data.digits import Digits
 from quantizable.data.fake import Fake
 from quantizable.data.folder import Folder, ImageNet
 from quantizable.data.loader import EpochLoader
-from quantizable.data.published import CIFAR10, CIFAR100, SVHN
+from quantizable.data.published import CIFAR10, CIFAR100, MNIST, SVHN
 from quantizable.data.scene import Scene
 from quantizable.data.text import Text
 from quantizable.interface.choices import DATA
 from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
 
-KINDS = (CIFAR10, CIFAR100, SVHN, Digits, Fake, Folder, ImageNet, Scene, Text)
+KINDS = (CIFAR10, CIFAR100, SVHN, MNIST, Digits, Fake, Folder, ImageNet, Scene, Text)
 DATAMODULES: dict[str, type[DataModule]] = {
     name: next(kind for kind in KINDS if kind.__name__ == wanted) for name, wanted in DATA.items()
 }

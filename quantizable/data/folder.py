@@ -147,7 +147,7 @@ class Folder(ImageDataModule):
     def _loader(self, part: str) -> FileLoader:
         train = part == "train"
         rank, world_size = self.shard
-        return FileLoader(
+        loader = FileLoader(
             self.samples[part],
             self.transform(train),
             self.batch_size,
@@ -158,6 +158,8 @@ class Folder(ImageDataModule):
             rank=rank,
             world_size=world_size,
         )
+        loader.held = self.overfits
+        return loader
 
     def _has(self, part: str) -> bool:
         return (self.root / part).is_dir()

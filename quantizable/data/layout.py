@@ -9,6 +9,7 @@ from typing import Any
 from quantizable.interface.errors import nearest
 
 PARTS = ("train", "val", "test")
+PUBLISHED = ("CIFAR10", "CIFAR100", "SVHN")  # are downloaded where they are missing
 IMAGENET = (
     "Download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from "
     "https://image-net.org/download-images (free registration) and unpack them so that each "
@@ -71,6 +72,13 @@ def check_there(kind: str, options: Mapping[str, Any]) -> None:
         root = Path(options["root"])
         class_folders(root, *(("ImageNet", IMAGENET) if kind == "ImageNet" else ()))
         check_tested(root)
+    if kind in PUBLISHED and str(options.get("download")).lower() == "false":
+        root = Path(options.get("root") or "data")
+        if not root.is_dir():
+            raise FileNotFoundError(
+                f"{kind} is missing: there is no folder {root}, and download is off; "
+                "set data.root to the folder where it lies"
+            )
     if kind == "Text" and options.get("root") is not None:
         check_texts(options)
     if kind == "Scene" and options.get("file") is not None:

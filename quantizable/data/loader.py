@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 
 from quantizable.data.order import (
     eval_batch_count,
@@ -14,6 +15,18 @@ from quantizable.data.order import (
 )
 
 Batch = tuple[Tensor, Tensor]
+
+
+class OwnOrder(SequentialSampler):
+    """Where Lightning looks for `set_epoch`; of this kind, so that `overfit_batches` keeps it."""
+
+    def __init__(self, loader: "EpochLoader") -> None:
+        super().__init__(loader.dataset)
+        self.loader = loader
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass that of `epoch`."""
+        self.loader.set_epoch(epoch)
 
 
 class EpochLoader(ABC):
@@ -58,6 +71,7 @@ class EpochLoader(ABC):
         self.size, self.batch_size, self.train, self.seed = size, batch_size, train, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        self.held = False  # True: every pass is that of the present epoch
         self._position = 0  # batches of this epoch handed out so far
         self._resume_at = 0  # where the next pass begins; not 0 only after load_state_dict
 
@@ -77,7 +91,7 @@ class EpochLoader(ABC):
             # The position moves before the batch is handed out: a checkpoint written while the
             # last batch is in use continues with the next epoch.
             if position == len(self):
-                self.epoch, self._position = epoch + 1, 0
+                self.epoch, self._position = epoch if self.held else epoch + 1, 0
             else:
                 self.epoch, self._position = epoch, position
             yield batch
@@ -88,9 +102,9 @@ class EpochLoader(ABC):
         return eval_batches(self.size, self.batch_size, self.rank, self.world_size)
 
     @property
-    def sampler(self) -> "EpochLoader":
-        """The loader itself: where Lightning looks for `set_epoch`."""
-        return self
+    def sampler(self) -> OwnOrder:
+        """Where Lightning looks for `set_epoch`."""
+        return OwnOrder(self)
 
     @property
     def dataset(self) -> range:
@@ -99,7 +113,7 @@ class EpochLoader(ABC):
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of `epoch`; a restored position holds only for its own epoch."""
-        if epoch != self.epoch:
+        if epoch != self.epoch and not self.held:
             self.epoch, self._position, self._resume_at = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:

@@ -70,10 +70,15 @@ class MemoryDataModule(ImageDataModule):
         assert self._test is not None
         return self._loader(self._test, train=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches are made: the trainer's GPU, which then holds the images as uint8; else the CPU."""
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
     def _loader(self, data: LabelledImages, train: bool) -> TensorLoader:
-        images, labels = data
+        images, labels = (x.to(self.device) for x in data)
         rank, world_size = self.shard
-        return TensorLoader(
+        loader = TensorLoader(
             images,
             labels,
             self.mean,
@@ -85,6 +90,8 @@ class MemoryDataModule(ImageDataModule):
             rank=rank,
             world_size=world_size,
         )
+        loader.held = self.overfits
+        return loader
 
 
 def channels_first(images: Tensor) -> Tensor:

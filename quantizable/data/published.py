@@ -1,4 +1,4 @@
-"""Small published sets that torchvision reads: CIFAR-10, CIFAR-100 and SVHN."""
+"""Small published sets that torchvision reads: CIFAR-10, CIFAR-100, SVHN and MNIST."""
 
 from abc import abstractmethod
 from contextlib import suppress
@@ -25,7 +25,7 @@ wardrobe whale willow_tree wolf woman worm
 
 
 class PublishedDataModule(MemoryDataModule):
-    """A set of 32x32 color images that is downloaded once into `root`.
+    """A set of small images that is downloaded once into `root`.
 
     Args:
         root: folder that holds, or is to receive, the files.
@@ -65,16 +65,18 @@ class PublishedDataModule(MemoryDataModule):
             for train in (True, False):
                 self._open(train, self.download)
         finally:
-            if empty:  # torchvision makes the folder before it downloads
-                with suppress(OSError):  # rmdir refuses a folder that holds something
-                    self.root.rmdir()
+            if empty:  # torchvision makes folders before it downloads
+                for folder in [*sorted(self.root.rglob("*"), reverse=True), self.root]:
+                    with suppress(OSError):  # rmdir refuses files, and a folder that holds something
+                        folder.rmdir()
 
     def _open(self, train: bool, download: bool) -> datasets.VisionDataset:
         try:
             # torchvision compares the files' checksums before it reads them
             return self.open(train, download)
         except (OSError, RuntimeError) as error:  # no network; missing or damaged files
-            tried = f"downloading failed: {error}" if download else "download is off"
+            reason = " ".join(str(error).split())  # torchvision names each server on a line of its own
+            tried = f"downloading failed: {reason}" if download else "download is off"
             raise FileNotFoundError(
                 f"{type(self).__name__} is missing or damaged in {self.root} ({tried}). "
                 + self.where.format(root=self.root)
@@ -82,12 +84,12 @@ class PublishedDataModule(MemoryDataModule):
             ) from error
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """The whole training or test set: uint8 (N, 3, 32, 32) and int64 (N,)."""
+        """The whole training or test set: uint8 (N, C, H, W) and int64 (N,)."""
         data = self._open(train, download=False)
         return self.tensors(data)
 
     def tensors(self, data: datasets.VisionDataset) -> tuple[Tensor, Tensor]:
-        """Images and labels of an opened data set: uint8 (N, 3, 32, 32) and int64 (N,)."""
+        """Images and labels of an opened data set: uint8 (N, C, H, W) and int64 (N,)."""
         return channels_first(torch.from_numpy(data.data)), torch.tensor(data.targets)
 
 
@@ -181,3 +183,59 @@ class SVHN(PublishedDataModule):
     def tensors(self, data: datasets.SVHN) -> tuple[Tensor, Tensor]:
         """Images and labels of an opened data set: uint8 (N, 3, 32, 32) and int64 (N,)."""
         return torch.from_numpy(data.data), torch.from_numpy(data.labels).long()
+
+
+class MNIST(PublishedDataModule):
+    """MNIST (LeCun et al. 1998): 60 000 training and 10 000 test digits, grey, 28x28 pixels.
+
+    Digits are never mirrored. Arguments are those of `PublishedDataModule`.
+    """
+
+    num_classes = 10
+    class_names = tuple("0123456789")
+    in_chans = 1
+    image_size = 28
+    mean = (0.1307,)
+    std = (0.3081,)
+    mirrors = False
+    where = (
+        "Download the four files train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, "
+        "t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz from "
+        "https://ossci-datasets.s3.amazonaws.com/mnist/ (12 MB) and unpack them in {root}/MNIST/raw/."
+    )
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        batch_size: int = 128,
+        val_size: int | float = 5000,
+        augment: str = "crop",
+        download: bool = True,
+        seed: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__(root, batch_size, val_size, augment, download, seed, split_seed)
+
+    def open(self, train: bool, download: bool) -> datasets.MNIST:
+        """torchvision's MNIST.
+
+        Raises:
+            RuntimeError: a file is damaged. torchvision knows these files by name alone.
+        """
+        try:
+            return datasets.MNIST(self.root, train, download=download)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise RuntimeError(f"no IDX file: {error!r}") from error
+
+    def tensors(self, data: datasets.MNIST) -> tuple[Tensor, Tensor]:
+        """Images and labels of an opened data set: uint8 (N, 1, 28, 28) and int64 (N,).
+
+        Raises:
+            FileNotFoundError: the files hold images of another size, or more or fewer labels than images.
+        """
+        if data.data.shape[1:] != (28, 28) or len(data.data) != len(data.targets):
+            raise FileNotFoundError(
+                f"MNIST is damaged in {self.root}: {len(data.targets)} labels for images of shape "
+                f"{list(data.data.shape)}. {self.where.format(root=self.root)}"
+            )
+        return data.data[:, None], data.targets.long()

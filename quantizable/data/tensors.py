@@ -15,8 +15,8 @@ class TensorLoader(EpochLoader):
     A batch of 128 CIFAR images takes a few milliseconds, a small part of a training step.
 
     Args:
-        images: uint8 (N, C, H, W).
-        labels: int64 (N,).
+        images: uint8 (N, C, H, W), on the device on which batches are wanted.
+        labels: int64 (N,), there too.
         mean, std: per channel, of images in [0, 1].
         augmentation: applied to training batches only.
 
@@ -40,14 +40,17 @@ class TensorLoader(EpochLoader):
         super().__init__(len(images), batch_size, train, seed, rank, world_size)
         self.images, self.labels = images, labels
         self.augmentation = augmentation if train else None
-        self.mean = torch.tensor(mean).view(-1, 1, 1)
-        self.std = torch.tensor(std).view(-1, 1, 1)
+        self.mean = torch.tensor(mean, device=images.device).view(-1, 1, 1)
+        self.std = torch.tensor(std, device=images.device).view(-1, 1, 1)
 
     def load(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         """Yield normalized (images, labels) for each batch of indices."""
-        draws = epoch_draws(self.size, self.seed, epoch) if self.augmentation else None
+        device = self.images.device
+        # drawn on the CPU: the same numbers on every device
+        draws = epoch_draws(self.size, self.seed, epoch).to(device) if self.augmentation else None
         fill = (self.mean * 255).round().to(torch.uint8).flatten()
-        for index in batches:
+        for positions in batches:
+            index = positions.to(device)
             images = self.images[index]
             if self.augmentation is not None and draws is not None:
                 images = self.augmentation(images, draws[index], fill)

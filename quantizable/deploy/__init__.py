@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quantizable.storage.load import load_qz
     from quantizable.storage.preprocessing import read_images, read_texts
     from quantizable.storage.qz import save_qz
+    from quantizable.storage.signature import describe_inputs
 
 # imported when asked for: loading a network needs no engine, and a command line with a typo not even torch
 __getattr__, __dir__ = lazy(
@@ -24,6 +25,7 @@ __getattr__, __dir__ = lazy(
     {
         "Guard": "guard",
         "Session": "session",
+        "describe_inputs": "quantizable.storage.signature",
         "export_onnx": "export",
         "load_qz": "quantizable.storage.load",
         "read_images": "quantizable.storage.preprocessing",
@@ -32,4 +34,13 @@ __getattr__, __dir__ = lazy(
     },
 )
 
-__all__ = ["Guard", "Session", "export_onnx", "load_qz", "read_images", "read_texts", "save_qz"]
+__all__ = [
+    "Guard",
+    "Session",
+    "describe_inputs",
+    "export_onnx",
+    "load_qz",
+    "read_images",
+    "read_texts",
+    "save_qz",
+]

@@ -26,11 +26,15 @@ from quantizable.measure.cost import as_rows, layer_costs, mode_costs
 from quantizable.measure.coverage import coverage
 from quantizable.measure.latency import interleaved
 from quantizable.network import QuantizableNetwork
+from quantizable.report.charts import wilson
 from quantizable.report.files import check_target, make_folder, written_whole
 from quantizable.report.plots import save_figure
+from quantizable.report.runs import images_measured
 from quantizable.storage.load import load
-from quantizable.storage.preprocessing import example_inputs, input_size_of
 from quantizable.storage.qz import save_qz
+from quantizable.storage.signature import example_inputs
+
+ACCURACY = ("top1", "top1_low", "top1_high")  # columns of cost.csv
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         make_folder(args.output)
         check_target(args.output / "cost.csv")
-    layers = layer_costs(network, input_size_of(network), modes)
+    layers = layer_costs(network, modes=modes)
     rows = as_rows(mode_costs(network, layers))
     timed = [mode.name for mode in modes if mode.weight != FLOAT_BITS and fits_bytes(mode)]
     saturating = {mode: saturating_layers(network, mode) for mode in progress(timed, "counting layers")}
@@ -54,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     for row in rows:
         row |= {f"{engine}_ms": latencies.get(f"{engine} {row['mode']}") for engine in engines}
         row["float_without_vnni"] = saturating.get(row["mode"])
-        row["top1"] = accuracies.get(row["mode"])
-    print_rows("per mode", rows)
+        row |= accuracies.get(row["mode"], dict.fromkeys(ACCURACY))
+    print_rows("per mode", [{key: row[key] for key in row if key not in ACCURACY[1:]} for row in rows])
     if args.layers:
         print_rows("per layer", as_rows(layers))
     if args.coverage:
@@ -68,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         print(
             "exporting and timing each layer in every pair of widths: minutes, for a deep network", flush=True
         )
-        table = layer_latencies(network, input_size_of(network), engines[0], args.threads)
+        table = layer_latencies(network, None, engines[0], args.threads)
         with written_whole(args.layer_latency) as temporary:
             temporary.write_text(json.dumps(table, indent=1) + "\n")
         print(f"latency of {len(table)} layers kept in {args.layer_latency}")
@@ -104,17 +108,26 @@ def measure(
         return interleaved(runs)
 
 
-def read_accuracies(path: Path, must_exist: bool) -> dict[str, float]:
-    """Top-1 accuracy (0 to 1) by mode, from the results of training or of ``quantizable evaluate``."""
+def read_accuracies(path: Path, must_exist: bool) -> dict[str, dict[str, float | None]]:
+    """Top-1 accuracy (0 to 1) by mode, from results of training or ``quantizable evaluate``.
+
+    With the ends of its 95 % interval (Wilson), where the results say on how many images.
+    """
     if not path.is_file():
         if must_exist:
             raise FileNotFoundError(f"there is no file {path}")
         return {}
     try:
-        modes: Mapping[str, Any] = json.loads(path.read_text())["modes"]
-        return {mode: values["top1"] for mode, values in modes.items()}
-    except (ValueError, KeyError, TypeError) as error:
+        results: Mapping[str, Any] = json.loads(path.read_text())
+        images = images_measured(results, str(results.get("config", {}).get("data", {}).get("_target_", "")))
+        return {mode: _with_ends(values["top1"], images) for mode, values in results["modes"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no results.json of this library") from error
+
+
+def _with_ends(share: float | None, images: int | None) -> dict[str, float | None]:
+    low, high = (None, None) if share is None or not images else wilson(share, images)[1:]
+    return dict(zip(ACCURACY, (share, low, high), strict=True))
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -105,14 +105,15 @@ class Demo:
         beside = path.with_name("guard.json")
         self.guard = Guard.load(guard or beside) if guard or beside.is_file() else None
         self.session = Session(path, engine, threads=threads, batch=1)
+        if "image_size" not in self.session.info:
+            raise ValueError(f"the demo shows images; {path} takes {', '.join(self.session.signature)}")
         if self.guard:
             for mode in (self.guard.low, self.guard.high):
                 self.session.set_bits(mode)  # refused at once if the file lacks it
         for held in progress(self.session.modes, "compiling"):
             self.session.set_bits(held)
         network = load(path)
-        channels, height, width = self.session.input_size
-        costs = layer_costs(network, (channels, height, width))
+        costs = layer_costs(network)
         self.energy = microjoules(costs)
         self.bytes = {mode.name: 0 for mode in self.session.modes}
         for cost in costs:
@@ -125,7 +126,7 @@ class Demo:
         return [mode.name for mode in self.session.modes]
 
     def _measure(self, repeats: int) -> dict[str, float]:
-        blank = np.zeros((1, *self.session.input_size), np.float32)
+        blank = self.session.zeros(1)
         runs = {mode.name: partial(self._logits, plain_mode(mode), blank) for mode in self.session.modes}
         return interleaved(runs, repeats)
 

@@ -1,6 +1,7 @@
 """ONNX files compiled by the engines: each function gives back a callable from images to logits.
 
-Of a network with several outputs the callable gives a list, in the order of the graph's outputs.
+Of a network with several inputs the callable takes arrays by name; of one with several outputs it gives a
+list, in the order of the graph's outputs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from quantizable.deploy.openvino_exact import codes_can_saturate, without_satura
 from quantizable.deploy.processor import exact_kernels, processor_name
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.storage.outputs import INPUT
+from quantizable.storage.signature import Arrays
 
 log = logging.getLogger(__name__)
 FASTER = "exact=False leaves them to the integer kernels, which is faster and wrong where they saturate"
@@ -27,7 +29,8 @@ ALL_IN_FLOAT = (
     "integer kernels taken as saturating on %s: all layers run in float, "
     f"as products of attention could leave int16; {FASTER}"
 )
-Runner = Callable[[np.ndarray], Any]  # an array, or a list of arrays
+Runner = Callable[[Arrays], Any]  # gives an array, or a list of arrays
+Shape = tuple[int, ...] | dict[str, tuple[int, ...]]  # of a batch, by name where inputs have names
 
 
 def onnxruntime_options(threads: int | None = None, exact: bool = True) -> Any:
@@ -42,7 +45,7 @@ def onnxruntime_options(threads: int | None = None, exact: bool = True) -> Any:
 
 
 def compile_onnxruntime(
-    model: bytes | Path, threads: int | None, shape: tuple[int, ...] | None, exact: bool = True
+    model: bytes | Path, threads: int | None, shape: Shape | None, exact: bool = True
 ) -> Runner:
     """ONNX Runtime's CPU provider.
 
@@ -57,13 +60,19 @@ def compile_onnxruntime(
     onnxruntime = require("onnxruntime", "engine 'onnxruntime'")
     options = onnxruntime_options(threads, exact)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda images: _one_or_all(session.run(None, {INPUT: images}))
+    used = {given.name for given in session.get_inputs()}
+
+    def run(given: Arrays) -> Any:
+        arrays = {INPUT: given} if isinstance(given, np.ndarray) else given
+        return _one_or_all(session.run(None, {name: arrays[name] for name in used}))
+
+    return run
 
 
 def compile_openvino(
     model: bytes | Path,
     threads: int | None,
-    shape: tuple[int, ...] | None,
+    shape: Shape | None,
     exact: bool = True,
     precision: str = "f32",
     integers: bool = True,
@@ -73,7 +82,8 @@ def compile_openvino(
     Args:
         model: an ONNX or ``.xml`` file, or the bytes of an ONNX file.
         threads: of one inference; None: as many as cores.
-        shape: fixed ``[N, C, H, W]``, which it runs faster than a free batch size.
+        shape: fixed ``[N, C, H, W]``, or the shapes of inputs by name; it runs these faster than a free batch
+            size.
         exact: as of :func:`openvino_graph`.
         precision: of what is not integer: ``"f32"``, or ``"bf16"`` at the cost of exactness.
         integers: False keeps OpenVINO's low-precision passes off: codes are multiplied in float.
@@ -84,13 +94,15 @@ def compile_openvino(
         options["LP_TRANSFORMS_MODE"] = "NO"
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
+    used = {port.get_any_name() for port in network.inputs}
     if shape is not None:
-        network.reshape(list(shape))
+        network.reshape({n: list(shape[n]) for n in used} if isinstance(shape, dict) else list(shape))
     compiled = openvino_core("engine 'openvino'").compile_model(network, "CPU", options)
     request = compiled.create_infer_request()
 
-    def run(images: np.ndarray) -> Any:
-        found = request.infer({0: images})
+    def run(given: Arrays) -> Any:
+        arrays = {0: given} if isinstance(given, np.ndarray) else {name: given[name] for name in used}
+        found = request.infer(arrays)
         return _one_or_all([np.array(found[port]) for port in range(len(compiled.outputs))])
 
     return run
@@ -107,7 +119,7 @@ def openvino_graph(model: bytes | Path, exact: bool = True) -> tuple[Any, dict[s
         exact: False leaves all layers to the integer kernels, also where these saturate.
     """
     network = openvino_core("engine 'openvino'").read_model(model)
-    if not exact or exact_kernels():
+    if exact_kernels() or not exact:
         return network, {}
     if codes_can_saturate(network):  # codes times codes, which have no constant to put in float
         without_saturation(network, all_layers=True)

@@ -7,12 +7,12 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
 
 from quantizable.bits import FLOAT_BITS, BitMode
@@ -25,11 +25,13 @@ from quantizable.deploy.residual import integer_residuals
 from quantizable.interface.choices import STYLES, WEIGHT_STORAGE
 from quantizable.interface.errors import unknown
 from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.nn.network_inputs import Inputs
 from quantizable.report.files import check_target, written_whole
 from quantizable.storage.golden import MIXED, golden
-from quantizable.storage.outputs import INPUT, OUTPUT, FlatOutputs, names_in
-from quantizable.storage.preprocessing import example_inputs, preprocessing
+from quantizable.storage.outputs import OUTPUT, FlatOutputs, NamedInputs, names_in
+from quantizable.storage.preprocessing import preprocessing
 from quantizable.storage.seal import BLANK, KEY, sealed
+from quantizable.storage.signature import Signature, example_inputs, signature_of, takes_one
 
 NOT_TRACED = (
     "the network's forward cannot be traced for batches of any size, and an export would hold no integers; "
@@ -58,7 +60,8 @@ def export_onnx(
         bits: a mode of the network (``4``, ``"w4a8"``; 32: float), or a mapping as ``set_bits`` takes it.
         input_size: channels, height, width, or the shape of another input (steps and features of a sequence),
             without the batch; by default the network's own. A network whose ``info`` names a number of
-            ``input_ids`` takes integers below it.
+            ``input_ids`` takes integers below it. What a network of several inputs takes is said by
+            ``network.info |= describe_inputs(network, batch)``.
         style: ``"qdq"`` (QuantizeLinear, Clip, DequantizeLinear: ONNX Runtime, OpenVINO, TensorRT) or
             ``"qonnx"`` (``Quant`` nodes of any width: FPGA compilers).
         weight_storage: ``"int8"``, or ``"int4"`` to store weights of 4 bits and less in half the bytes.
@@ -104,6 +107,11 @@ def onnx_model(
         raise ValueError(f"integer residual additions need style 'qdq', not {style!r}")
     onnx = require("onnx", "ONNX export")
     require("onnxscript", "ONNX export")
+    signature = signature_of(network, input_size)
+    if residual_images is not None and not takes_one(signature):
+        raise ValueError(
+            f"int8 residual additions are fitted to images; the network takes {', '.join(signature)}"
+        )
     example = example_inputs(network, 2, input_size)
     lowered = lower(network, bits, example, share_remainders=style == "qdq")
     _check_widths(lowered)
@@ -113,7 +121,7 @@ def onnx_model(
             weight.use_headroom(lowered.inputs[name].highest_code)
     for given in lowered.inputs.values():
         given.style = style
-    model = _to_onnx(lowered, example)
+    model = _to_onnx(lowered, example, signature)
     if residual_images is not None:
         model = integer_residuals(model, residual_images)
     if weight_storage == "int4":
@@ -124,8 +132,9 @@ def onnx_model(
     about["outputs"] = lowered.outputs
     about["residual additions"] = "float" if residual_images is None else "int8"
     if samples:
-        size = tuple(example.shape[1:])
-        kept = golden(network, {MIXED if isinstance(bits, Mapping) else str(BitMode.parse(bits)): bits}, size)
+        kept = golden(
+            network, {MIXED if isinstance(bits, Mapping) else str(BitMode.parse(bits)): bits}, input_size
+        )
         if residual_images is not None:  # the file computes another function than training did
             kept = kept.answered_by(compile_onnxruntime(model.SerializeToString(), None, None))
         about["golden"] = kept.plain()
@@ -147,19 +156,27 @@ def _check_widths(lowered: Lowered) -> None:
         )
 
 
-def _to_onnx(lowered: Lowered, example: Tensor) -> Any:
+def _to_onnx(lowered: Lowered, example: Inputs, signature: Signature) -> Any:
     names = names_in(lowered.outputs)
-    model = lowered.model if names == [OUTPUT] else FlatOutputs(lowered.model)
+    model: nn.Module = lowered.model
+    given: Any = [example.kwargs.get(name) for name in signature]
+    shapes: Any = [{0: torch.export.Dim.DYNAMIC}] * len(signature)
+    if takes_one(signature):
+        (given,), (shapes,) = example.args, shapes
+    else:
+        model = NamedInputs(model, list(signature))
+    if names != [OUTPUT]:
+        model = FlatOutputs(model)
     with _quiet():
         try:
             program = torch.onnx.export(
-                model, (example,), dynamo=True, opset_version=OPSET, verbose=False,
-                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), input_names=[INPUT],
+                model, (given,), dynamo=True, opset_version=OPSET, verbose=False,
+                dynamic_shapes=(shapes,), input_names=list(signature),
             )  # fmt: skip
         except OnnxExporterError as error:
             raise ValueError(NOT_TRACED) from error
     assert program is not None
-    _name_outputs(program.model.graph, names)
+    _name_outputs(program.model.graph, names, signature)
     proto = program.model_proto
     # the exporter then falls back, silently, to a trace in which the nodes write floats
     if lowered.inputs and not any(map(node_layer, proto.graph.node)):
@@ -168,11 +185,11 @@ def _to_onnx(lowered: Lowered, example: Tensor) -> Any:
     return proto
 
 
-def _name_outputs(graph: Any, names: list[str]) -> None:
-    """Name the outputs of an ``onnx_ir`` graph; a value inside that has such a name gets another."""
+def _name_outputs(graph: Any, names: list[str], inputs: Collection[str]) -> None:
+    """Name the outputs of an ``onnx_ir`` graph; a value inside of such a name, or an input's, is renamed."""
     for node in graph:
         for value in node.outputs:
-            if value.name in names:
+            if value.name in names or value.name in inputs:
                 value.name = f"{value.name}.inside"
     for value, name in zip(graph.outputs, names, strict=True):
         value.name = name

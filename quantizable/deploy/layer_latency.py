@@ -20,7 +20,7 @@ from quantizable.nn import QuantLayer
 from quantizable.nn.embedding import EMBEDDINGS
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.passes import evaluating
-from quantizable.storage.preprocessing import example_inputs
+from quantizable.storage.signature import example_inputs
 
 COMPILERS: dict[str, Callable[[bytes, int, tuple[int, ...]], Runner]] = {
     "onnxruntime": compile_onnxruntime,
@@ -30,7 +30,7 @@ COMPILERS: dict[str, Callable[[bytes, int, tuple[int, ...]], Runner]] = {
 
 def layer_latencies(
     network: QuantizableNetwork,
-    input_size: tuple[int, ...],
+    input_size: tuple[int, ...] | None = None,
     engine: str = "openvino",
     threads: int = 1,
     repeats: int = 20,
@@ -45,7 +45,7 @@ def layer_latencies(
 
     Args:
         network: calibrated or trained; it is left as it is.
-        input_size: channels, height, width of an image.
+        input_size: channels, height, width of an image; None: what the network's ``info`` says.
         engine: ``"openvino"`` or ``"onnxruntime"``.
         threads: of one inference.
         repeats: timed inferences of each, at least 1.

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from quantizable.calibrate import check_calibrated
@@ -20,10 +21,11 @@ from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantLayer
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.module_names import replace_module
+from quantizable.nn.network_inputs import network_inputs
 from quantizable.nn.operands import QuantOperands
 from quantizable.nn.own_forward import has_inputs_first
 from quantizable.storage.integers import integer_input, integer_weight, is_quantized
-from quantizable.storage.outputs import OUTPUT, Structure, structure_of
+from quantizable.storage.outputs import INPUT, OUTPUT, Structure, structure_of
 
 
 @dataclass
@@ -52,14 +54,14 @@ class Lowered:
 
 
 def lower(
-    network: QuantizableNetwork, bits: Assignment, example: Tensor, share_remainders: bool = True
+    network: QuantizableNetwork, bits: Assignment, example: Any, share_remainders: bool = True
 ) -> Lowered:
     """The network at one mode, with integers for quantizers and norms folded where a layer feeds one.
 
     Args:
         network: calibrated or trained; it is left as it is.
         bits: a mode, or a mapping from layer patterns to modes, as ``set_bits`` takes it.
-        example: one batch of inputs, ``[N, C, H, W]``, for tracing.
+        example: one batch of inputs, as ``calibrate`` reads them, for tracing.
         share_remainders: move what a real zero point (LSQ+) adds behind the layers, for integer kernels.
 
     Raises:
@@ -69,8 +71,9 @@ def lower(
     with network.at_bits(bits):
         lowered = Lowered(copy.deepcopy(network.model).cpu().eval().requires_grad_(False))
     model = lowered.model
+    inputs = network_inputs(model, example)
     modules = dict(model.named_modules())
-    lowered.unused = {name for name, calls in layer_calls(model, modules, example).items() if not calls}
+    lowered.unused = {name for name, calls in layer_calls(model, modules, inputs).items() if not calls}
     check_calibrated(model, lowered.unused)
     for name, module in modules.items():
         if isinstance(module, PerModeNorm):
@@ -85,8 +88,8 @@ def lower(
         elif isinstance(module, QuantOperands):
             _lower_attention(lowered, name, module)
     with torch.no_grad():
-        lowered.outputs = structure_of(model(example))
-    lowered.folded, lowered.kept = fold_norms(model, (example,), lowered.weights)
+        lowered.outputs = structure_of(inputs(model), inputs.kwargs or (INPUT,))
+    lowered.folded, lowered.kept = fold_norms(model, inputs, lowered.weights)
     for name, weight in lowered.weights.items():
         if share_remainders and name in lowered.inputs:
             share = share_remainder(model.get_submodule(name), lowered.inputs[name], weight)

@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from quantizable.deploy.integer_nodes import WeightNode
 from quantizable.nn.module_names import replace_module
+from quantizable.nn.network_inputs import Inputs
 from quantizable.nn.norms import is_plain, scale_and_bias
 
 LINEAR_OPS = {
@@ -102,13 +103,13 @@ def without_norm(norm: nn.Module) -> nn.Module:
 
 
 def fold_norms(
-    model: nn.Module, example: tuple[Any, ...], weights: dict[str, WeightNode]
+    model: nn.Module, inputs: Inputs, weights: dict[str, WeightNode]
 ) -> tuple[list[str], dict[str, str]]:
     """Fold each batch norm into the quantized layer in front of it, where neither is used otherwise.
 
     Args:
         model: a lowered network in evaluation mode.
-        example: the inputs of one forward pass, for tracing.
+        inputs: of one forward pass, for tracing.
         weights: weight nodes by layer name; other layers are left alone.
 
     Returns:
@@ -116,7 +117,8 @@ def fold_norms(
     """
     if not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return [], {}
-    calls = calls_of(model, torch.export.export(model, example, strict=False).graph)
+    program = torch.export.export(model, inputs.args, inputs.kwargs, strict=False)
+    calls = calls_of(model, program.graph)
     norms = {module: name for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     quantized = {model.get_submodule(name): node for name, node in weights.items()}
     folded: list[str] = []

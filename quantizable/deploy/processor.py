@@ -28,12 +28,16 @@ def exact_kernels() -> bool:
     Raises:
         ValueError: the variable holds another word.
     """
+    check_kernels()
     said = os.environ.get(VARIABLE)
-    if said is None:
-        return _processor_is_exact()
-    if said not in (EXACT, SATURATING):
+    return _processor_is_exact() if said is None else said == EXACT
+
+
+def check_kernels() -> None:
+    """``ValueError`` if the variable holds another word; asked before a file could be blamed for it."""
+    said = os.environ.get(VARIABLE)
+    if said not in (None, EXACT, SATURATING):
         raise ValueError(f"{VARIABLE} is {said!r}; give {EXACT} or {SATURATING}, or leave it unset")
-    return said == EXACT
 
 
 @cache

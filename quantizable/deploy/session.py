@@ -9,25 +9,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 from quantizable.bits import BitMode, ModeLike
-from quantizable.deploy.engines import Runner, compile_onnxruntime, compile_openvino
+from quantizable.deploy.engines import Runner, Shape, compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import METADATA, onnx_model
-from quantizable.deploy.inputs import input_array
-from quantizable.deploy.processor import processor_name
-from quantizable.deploy.requirements import openvino_core, require
+from quantizable.deploy.fixed_batch import in_batches
+from quantizable.deploy.graph_file import read_graph
+from quantizable.deploy.inputs import input_arrays
+from quantizable.deploy.processor import check_kernels, processor_name
+from quantizable.deploy.requirements import require
 from quantizable.interface.choices import ENGINES
 from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.golden import MIXED, Golden, golden
 from quantizable.storage.load import load, open_qz
-from quantizable.storage.network_file import check_file
 from quantizable.storage.outputs import OUTPUT, Structure, restored, structure_of, tensors_in
-from quantizable.storage.preprocessing import input_size_of, preprocessing
-from quantizable.storage.seal import KEY, check_seal
+from quantizable.storage.preprocessing import preprocessing
+from quantizable.storage.signature import (
+    Arrays,
+    Signature,
+    as_inputs,
+    batch_of,
+    read_signature,
+    signature_of,
+    takes_one,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +61,10 @@ class Session:
         verify: compare the engine's answers with those of training whenever a mode is compiled, and the file
             with its checksum. With ``exact=False``, or of a file with int8 residual additions, a difference
             is logged and not refused.
+        model: the float network, needed only if a ``.qz`` file or a checkpoint does not say how to build it.
 
     Attributes:
+        signature: name, shape and type of each input; the only one of a network is called ``image``.
         problem: what was wrong with the answers in the mode that was compiled last; empty: nothing.
 
     Raises:
@@ -78,12 +88,15 @@ class Session:
         warmup: int = 1,
         exact: bool = True,
         verify: bool = True,
+        *,
+        model: nn.Module | None = None,
     ) -> None:
         if engine not in ENGINES:
             raise ValueError(unknown("engine", engine, ENGINES))
         for what, number, least in (("threads", threads, 1), ("batch", batch, 1), ("warmup", warmup, 0)):
             if number is not None and not (isinstance(number, int) and number >= least):
                 raise ValueError(f"{what} is {number!r}; give an integer of at least {least}")
+        check_kernels()
         if engine != "torch":
             require(engine, f"engine {engine!r}")
         self.path, self.engine = Path(path), engine
@@ -99,68 +112,41 @@ class Session:
         if self.path.suffix in (".onnx", ".xml"):
             self._open_graph()
         else:
-            self._open_network()
+            self._open_network(model)
         if bits is None:
             self._switch(self.modes[-1] if self.modes else None)
         else:
             self.set_bits(bits)
 
-    def _open_network(self) -> None:
+    def _open_network(self, model: nn.Module | None) -> None:
         if self.engine != "torch":
             require("onnxscript", "compiling a mode")
         if self.path.suffix == ".qz":
-            self._network, about = open_qz(self.path)
+            self._network, about = open_qz(self.path, model)
             self._golden = Golden.read(about.get("golden"))
         else:
-            self._network = load(self.path)
+            self._network = load(self.path, model)
         self.modes, self.info = self._network.modes, preprocessing(self._network)
-        self.input_size: tuple[int, ...] = input_size_of(self._network)
+        self.signature: Signature = signature_of(self._network)
 
     def _open_graph(self) -> None:
-        """Read an ``.onnx`` or ``.xml`` file: the graph's bytes or path, and what its metadata say."""
         if self.engine == "torch":
             raise ValueError(
                 "engine 'torch' runs .qz files; for an .onnx file choose onnxruntime or openvino"
             )
         if self.path.suffix == ".xml" and self.engine != "openvino":
             raise ValueError(f"{self.path} is a file of OpenVINO's; choose engine 'openvino'")
-        read = self._read_onnx if self.path.suffix == ".onnx" else self._read_openvino
-        check_file(self.path)
-        try:
-            self._graph, metadata, self.input_size = read()
-            about = json.loads(metadata)
-            bits, self.info = about["bits"], about["info"]
-            self._outputs = about.get("outputs", OUTPUT)
-            self._golden = Golden.read(about.get("golden"))
-            if about.get("residual additions") == "int8":  # OpenVINO puts a layer's input on their grid, too
-                self._inexact = "its residual additions are int8"
-        except ImportError:
-            raise
-        except Exception as error:  # protobuf and OpenVINO answer damaged bytes with errors of many kinds
-            if isinstance(error, ValueError) and "checksum" in str(error):
-                raise
-            raise ValueError(f"{self.path} is truncated, or was not exported by this library") from error
-        if about.get("style") == "qonnx":
-            raise ValueError(f"{self.path} is in style qonnx, for FPGA compilers; engines run style qdq")
-        self.modes = [] if isinstance(bits, dict) else [BitMode.parse(bits)]
+        read = read_graph(self.path, self.verify)
+        self._graph, self.modes, self.info = read.graph, read.modes, read.info
+        self.signature = read_signature(self.info, read.input_size)
+        self._outputs, self._golden = read.outputs, read.golden
+        if read.residual == "int8":  # OpenVINO puts a layer's input on their grid, too
+            self._inexact = "its residual additions are int8"
 
-    def _read_onnx(self) -> tuple[bytes, str, tuple[int, ...]]:
-        onnx = require("onnx", "reading an .onnx file")
-        content = self.path.read_bytes()
-        model = onnx.load_from_string(content)
-        _, *size = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
-        entries = {p.key: p.value for p in model.metadata_props}
-        if self.verify and KEY in entries:
-            check_seal(str(self.path), content, entries[KEY])
-        return content, entries[METADATA], tuple(size)
-
-    def _read_openvino(self) -> tuple[Path, str, tuple[int, ...]]:
-        graph = openvino_core("reading an .xml file").read_model(self.path)
-        if self.verify and graph.has_rt_info(KEY):
-            weights = self.path.with_suffix(".bin").read_bytes()
-            check_seal(str(self.path), self.path.read_bytes(), graph.get_rt_info(KEY).astype(str), weights)
-        _, *size = graph.input(0).get_partial_shape()  # the batch is free
-        return self.path, graph.get_rt_info(METADATA).astype(str), tuple(d.get_length() for d in size)
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Shape of the (first) input without the batch."""
+        return next(iter(self.signature.values())).size
 
     @property
     def bits(self) -> str:
@@ -215,7 +201,7 @@ class Session:
             assert mode is not None
             if self.path.suffix == ".qz":
                 log.warning("%s holds no golden samples; they are computed from its integers here", self.path)
-            samples = golden(self._network, {name: mode}, self.input_size)
+            samples = golden(self._network, {name: mode})
         if samples is None or name not in samples.answers:
             log.warning(
                 "%s holds no golden samples, so that the engine's answers are not verified; "
@@ -253,10 +239,10 @@ class Session:
             assert mode is not None
             if self.engine == "torch":
                 return self._torch_runner(mode)
-            model = onnx_model(self._network, mode, input_size=self.input_size)
+            model = onnx_model(self._network, mode)
             self._outputs = json.loads({p.key: p.value for p in model.metadata_props}[METADATA])["outputs"]
             graph = model.SerializeToString()
-        shape = (self.batch, *self.input_size) if self.batch else None
+        shape = self._shape(self.batch) if self.batch else None
         try:
             if self.engine == "onnxruntime":
                 return compile_onnxruntime(graph, self.threads, shape, self.exact)
@@ -268,11 +254,15 @@ class Session:
             why = " ".join(str(error).split())[:300]
             raise ValueError(f"{self.engine} cannot run {self.path}: {why}") from error
 
+    def _shape(self, count: int) -> Shape:
+        """Of a batch."""
+        shapes = {name: (count, *one.size) for name, one in self.signature.items()}
+        return next(iter(shapes.values())) if takes_one(self.signature) else shapes
+
     def _one_by_one(self, graph: bytes | Path, integers: bool) -> Runner | None:
         """OpenVINO refuses a free batch size for some graphs, and runs them with a fixed one."""
         try:
-            shape = (1, *self.input_size)
-            runner = compile_openvino(graph, self.threads, shape, self.exact, integers=integers)
+            runner = compile_openvino(graph, self.threads, self._shape(1), self.exact, integers=integers)
         except Exception:  # then it is not the batch size
             return None
         self.batch = 1
@@ -283,12 +273,12 @@ class Session:
         network = self._network
         assert network is not None
 
-        def run(images: np.ndarray) -> Any:
+        def run(given: Arrays) -> Any:
             before = torch.get_num_threads()
             torch.set_num_threads(self.threads or before)
             try:
                 with torch.inference_mode(), network.at_bits(mode):
-                    found = network(torch.from_numpy(images))
+                    found = as_inputs(given)(network)
                     self._outputs = structure_of(found)
                     arrays = [tensor.numpy() for tensor in tensors_in(found)]
                     return arrays[0] if len(arrays) == 1 else arrays
@@ -297,42 +287,29 @@ class Session:
 
         return run
 
-    def __call__(self, images: np.ndarray | Tensor) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Logits, float32 ``[N, classes]``; of several outputs the tuple, list or dictionary of the network.
 
         Args:
-            images: float ``[N, C, H, W]`` of the size the network takes, normalized as in training; inputs of
-                another kind in their own shape, ids as integers.
+            inputs: arrays or tensors: float ``[N, C, H, W]`` of the size the network takes, normalized as in
+                training; inputs of another kind in their own shape, ids as integers. Of a network of several
+                inputs in the order of :attr:`signature`, or one mapping from names to them.
+            named: inputs by name.
 
         Raises:
-            ValueError: another shape or type, values that are not finite, ids that there are not, or a fixed
-                batch where an output has no batch axis.
+            ValueError: an input too many or too few, another shape or type, values that are not finite, ids
+                that there are not, or a fixed batch where an output has no batch axis.
         """
-        array = input_array(images, self.input_size, self.ids)
-        found = self._run(array, self._runners[self._mode])
+        found = self._run(input_arrays(self.signature, inputs, named), self._runners[self._mode])
         return restored(self._outputs, found if isinstance(found, list) else [found])
 
-    @property
-    def ids(self) -> int:
-        """How many ids there are, where inputs are such (words); 0: inputs are numbers."""
-        return int(self.info.get("input_ids") or 0)
-
-    def zeros(self, count: int) -> np.ndarray:
+    def zeros(self, count: int) -> Arrays:
         """A batch of inputs that say nothing, to warm up with or to time."""
-        return np.zeros((count, *self.input_size), np.int64 if self.ids else np.float32)
+        return batch_of(self.signature, lambda _, one: one.blank(count))
 
-    def _run(self, array: np.ndarray, run: Runner) -> Any:
-        """An array, or a list of them, for images of any number."""
-        if self.batch is None:
-            return run(array)
-        padding = -len(array) % self.batch
-        padded = np.concatenate([array, self.zeros(padding)]) if padding else array
-        parts = [run(padded[i : i + self.batch]) for i in range(0, len(padded), self.batch)]
-        if not isinstance(parts[0], list):
-            return np.concatenate(parts)[: len(array)]
-        if fixed := [list(part.shape) for part in parts[0] if part.shape[:1] != (self.batch,)]:
-            raise ValueError(f"an output of shape {fixed[0]} has no batch axis; leave batch out")
-        return [np.concatenate(column)[: len(array)] for column in zip(*parts, strict=True)]
+    def _run(self, given: Arrays, run: Runner) -> Any:
+        """An array, or a list of them, for inputs of any number."""
+        return run(given) if self.batch is None else in_batches(run, given, self.batch)
 
     def summary(self) -> dict[str, Any]:
         """What it runs, in plain types."""

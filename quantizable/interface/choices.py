@@ -10,6 +10,7 @@ DATA = {  # data=NAME: the class in quantizable.data
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
     "svhn": "SVHN",
+    "mnist": "MNIST",
     "imagenet": "ImageNet",
     "folder": "Folder",
     "samson": "Scene",
@@ -19,8 +20,20 @@ DATA = {  # data=NAME: the class in quantizable.data
 TEXT_MODELS = ("lstm", "gru", "text_transformer")  # networks that read words
 ENGINES = ("onnxruntime", "openvino", "torch")
 FORMATS = ("qz", "onnx", "openvino")
+CALIBRATED = ("ckpt", "qz")  # what quantizable calibrate writes
 STYLES = ("qdq", "qonnx")
 WEIGHT_STORAGE = ("int8", "int4")
 METHODS = ("uniform", "greedy", "integer", "evolution", "reinforcement")
 OBJECTIVES = ("accuracy", "agreement", "acr")
 COSTS = ("bops", "bytes", "latency")
+LOWEST_BITS = {  # quantizer=NAME: the smallest bit-width that it defines
+    "lsq": 2,
+    "lsq_plus": 2,
+    "nested": 2,
+    "dorefa": 1,
+    "dorefa_rescaled": 1,
+    "pact": 1,
+    "sat": 1,
+    "sat_original": 1,
+    "sat_modified": 1,
+}

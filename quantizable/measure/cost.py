@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from quantizable.bits import BitMode, ModeLike
@@ -15,7 +16,7 @@ from quantizable.nn import QuantAttention, QuantLayer
 from quantizable.nn.layer_calls import Call
 from quantizable.nn.operands import QuantOperands
 from quantizable.nn.recurrent_products import Product
-from quantizable.storage.preprocessing import example_inputs
+from quantizable.storage.signature import example_inputs
 
 FLOAT = BitMode(32, 32)
 
@@ -69,7 +70,9 @@ class ModeCost:
 
 
 def layer_costs(
-    network: QuantizableNetwork, input_size: tuple[int, ...], modes: Iterable[ModeLike] | None = None
+    network: QuantizableNetwork,
+    input_size: tuple[int, ...] | None = None,
+    modes: Iterable[ModeLike] | None = None,
 ) -> list[LayerCost]:
     """The cost of everything that multiplies, for one image, mode by mode.
 
@@ -77,11 +80,12 @@ def layer_costs(
 
     Args:
         network: calibrated, trained or neither; it is left as it is.
-        input_size: channels, height, width, or the shape of an input of another kind.
+        input_size: channels, height, width, or the shape of an input of another kind; None: as the
+            network's ``info`` says.
         modes: by default all.
     """
     chosen = network.modes if modes is None else [network.check_mode(mode) for mode in modes]
-    device = next((one.device for one in network.parameters()), None)
+    device = next((one.device for one in network.parameters()), torch.device("cpu"))
     macs, calls, _ = count_macs(network, example_inputs(network, 1, input_size).to(device))
     parts = dict(network.model.named_modules())
     layers = {name: part for name, part in parts.items() if _has_weight(part)}

@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
                 {
                     "checkpoint": str(args.checkpoint),
                     "set": args.set,
+                    "images": loader.size,
                     "norm_batches": args.norm_batches,
                     "modes": results,
                 }

@@ -1,4 +1,4 @@
-"""Float networks by name: timm's, torchvision's, the CIFAR ResNets, and small ones that read words."""
+"""Float networks by name: timm's, torchvision's, those for small images that neither has, and of words."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,6 +11,8 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 import quantizable.models.cifar_resnet  # registers resnet20, resnet32 and resnet56
+import quantizable.models.lenet  # registers lenet1 and lenet5
+import quantizable.models.nin  # registers nin
 import quantizable.models.patch_cnn  # noqa: F401  (registers patch_cnn)
 from quantizable.models.download import without_retries
 from quantizable.models.stem import first_conv, replace, use_cifar_stem
@@ -32,9 +34,10 @@ def create_model(
 
     Args:
         name: a timm network ("resnet18", "resnet18.a1_in1k", "hf-hub:...", of which a checkpoint
-            loads with ``model=...`` alone: reading a file fetches nothing), a CIFAR ResNet
-            ("resnet20", "resnet32", "resnet56"), one of torchvision ("torchvision:resnet18"), or one that
-            reads words ("lstm", "gru", "text_transformer"), which takes ``vocabulary_size``.
+            loads with ``model=...`` alone: reading a file fetches nothing), one for small images
+            ("resnet20", "resnet32", "resnet56", "nin", "lenet1", "lenet5"), one of torchvision
+            ("torchvision:resnet18"), or one that reads words ("lstm", "gru", "text_transformer"), which
+            takes ``vocabulary_size``.
         num_classes: classes, at least 1.
         in_chans: channels of the image, at least 1; of no meaning to what reads words.
         pretrained: start from the published weights, which are downloaded; the classifier starts
@@ -153,6 +156,6 @@ def _raise_unknown(name: str, known: list[str]) -> None:
     hint = f"did you mean {', '.join(close)}? " if close else ""
     raise ValueError(
         f"unknown model {name!r}: {hint}Names are those of timm.list_models(), 'resnet20', "
-        "'resnet32' and 'resnet56' for CIFAR, 'torchvision:NAME' for torchvision's, and of those that read "
-        f"words {', '.join(map(repr, TEXT_MODELS))}"
+        "'resnet32', 'resnet56' and 'nin' for CIFAR, 'lenet1' and 'lenet5' for MNIST, 'torchvision:NAME' for "
+        f"torchvision's, and of those that read words {', '.join(map(repr, TEXT_MODELS))}"
     )

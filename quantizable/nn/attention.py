@@ -110,9 +110,9 @@ def _summed_mask(q: Tensor, k: Tensor, mask: Tensor | None, padding: Tensor | No
 
     if mask is not None:
         mask = added(mask)
-        mask = mask.unflatten(0, (len(q), -1)) if mask.dim() == 3 else mask
+        mask = mask.unflatten(0, (q.size(0), -1)) if mask.dim() == 3 else mask
     if padding is not None:
-        padding = added(padding).reshape(len(k), 1, 1, -1)
+        padding = added(padding).reshape(k.size(0), 1, 1, -1)
         mask = padding if mask is None else mask + padding
     return mask
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class Inputs:
 
     def to(self, device: torch.device) -> Inputs:
         """The same with all tensors on ``device``; integers stay integers."""
-        return Inputs(moved(self.args, device), moved(self.kwargs, device))
+        return replace(self, args=moved(self.args, device), kwargs=moved(self.kwargs, device))
 
     def tensors(self) -> Iterator[Tensor]:
         """All tensors inside."""
@@ -43,9 +43,9 @@ def network_inputs(model: nn.Module, batch: Any) -> Inputs:
     """The inputs in a batch, read by what the network's ``forward`` takes.
 
     A tensor is the input. Of a tuple or list the first entries are, as many as ``forward`` has arguments
-    without a default (at least one), and what follows are targets; the first entry may itself hold them, as
-    may be a list of images. Of a mapping the entries that ``forward`` knows by name are keyword arguments;
-    where it does not know the first, that is the input.
+    without a default (at least one), and what follows are targets; the first entry may itself hold them,
+    be a list of images, or :class:`Inputs`. Of a mapping the entries that ``forward`` knows by name are
+    keyword arguments; where it does not know the first, that is the input.
 
     Raises:
         ValueError: there is no tensor among them, or there are fewer than ``forward`` takes.
@@ -78,6 +78,8 @@ def _read(batch: Any, names: set[str], count: int) -> Inputs:
     if not isinstance(batch, tuple | list):
         return Inputs((batch,))
     first = batch[0] if batch else None
+    if isinstance(first, Inputs):
+        return first
     if isinstance(first, Mapping):
         return _read(first, names, count)
     if isinstance(first, tuple | list):  # a list of images, or the inputs beside their targets

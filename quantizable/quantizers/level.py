@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ class Level(nn.Module):
         range: the same two as an int32 tensor of shape [2], for compiled graphs.
         ready: False as long as its parameters wait for data; a plain bool, which costs no look at a GPU.
         scale, offset, alpha: the learned parameters, each only where the quantizer has it.
+        correction: what is added to the tensor before it is quantized, of the tensor's shape and unit; None:
+            nothing. Reconstruction learns it, to turn single roundings (AdaQuant, Hubara et al., ICML 2021).
     """
 
     signed: Tensor
@@ -37,6 +40,7 @@ class Level(nn.Module):
     scale: Tensor
     offset: Tensor
     alpha: Tensor
+    correction: nn.Parameter | None
 
     def __init__(self, bits: int, signed: bool, **parameters: Tensor) -> None:
         super().__init__()
@@ -47,6 +51,7 @@ class Level(nn.Module):
         self.range = torch.zeros(2, dtype=torch.int32)
         for name, value in parameters.items():
             self.register_parameter(name, nn.Parameter(value))
+        self.register_parameter("correction", None)
         self.set_signed(signed)
 
     def await_data(self) -> None:
@@ -65,6 +70,7 @@ class Level(nn.Module):
 
         A graph that awaits its backward pass may hold the parameters: it is not told.
         """
+        self.correction = None if other.correction is None else copy.deepcopy(other.correction)
         for name, parameter in self.named_parameters():
             parameter.data.copy_(other.get_parameter(name).data)
         self.set_signed(bool(other.signed))
@@ -98,6 +104,11 @@ class Level(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        held = state_dict.get(prefix + "correction")
+        if held is not None and self.correction is None:
+            self.correction = nn.Parameter(torch.zeros_like(held, device=self.signed.device))
+        elif held is None and prefix + "signed" in state_dict:
+            self.correction = None
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.reread()
 

@@ -64,6 +64,11 @@ def at_the_weights_rate(factor: float | Tensor, high: int | Tensor) -> float | T
     return min(factor, high**-2.0)
 
 
+def corrected(x: Tensor, level: Level) -> Tensor:
+    """``x`` with what reconstruction has learned to add at this level."""
+    return x if level.correction is None else x + level.correction.to(x.dtype)
+
+
 class LSQWeight(_LSQ):
     """``w_q = s * clip(round(w / s), -2^(k-1), 2^(k-1) - 1)`` with a learned ``s`` for each bit-width.
 
@@ -89,7 +94,14 @@ class LSQWeight(_LSQ):
 
     def initialize(self, x: Tensor) -> None:
         for level in self.levels.values():
+            level.correction = None  # of other weights
             level.scale.copy_(self.first_scale(x, level))
+
+    def codes(self, x: Tensor, bits: int | None = None) -> Tensor:
+        return super().codes(corrected(x, self.level(bits)), bits)
+
+    def fake_quantize(self, x: Tensor, level: Level, in_product: bool = False) -> Tensor:
+        return super().fake_quantize(corrected(x, level), level, in_product)
 
     def elements(self, x: Tensor, level: Level) -> float:
         return x.numel() / level.scale.numel()

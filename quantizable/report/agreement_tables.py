@@ -19,22 +19,25 @@ def tables(found: Mapping[str, Any]) -> Iterator[Grid]:
     Args:
         found: what ``assessment.json`` holds.
     """
+    inputs = found.get("inputs", "images")
     if found["shifts"]:
         clean = found["shifts"][0]
-        yield _by_shift(found["shifts"])
-        yield _flips(clean)
-        yield _by_class(clean, found.get("class_names") or ())
+        yield _by_shift(found["shifts"], inputs)
+        yield _flips(clean, inputs)
+        yield _by_class(clean, inputs, found.get("class_names") or ())
+    if found.get("examples"):
+        yield _examples(found["examples"], found.get("class_names") or ())
     if found["indicators"]:
         yield _indicators(found["indicators"])
     if found["cascade"]:
-        yield _cascade(found["cascade"])
+        yield _cascade(found["cascade"], inputs)
     if found["repairs"]:
-        yield _repairs(found["repairs"])
+        yield _repairs(found["repairs"], inputs)
     if found["search"]:
         yield _searches(found["search"])
 
 
-def _by_shift(shifts: Sequence[Mapping[str, Any]]) -> Grid:
+def _by_shift(shifts: Sequence[Mapping[str, Any]], inputs: str) -> Grid:
     names = shifts[0]["names"]
     head = ["shift", "severity"]
     head += [f"accuracy {n}, %" for n in names] + [f"{n} differs, %" for n in names[:-1]]
@@ -43,22 +46,35 @@ def _by_shift(shifts: Sequence[Mapping[str, Any]]) -> Grid:
         differs = [one["disagreement"][row][-1] for row in range(len(names) - 1)]
         shares = [*(one["accuracy"][n] for n in names), *differs]
         rows.append([one["shift"], str(one["severity"] or ""), *map(percent, shares)])
-    return Grid(f"Agreement with mode {names[-1]} ({shifts[0]['images']} images, 95 % intervals)", head, rows)
+    title = f"Agreement with mode {names[-1]} ({shifts[0]['images']} {inputs}, 95 % intervals)"
+    return Grid(title, head, rows)
 
 
-def _flips(clean: Mapping[str, Any]) -> Grid:
+def _flips(clean: Mapping[str, Any], inputs: str) -> Grid:
     kinds = ["right_to_wrong", "wrong_to_right", "wrong_to_other"]
     head = ["mode", *(kind.replace("_", " ") for kind in kinds)]
     rows = [[name, *(str(found[kind]) for kind in kinds)] for name, found in clean["flips"].items()]
-    return Grid("Flips on clean images", head, rows)
+    return Grid(f"Flips on clean {inputs}", head, rows)
 
 
-def _by_class(clean: Mapping[str, Any], class_names: Sequence[str]) -> Grid:
+def _by_class(clean: Mapping[str, Any], inputs: str, class_names: Sequence[str]) -> Grid:
     per_class = clean["per_class"]
     count = len(next(iter(per_class.values()), []))
     labels = class_names or tuple(str(i) for i in range(count))
     rows = [[label, *(percent(rates[i]) for rates in per_class.values())] for i, label in enumerate(labels)]
-    return Grid("Disagreement on clean images by class, %", ["class", *per_class], rows)
+    return Grid(f"Disagreement on clean {inputs} by class, %", ["class", *per_class], rows)
+
+
+def _examples(examples: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Grid:
+    def named(label: int) -> str:
+        return class_names[label] if label < len(class_names) else str(label)
+
+    head = ["shift", "mode", "text", "the reference's answer", "the mode's"]
+    rows = [
+        [f"{one['shift']} {one['severity'] or ''}".strip(), one["mode"], one["text"],
+         *map(named, one["answers"])] for one in examples
+    ]  # fmt: skip
+    return Grid("Texts on which modes disagree", head, rows)
 
 
 def _indicators(indicators: Mapping[str, Any]) -> Grid:
@@ -71,19 +87,21 @@ def _indicators(indicators: Mapping[str, Any]) -> Grid:
     return Grid("Indicators over all shifts: disagreeing inputs against as many others", head, rows)
 
 
-def _cascade(points: Sequence[Mapping[str, Any]]) -> Grid:
+def _cascade(points: Sequence[Mapping[str, Any]], inputs: str) -> Grid:
     head = ["threshold", "escalated, %", "accuracy, %", "differs from reference, %", "10⁹ bit operations"]
     rows = [
         # JSON has no infinity: the threshold that nothing reaches
         ["inf" if p["threshold"] is None else f"{p['threshold']:.4g}", f"{100 * p['escalated']:.1f}",
-         f"{100 * p['accuracy']:.2f}", f"{100 * p['disagreement']:.2f}", f"{p['bops'] / 1e9:.3f}"]
+         f"{100 * p['accuracy']:.2f}", f"{100 * p['disagreement']:.2f}", _billions(p["bops"])]
         for p in points
     ]  # fmt: skip
-    return Grid("Cascade by margin, on the half of the images that did not set the threshold", head, rows)
+    title = f"Cascade by margin, on the half of the {inputs} that did not set the threshold"
+    return Grid(title, head, rows)
 
 
-def _repairs(repairs: Mapping[str, Any]) -> Grid:
-    head = ["mode", "trained on", "test images", "before", "persisting", "new", "accuracy before, after, %"]
+def _repairs(repairs: Mapping[str, Any], inputs: str) -> Grid:
+    head = ["mode", "trained on", f"test {inputs}", "before", "persisting", "new"]
+    head += ["accuracy before, after, %"]
     rows = [
         [mode, *(str(r[key]) for key in ("trained_on", "images", "before", "persisting", "new")),
          ", ".join(f"{100 * a:.2f}" for a in r["accuracy"])] for mode, r in repairs.items()
@@ -99,3 +117,9 @@ def _searches(found: Sequence[Mapping[str, Any]]) -> Grid:
          "" if r["queries"] is None else f"{r['queries']:g}"] for r in found
     ]  # fmt: skip
     return Grid("Searches for disagreements", head, rows)
+
+
+def _billions(operations: float) -> str:
+    """Three decimals; of a small network three digits."""
+    value = operations / 1e9
+    return f"{value:.3f}" if value >= 0.1 else f"{value:.3g}"

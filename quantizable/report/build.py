@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quantizable.report.files import check_target, make_folder, write_text
 from quantizable.report.found import Found, find
-from quantizable.report.groups import group
+from quantizable.report.groups import joined
 from quantizable.report.page import plotly_script, render_page
 from quantizable.report.runs import Run, left_out, split_names
 from quantizable.report.tab_agreement import agreement
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     check_target(args.output)
     named, folders = split_names(args.runs)
     found, rest = find(folders, named)
-    found.runs = {**found.runs, **group(rest)}
+    found.runs = joined(found.runs, rest)
     given = {path.resolve() for paths in (folders, *named.values()) for path in paths}
     title = next(iter(given)).name if len(given) == 1 else f"{len(given)} folders of runs"
     left = left_out([*folders, *(path for paths in named.values() for path in paths)])

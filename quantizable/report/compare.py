@@ -17,7 +17,7 @@ from rich.table import Table
 
 from quantizable.report.build import write_page
 from quantizable.report.files import make_folder, write_json, written_whole
-from quantizable.report.groups import accuracy, group, mean_of, modes_of, table_rows, words
+from quantizable.report.groups import accuracy, joined, mean_of, modes_of, table_rows, words
 from quantizable.report.plots import plot_bars, plot_curves, plot_modes
 from quantizable.report.runs import find_runs, left_out, read_runs, split_names
 
@@ -25,8 +25,9 @@ from quantizable.report.runs import find_runs, left_out, read_runs, split_names
 def run(args: argparse.Namespace) -> int:
     """Print the table; write compare.json, compare.csv, three pictures and report.html."""
     named, folders = split_names(args.runs)
-    groups = read_runs({name: find_runs(paths) for name, paths in {**named, "": folders}.items()})
-    groups |= group(groups.pop(""))
+    read = read_runs({name: find_runs(paths) for name, paths in {**named, "": folders}.items()})
+    rest = read.pop("")
+    groups = joined(read, rest)
     rows = table_rows(groups)
     print_rows(rows)
     if left := left_out([*folders, *(path for paths in named.values() for path in paths)]):

@@ -40,6 +40,20 @@ def check_target(path: str | Path) -> Path:
     return path
 
 
+def check_folder(path: Path) -> Path:
+    """The path, if it is a folder or one can be made there; asked before long work, which makes it.
+
+    Raises:
+        OSError: a file is in the way, or the folder that is there is not writable.
+    """
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is a file; give the name of a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write to {path} (Permission denied); choose another output folder")
+    return path
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, unless it is there; ``OSError`` if nothing can be written there."""
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantizable.report.runs import Run, names_apart, read_runs
+from quantizable.report.runs import Run, left_out, names_apart, read_runs
 
 Rows = list[dict[str, str]]
 
@@ -60,7 +60,7 @@ def find(
         own = trainings.setdefault(group, {})
         for folder in paths:
             top = folder.resolve()
-            for path in _files(folder):
+            for path in files_in(folder):
                 holder = path.parent.resolve()
                 if path.name == "results.json" and _of_training(path):
                     own[holder] = None
@@ -81,14 +81,15 @@ def find(
     return found, rest
 
 
-def _files(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
+    """The files at or below a folder that can be shown; errors: see :func:`find`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; give those of runs, as checkpoints/<run>")
     files = sorted(path for path in folder.rglob("*") if path.name in READERS or _is_certificate(path))
     if not files:
         raise ValueError(
             f"{folder} holds no finished run and nothing else to show (no {', no '.join(READERS)}); "
-            "give folders such as checkpoints/<run>"
+            f"give folders such as checkpoints/<run>. {left_out([folder])}".strip()
         )
     return files
 

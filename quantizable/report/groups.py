@@ -11,7 +11,7 @@ from scipy.stats import t
 
 from quantizable.bits import BitMode
 from quantizable.report.charts import Interval, wilson
-from quantizable.report.runs import Flat, Run, flatten
+from quantizable.report.runs import Run, flatten
 
 LONGEST = 60  # characters of a label in a legend
 DIGITS = 6  # of a percentage; to round to 3 and then to 2 would change the last one
@@ -19,7 +19,8 @@ Groups = Mapping[str, Sequence[Run]]
 
 
 def group(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Runs by configuration, labeled by what the configurations differ in; a missing setting is None."""
+    """Runs by configuration, labeled by what the configurations differ in, one run alone by its
+    name; a missing setting is None."""
     by_config: dict[str, list[Run]] = {}
     for one in runs:
         said = {key: value for key, value in one.config.items() if value is not None}
@@ -28,11 +29,21 @@ def group(runs: Iterable[Run]) -> dict[str, list[Run]]:
     keys = dict.fromkeys(key for config in configs for key in config)
     differing = [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
 
-    def label(config: Flat) -> str:
-        shown = [f"{key}={config[key]}" for key in differing if key in config]
-        return ", ".join(shown) or "all runs"
+    alone = sum(map(len, by_config.values())) == 1
 
-    return {label(members[0].config): members for members in by_config.values()}
+    def label(one: Run) -> str:
+        shown = [f"{key}={one.config[key]}" for key in differing if key in one.config]
+        return ", ".join(shown) or (one.name if alone else "all runs")
+
+    return {label(members[0]): members for members in by_config.values()}
+
+
+def joined(given: Groups, rest: Iterable[Run]) -> dict[str, Sequence[Run]]:
+    """Groups that were given a name, and the other runs in theirs; none takes the place of another."""
+    groups = dict(given)
+    for label, runs in group(rest).items():
+        groups[f"{label}, not named" if label in groups else label] = runs
+    return groups
 
 
 def named(groups: Groups) -> dict[str, Sequence[Run]]:

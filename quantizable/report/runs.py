@@ -56,11 +56,20 @@ class Run:
 
     @property
     def images(self) -> int | None:
-        """How many images the accuracies were measured on; older results say it of published sets only."""
-        if self.results.get("images"):
-            return int(self.results["images"])
-        name = str(self.config.get("data._target_", "")).rpartition(".")[2]
-        return TEST_IMAGES.get(name) if self.results.get("set") == "test" else None
+        """How many images the accuracies were measured on; see :func:`images_measured`."""
+        return images_measured(self.results, str(self.config.get("data._target_", "")))
+
+
+def images_measured(results: Mapping[str, Any], data: str) -> int | None:
+    """How many images the accuracies of a ``results.json`` were measured on; None if that is not known.
+
+    Args:
+        results: what the file holds; older ones do not say it.
+        data: path of the data module's class, which tells it of published sets.
+    """
+    if results.get("images"):
+        return int(results["images"])
+    return TEST_IMAGES.get(data.rpartition(".")[2]) if results.get("set") == "test" else None
 
 
 def split_names(words: Sequence[str]) -> tuple[dict[str, list[Path]], list[Path]]:
@@ -93,7 +102,8 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         below = sorted(file.parent.resolve() for file in path.rglob("results.json"))
         if not below:
             raise ValueError(
-                f"{path} holds no finished run (no results.json); give folders such as checkpoints/<run>"
+                f"{path} holds no finished run (no results.json); give folders such as checkpoints/<run>. "
+                f"{left_out([path])}".strip()
             )
         found += below
     return list(dict.fromkeys(found))

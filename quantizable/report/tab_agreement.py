@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantizable.report.agreement_tables import tables
-from quantizable.report.charts import Interval, axes, heatmap, line, overlap_warning
+from quantizable.report.charts import Interval, axes, heatmap, line, overlap_warning, overlapping, spread
 from quantizable.report.found import Found
 from quantizable.report.page import Chart, Grid, Note, Part, Picture, Tab
 
@@ -25,8 +25,8 @@ def agreement(found: Found) -> Tab | None:
             parts.append(Note(f"{about['title']}: interrupted; this is what was found until then."))
         parts += [Note(f"Not computed: {what}: {why}") for what, why in about["skipped"].items()]
         if about["shifts"]:
-            parts += _clean(about["shifts"][0])
-            parts += _severity(about["shifts"])
+            parts += _clean(about["shifts"][0], about.get("inputs", "images"))
+            parts += _severity(about["shifts"], about.get("inputs", "images"))
         parts += _indicators(about)
         parts += _cascade(about)
         parts += _pictures(about, folder)
@@ -40,7 +40,7 @@ def _named(name: str, part: Part) -> Part:
     return replace(part, title=f"{name}: {part.title}") if isinstance(part, Chart | Grid) else part
 
 
-def _clean(clean: Shift) -> list[Part]:
+def _clean(clean: Shift, inputs: str) -> list[Part]:
     names, images = clean["names"], clean["images"]
     named: list[tuple[str, Interval | None]] = [
         (f"mode {name}", clean["disagreement"][row][-1]) for row, name in enumerate(names[:-1])
@@ -52,7 +52,8 @@ def _clean(clean: Shift) -> list[Part]:
     return [
         Chart(
             f"{title} between modes",
-            f"Every mode against every other on {images} clean images: {said}.",
+            f"Every mode against every other on {images} clean {inputs}: {said}"
+            f"{_farthest(names, clean[key], unit, factor)}.",
             [heatmap(names, [[factor * cell[0] for cell in row] for row in clean[key]], unit)],
             {"xaxis": {"automargin": True}, "yaxis": {"automargin": True, "autorange": "reversed"}},
             overlap_warning(named, f"differs more often from mode {names[-1]}")
@@ -63,7 +64,15 @@ def _clean(clean: Shift) -> list[Part]:
     ]
 
 
-def _severity(shifts: Sequence[Shift]) -> list[Part]:
+def _farthest(names: Sequence[str], rows: Sequence[Any], unit: str, factor: float) -> str:
+    """The mode that is farthest from the highest."""
+    if len(names) < 2:
+        return ""
+    value, name = max((factor * rows[i][-1][0], name) for i, name in enumerate(names[:-1]))
+    return f"; farthest from mode {names[-1]} is mode {name} ({value:.3g}{' ' * bool(unit)}{unit})"
+
+
+def _severity(shifts: Sequence[Shift], inputs: str) -> list[Part]:
     levels = sorted({one["severity"] for one in shifts if one["severity"]})
     if not levels:
         return []
@@ -72,32 +81,61 @@ def _severity(shifts: Sequence[Shift]) -> list[Part]:
     groups = [[shifts[0]], *([one for one in shifts if one["severity"] == level] for level in levels)]
     x = [0, *levels]
 
-    def mean(of: Callable[[Shift], float]) -> list[float]:
-        return [100 * statistics.mean(map(of, group)) for group in groups]
+    def mean(of: Callable[[Shift], Sequence[float]]) -> list[Interval]:
+        """In percent, with ends that are rather too wide: the means of those of each corruption."""
+        ends = [zip(*map(of, group), strict=True) for group in groups]
+        return [tuple(100 * statistics.mean(one) for one in three) for three in ends]  # type: ignore[misc]
 
-    accuracy = [
-        line(f"mode {name}", x, mean(lambda one, name=name: one["accuracy"][name][0]), number)  # type: ignore[misc]
-        for number, name in enumerate(names)
-    ]
-    differs = [
-        line(f"mode {name}", x, mean(lambda one, row=row: one["disagreement"][row][-1][0]), row)  # type: ignore[misc]
+    accuracy = {f"mode {name}": mean(lambda one, name=name: one["accuracy"][name]) for name in names}  # type: ignore[misc]
+    differs = {
+        f"mode {name}": mean(lambda one, row=row: one["disagreement"][row][-1])  # type: ignore[misc]
         for row, name in enumerate(names[:-1])
-    ]
+    }
     over = "the mean over the corruptions of a severity, 0 is clean"
     return [
         Chart(
             "Accuracy under corruption",
-            f"Accuracy of each mode against the severity of corruption ({over}).",
-            accuracy,
+            f"Accuracy of each mode against the severity of corruption ({over}): {_change(x, accuracy)}.",
+            _lines(x, accuracy),
             axes("severity", "accuracy, %"),
+            _unsure(x, accuracy, "is more accurate"),
         ),
         Chart(
             "Disagreement under corruption",
-            f"Share of images on which a mode differs from mode {names[-1]}, against severity ({over}).",
-            differs,
+            f"Share of {inputs} on which a mode differs from mode {names[-1]}, against severity ({over}): "
+            f"{_change(x, differs)}.",
+            _lines(x, differs),
             axes("severity", f"differs from mode {names[-1]}, %"),
+            _unsure(x, differs, f"differs more often from mode {names[-1]}"),
         ),
     ]
+
+
+def _lines(x: Sequence[int], by_mode: Mapping[str, Sequence[Interval]]) -> list[dict[str, Any]]:
+    return [
+        line(name, x, [one[0] for one in points], number, **spread(points))
+        for number, (name, points) in enumerate(by_mode.items())
+    ]
+
+
+def _unsure(x: Sequence[int], by_mode: Mapping[str, Sequence[Interval]], what: str) -> str:
+    """A sentence on the modes whose intervals overlap, and at which severities; empty where none do."""
+    where: dict[tuple[str, ...], list[str]] = {}
+    for number, severity in enumerate(x):
+        for pair in overlapping((name, points[number]) for name, points in by_mode.items()):
+            where.setdefault(tuple(sorted(pair)), []).append(str(severity))
+    listed = "; ".join(f"{' and '.join(pair)} (severity {', '.join(at)})" for pair, at in where.items())
+    return (
+        f"95 % intervals overlap: {listed}. Which of them {what} is not certain from these data."
+        if where
+        else ""
+    )
+
+
+def _change(x: Sequence[int], by_mode: Mapping[str, Sequence[Interval]]) -> str:
+    """From the first severity to the last, by mode."""
+    spans = (f"{points[0][0]:.1f} to {points[-1][0]:.1f} % in {name}" for name, points in by_mode.items())
+    return f"from severity {x[0]} to {x[-1]} " + ", ".join(spans)
 
 
 def _indicators(about: Mapping[str, Any]) -> list[Part]:

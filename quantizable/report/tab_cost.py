@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantizable.report.charts import COLORS, axes, bars, by_name
+from quantizable.report.charts import COLORS, Interval, axes, bars, by_name, overlap_warning, spread
 from quantizable.report.found import Found, Rows
 from quantizable.report.page import Chart, Grid, Part, Tab
 
@@ -25,36 +25,39 @@ def cost(found: Found) -> Tab | None:
 def _charts(name: str, rows: Rows) -> list[Part]:
     parts: list[Part] = []
     modes = [f"mode {row['mode']}" for row in rows]
+    accuracies = [_percent(row.get("top1")) for row in rows]
+    intervals = [_interval(row) for row in rows]
     for key, what in COUNTED.items():
-        accuracies = [_number(row.get("top1")) for row in rows]
+        amounts = [_number(row[key]) for row in rows]
         if all(value is not None for value in accuracies):
             points = {
                 "type": "scatter",
                 "mode": "lines+markers+text",
-                "x": [_number(row[key]) for row in rows],
-                "y": [100 * (value or 0.0) for value in accuracies],
+                "x": amounts,
+                "y": accuracies,
                 "text": modes,
                 "textposition": "top left",
                 "cliponaxis": False,
                 "line": {"color": COLORS[0]},
                 "name": name,
+                **spread(intervals),
             }
             layout = axes(what, "top-1, %", xaxis={"type": "log" if key == "bops" else "linear"})
-            says = f"Top-1 accuracy of each mode of {name} against its {what}: up and left is better."
-            parts.append(Chart(f"Accuracy against {what}", says, [points], layout))
+            says = f"Top-1 accuracy of each mode of {name} against its {what}: {_span(amounts, modes)}."
+            warning = overlap_warning(zip(modes, intervals, strict=True), "is more accurate")
+            parts.append(Chart(f"Accuracy against {what}", says, [points], layout, warning))
         else:
             layout = by_name(axes("", what))
-            says = f"The {what} of each mode of {name}: less is better."
-            parts.append(
-                Chart(what.capitalize(), says, [bars(name, modes, [_number(r[key]) for r in rows])], layout)
-            )
+            says = f"The {what} of each mode of {name}: {_span(amounts, modes)}."
+            parts.append(Chart(what.capitalize(), says, [bars(name, modes, amounts)], layout))
     engines = [key for key in (rows[0] if rows else {}) if key.endswith("_ms")]
     if engines:
         timed = [
             bars(key.removesuffix("_ms"), modes, [_number(row[key]) for row in rows], number)
             for number, key in enumerate(engines)
         ]
-        says = f"Median milliseconds for one image in each mode of {name}, by engine: less is better."
+        spans = "; ".join(f"{one['name']} {_span(one['y'], modes, '.3g')}" for one in timed)
+        says = f"Median milliseconds for one image in each mode of {name}, by engine: {spans}."
         parts.append(Chart("Latency", says, timed, {**by_name(axes("", "milliseconds")), "barmode": "group"}))
     return parts
 
@@ -93,3 +96,26 @@ def _number(text: str | None) -> float | None:
         return float(text or "")
     except ValueError:
         return None
+
+
+def _percent(text: str | None) -> float | None:
+    share = _number(text)
+    return None if share is None else 100 * share
+
+
+def _interval(row: dict[str, str]) -> Interval | None:
+    """Top-1 in percent with the ends of its 95 % interval; older tables do not hold them."""
+    value, low, high = (_percent(row.get(key)) for key in ("top1", "top1_low", "top1_high"))
+    return None if value is None or low is None or high is None else (value, low, high)
+
+
+def _span(amounts: list[float | None], modes: list[str], form: str = ",.0f") -> str:
+    """The least and the most of the amounts that are known, with their modes."""
+    known = sorted((amount, mode) for amount, mode in zip(amounts, modes, strict=True) if amount is not None)
+    if not known:
+        return "none is known"
+    (low, least), (high, most) = known[0], known[-1]
+    if least == most:
+        return f"{low:{form}} in {least}"
+    times = f", {high / low:.3g} times as many" if low else ""
+    return f"from {low:{form}} in {least} to {high:{form}} in {most}{times}"

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantizable.bits import BitMode
-from quantizable.report.charts import Interval, axes, by_name, line, overlap_warning, spread
+from quantizable.report.charts import NAMED, Interval, axes, by_name, line, overlap_warning, spread
 from quantizable.report.found import Found
-from quantizable.report.groups import accuracy, interval_of, mean_of, modes_of, named, table_rows, words
+from quantizable.report.groups import (
+    Groups,
+    accuracy,
+    interval_of,
+    mean_of,
+    modes_of,
+    named,
+    table_rows,
+    words,
+)
 from quantizable.report.page import Chart, Grid, Note, Part, Tab
 from quantizable.report.tables import COLUMNS
 
@@ -40,7 +49,8 @@ def _of_runs(found: Found) -> list[Part]:
     parts: list[Part] = [
         Chart(
             "Accuracy against bits",
-            f"Top-1 accuracy of each bit mode on the {_sets(found)} set, with its 95 % interval if known.",
+            f"Top-1 accuracy of each bit mode on the {_sets(found)} set{_known(intervals)}: "
+            f"{_best(groups, order)}.",
             lines,
             layout,
             _warning(intervals, order, list(groups)),
@@ -62,6 +72,28 @@ def _of_runs(found: Found) -> list[Part]:
     if len(every) == 1:
         parts.append(_metrics("All metrics", every[0].results["modes"]))
     return parts
+
+
+def _known(intervals: Mapping[Any, Interval | None]) -> str:
+    return ", with its 95 % interval" if any(intervals.values()) else ""
+
+
+def _best(groups: Groups, order: Sequence[str]) -> str:
+    """Of one group the lowest and the highest mode, of several the best in each mode, or in some."""
+    means = {
+        (label, mode): 100 * mean_of(runs, mode) for label, runs in groups.items() for mode in modes_of(runs)
+    }
+    if len(groups) == 1:
+        values = sorted((value, mode) for (_, mode), value in means.items())
+        (least, low), (most, high) = values[0], values[-1]
+        if low == high:
+            return f"{least:.2f} % in mode {low}"
+        return f"from {least:.2f} % in mode {low} to {most:.2f} % in mode {high}"
+    best = []
+    for mode in order[:NAMED]:
+        value, label = max((value, label) for (label, own), value in means.items() if own == mode)
+        best.append(f"{label} in mode {mode} ({value:.2f} %)")
+    return f"of {len(groups)} groups of runs the best are {', '.join(best)}"
 
 
 def _warning(

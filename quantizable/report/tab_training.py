@@ -32,14 +32,16 @@ def _one(run: Run) -> list[Part]:
     return [
         *_chart(
             "Validation accuracy",
-            f"Top-1 accuracy on held-out images after each epoch of {run.name}, one line for each bit mode.",
+            f"Top-1 accuracy on held-out images after each epoch of {run.name}, one line for each bit mode; "
+            f"at the end {_ends(curves, 100, '.2f')}.",
             curves,
             "top-1, %",
             100,
         ),
         *_chart(
             "Training loss",
-            f"Mean loss on the training images of each epoch of {run.name}, one line for each bit mode.",
+            f"Mean loss on the training images of each epoch of {run.name}, one line for each bit mode; "
+            f"at the end {_ends(run.losses, 1, '.3g')}.",
             run.losses,
             "loss",
         ),
@@ -53,7 +55,11 @@ def _several(groups: Groups) -> list[Part]:
             x, y = _points(run.curves.get("mean", []), 100)
             shown = {"legendgroup": label, "showlegend": index == 0, "hovertext": run.name}
             lines.append(line(label, x, y, number, **shown))
-    says = "Top-1 accuracy on held-out images after each epoch, mean over the modes, one line for each run."
+    last = {run.name: run.curves.get("mean", []) for members in groups.values() for run in members}
+    says = (
+        "Top-1 accuracy on held-out images after each epoch, mean over the modes, one line for each run; "
+        f"at the end {_ends(last, 100, '.2f', '')}."
+    )
     return [Chart("Validation accuracy", says, lines, axes("epoch", "top-1, mean over modes, %"))]
 
 
@@ -65,6 +71,17 @@ def _chart(title: str, says: str, curves: Mapping[str, Curve], y: str, unit: flo
     ]
     few = max((len(line["x"]) for line in lines), default=0) <= 10  # no epoch has a half
     return [Chart(title, says, lines, axes("epoch", y, xaxis={"dtick": 1} if few else {}))] if lines else []
+
+
+def _ends(curves: Mapping[str, Curve], unit: float, form: str, what: str = "mode ") -> str:
+    """The lowest and the highest last value of the curves, in ``unit``, with their names."""
+    last = sorted((unit * curve[-1][1], name) for name, curve in curves.items() if curve)
+    if not last:
+        return "nothing was measured"
+    (least, low), (most, high) = last[0], last[-1]
+    if low == high:
+        return f"{least:{form}} ({what}{low})"
+    return f"from {least:{form}} ({what}{low}) to {most:{form}} ({what}{high})"
 
 
 def _points(curve: Curve, unit: float) -> tuple[list[int], list[float]]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -33,8 +34,8 @@ from quantizable.search.space import Space, parse_budget
 from quantizable.storage.assignment import SavedAssignment, add_modes, noisy_inputs, write_assignment
 from quantizable.storage.digests import digest_network, digest_tensors
 from quantizable.storage.load import load
-from quantizable.storage.preprocessing import example_inputs
 from quantizable.storage.selection import choose
+from quantizable.storage.signature import example_inputs
 
 RADII = (0.0, 0.25, 0.5, 0.75)
 # searches choose by other noise than certify certifies with: its bounds must not depend on what they bound
@@ -64,8 +65,8 @@ class Setting:
             first += len(x)
         return torch.cat(images), torch.cat(labels)
 
-    def example(self) -> Tensor:
-        """One input of the data, zeros."""
+    def example(self) -> Any:
+        """One input of the data."""
         data = self.data
         if isinstance(data, ImageDataModule):
             return torch.zeros(1, data.in_chans, data.image_size, data.image_size)
@@ -145,16 +146,12 @@ def run_bits(args: argparse.Namespace) -> int:
     return 0
 
 
-def make_cost(name: str, network: QuantizableNetwork, image: Tensor, table: Path | None) -> Cost:
-    """The cost of that name; ``ValueError`` for latency without its table."""
+def make_cost(name: str, network: QuantizableNetwork, example: Any, table: Path | None) -> Cost:
+    """The cost of that name; latency has a table."""
     if name == "latency":
-        if table is None:
-            raise ValueError(
-                "--cost latency needs --latency-table FILE; to measure one: "
-                "quantizable cost CHECKPOINT --engine openvino --layer-latency FILE"
-            )
+        assert table is not None, "the command asks for it"
         return latency_cost(table, network)
-    return bops_cost(network, image) if name == "bops" else bytes_cost(network)
+    return bops_cost(network, example) if name == "bops" else bytes_cost(network)
 
 
 def run_sensitivity(args: argparse.Namespace) -> int:

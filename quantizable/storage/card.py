@@ -103,8 +103,7 @@ def weight_bytes(network: QuantizableNetwork, mode: BitMode) -> int:
 def _usage(network: QuantizableNetwork, repo: str, integers: bool) -> str:
     low, high = (plain_mode(mode) for mode in (network.modes[0], network.modes[-1]))
     address = f"hf://{repo}" if "/" in repo else repo
-    # as Python writes it, and without a mark: `<` could begin one
-    quoted = json.dumps(address, ensure_ascii=False).replace("<", "\\x3c")
+    file = "model.qz" if "/" in repo else f"{repo}/model.qz"
     texts = bool(network.info.get("vocabulary"))
     call = "logits = network(images)  # normalized as under Data"
     if texts:
@@ -114,7 +113,7 @@ def _usage(network: QuantizableNetwork, repo: str, integers: bool) -> str:
         "import quantizable",
         *(["from quantizable import deploy"] if texts else []),
         "",
-        f"network = quantizable.load({quoted})  # pip install quantizable[hub]",
+        f"network = quantizable.load({_quoted(address)})  # pip install quantizable[hub]",
         f"network.set_bits({low!r})",
         call,
         f"network.set_bits({high!r})",
@@ -123,9 +122,19 @@ def _usage(network: QuantizableNetwork, repo: str, integers: bool) -> str:
         lines += [
             "",
             "from quantizable.deploy import Session  # integers on ONNX Runtime or OpenVINO",
-            'session = Session("model.qz", engine="openvino", bits=' + repr(_integer_mode(network)) + ")",
+            *(
+                [f"# the file itself: hf download {_quoted(repo)} model.qz --local-dir ."]
+                if "/" in repo
+                else []
+            ),
+            f'session = Session({_quoted(file)}, engine="openvino", bits={_integer_mode(network)!r})',
         ]
     return "\n".join([*lines, "```"])
+
+
+def _quoted(text: str) -> str:
+    """As Python writes it, and without a mark: `<` could begin one."""
+    return json.dumps(text, ensure_ascii=False).replace("<", "\\x3c")
 
 
 def _integer_mode(network: QuantizableNetwork) -> int | str:

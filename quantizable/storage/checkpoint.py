@@ -12,7 +12,7 @@ import torch
 from quantizable.models.create import check_own
 from quantizable.models.switchable import build_network
 from quantizable.network import QuantizableNetwork
-from quantizable.storage.network_file import check_checkpoint
+from quantizable.storage.network_file import NOT_OURS, check_checkpoint
 
 FORMAT = 1
 ENTRIES = {
@@ -53,9 +53,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is truncated or no checkpoint") from error
     about = contents.get("quantizable") if isinstance(contents, dict) else None
     if not isinstance(about, dict) or "format" not in about or "state_dict" not in contents:
-        raise ValueError(
-            f"{path} is no checkpoint of a quantizable network; float weights load with load_float_weights"
-        )
+        raise ValueError(NOT_OURS.format(path))
     check_description(about, path)
     return contents
 
@@ -66,8 +64,18 @@ def check_description(about: dict[str, Any], path: str | Path) -> None:
     if "format" not in damaged and about["format"] > FORMAT:
         raise ValueError(f"{path} has format {about['format']}, newer than {FORMAT}: update quantizable")
     damaged += [key for key in ("bits", "quantizer") if not damaged and key not in about["quantize"]]
+    damaged += [
+        f"data.{key}" for key in ("mean", "std") if not damaged and not _are_numbers(about["data"].get(key))
+    ]
     if damaged:
         raise ValueError(f"{path} is damaged: it does not say {', '.join(damaged)} of its network")
+
+
+def _are_numbers(values: Any) -> bool:
+    """True for a list of numbers, or nothing."""
+    return values is None or (
+        isinstance(values, list | tuple) and all(isinstance(v, int | float) for v in values)
+    )
 
 
 def load_network(network: QuantizableNetwork, path: str | Path) -> None:
@@ -136,6 +144,15 @@ def build_described(
         )
     except (TypeError, ValueError) as error:  # an option that neither the network nor the quantizer has
         raise ValueError(f"{path} does not say how to build its network: {error}") from error
+    except RuntimeError as error:
+        if "allocate" not in str(error):
+            raise
+        raise ValueError(
+            f"{path} describes a network that needs more memory than there is: {error}"
+        ) from error
+    if (held := [mode.name for mode in network.modes]) != about["modes"]:
+        listed = ", ".join(map(str, about["modes"]))
+        raise ValueError(f"{path} is damaged: it lists modes {listed}, its network has {', '.join(held)}")
     info: Any = {**about["data"], **{key: about[key] for key in ("model", "num_classes", "model_options")}}
     network.info = info
     return network

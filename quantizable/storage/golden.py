@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,18 @@ from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import QuantLayer
 from quantizable.nn.operands import QuantOperands
 from quantizable.storage.outputs import tensors_in
-from quantizable.storage.preprocessing import example_inputs, preprocessing
+from quantizable.storage.signature import (
+    FLOAT,
+    KEY,
+    Arrays,
+    Input,
+    Signature,
+    as_inputs,
+    batch_of,
+    read_signature,
+    signature_of,
+    takes_one,
+)
 
 MIXED = "mixed"  # name of a mode per layer
 COUNT = 8  # inputs of each mode
@@ -53,12 +64,14 @@ class Golden:
     """Inputs and answers in plain types, as JSON holds them.
 
     Attributes:
-        size: channels, height, width of the inputs, or the shape of inputs of another kind.
+        size: channels, height, width of the inputs, or the shape of inputs of another kind; empty where the
+            network does not take one tensor.
         span: lowest and highest value of the inputs.
         inputs: by mode name, the numbers of ``COUNT`` inputs, as :func:`pattern` takes them.
         answers: by mode name, float32 ``[COUNT, at most COLUMNS]``, base64.
         tolerances: by mode name, for each input the largest :func:`deviations` that rounding explains.
         ids: how many ids (of words) there are where inputs are such; 0: inputs are numbers.
+        named: the inputs of a network that does not take one tensor, as ``describe_inputs`` gives them.
     """
 
     size: tuple[int, ...]
@@ -67,28 +80,34 @@ class Golden:
     answers: dict[str, str]
     tolerances: dict[str, list[float]]
     ids: int = 0
+    named: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """As a dictionary for JSON."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "named" or value}
+
+    @property
+    def signature(self) -> Signature:
+        """What the inputs are."""
+        return read_signature({"input_ids": self.ids, KEY: self.named}, self.size)
 
     @classmethod
     def read(cls, values: dict[str, Any] | None) -> Golden | None:
         """From a file's metadata; None where there are none, or of another version's kind."""
-        if values is None or {*values, "ids"} != {field.name for field in fields(cls)}:
+        if values is None or {*values, "ids", "named"} != {one.name for one in fields(cls)}:
             return None
         return cls(**{**values, "size": tuple(values["size"]), "span": tuple(values["span"])})
 
-    def images(self, mode: str) -> np.ndarray:
-        """Float32 ``[COUNT, C, H, W]``, the same on every machine."""
-        return patterns(self.inputs[mode], self.size, self.span, self.ids)
+    def images(self, mode: str) -> Arrays:
+        """``COUNT`` inputs, float32 ``[COUNT, C, H, W]`` if they are images; the same on every machine."""
+        return drawn(self.inputs[mode], self.signature, self.span)
 
-    def answered_by(self, run: Callable[[np.ndarray], Any]) -> Golden:
+    def answered_by(self, run: Callable[[Any], Any]) -> Golden:
         """The same inputs with the answers of ``run``, for a file that was not trained as it runs."""
         answers = {mode: _text(columns([*tensors_in(run(self.images(mode)))])) for mode in self.inputs}
         return replace(self, answers=answers)
 
-    def check(self, mode: str, run: Callable[[np.ndarray], Any]) -> str | None:
+    def check(self, mode: str, run: Callable[[Any], Any]) -> str | None:
         """None if ``run`` gives the answers of training but for rounding, else what is wrong with its own.
 
         Args:
@@ -110,22 +129,33 @@ class Golden:
         )
 
 
-def golden(network: QuantizableNetwork, modes: dict[str, Assignment], size: tuple[int, ...]) -> Golden:
+def golden(
+    network: QuantizableNetwork, modes: dict[str, Assignment], size: tuple[int, ...] | None = None
+) -> Golden:
     """Samples of a network in some of its modes, computed by fake quantization in float32.
 
     Args:
         network: calibrated or trained.
         modes: what ``set_bits`` takes, by the name under which the answers are kept.
-        size: channels, height, width of the inputs, or the shape of inputs of another kind.
+        size: channels, height, width of the inputs, or the shape of inputs of another kind; None: what the
+            network says.
+
+    Raises:
+        ValueError: nothing says what the network takes.
     """
-    ids = preprocessing(network).get("input_ids", 0)
+    signature = signature_of(network, size)
     with _Functions() as called:
-        samples = Golden(size, _span(network, next(iter(modes.values())), size), {}, {}, {}, ids)
+        span = _span(network, next(iter(modes.values())), signature)
+    if takes_one(signature):
+        (one,) = signature.values()
+        samples = Golden(one.size, span, {}, {}, {}, one.ids)
+    else:
+        samples = Golden((), span, {}, {}, {}, named=network.info[KEY])
     amount = NOISE_OF_FUNCTIONS if called.names & APPROXIMATED else NOISE
     for name, bits in modes.items():
         with network.at_bits(bits):
             chosen = _calmest(network, samples, amount)
-            inputs = torch.from_numpy(patterns(chosen, size, samples.span, ids))
+            inputs = drawn(chosen, signature, span)
             exact = _answers(network, inputs)
             with rounding_noise(network.model, amount):
                 moved = [deviations(_answers(network, inputs), exact) for _ in range(DRAWS)]
@@ -134,35 +164,53 @@ def golden(network: QuantizableNetwork, modes: dict[str, Assignment], size: tupl
     return samples
 
 
-def pattern(number: int, size: tuple[int, ...]) -> np.ndarray:
+def pattern(number: int, size: tuple[int, ...], name: str = "") -> np.ndarray:
     """Cells of random colors, uint8 of that size, made by SHAKE-256: every machine has the same.
 
-    The last two axes are those of an image, whatever stands before them.
+    The last two axes are those of an image, whatever stands before them. Inputs of other names have others.
     """
     *rest, height, width = (1, 1, *size)
     channels = math.prod(rest)
     grid = [min(CELLS[number % len(CELLS)], side) for side in (height, width)]
-    drawn = hashlib.shake_256(f"golden sample {number}".encode()).digest(channels * grid[0] * grid[1])
-    cells = np.frombuffer(drawn, np.uint8).reshape(channels, *grid)
+    drawn_bytes = _random_bytes(number, name, channels * grid[0] * grid[1])
+    cells = np.frombuffer(drawn_bytes, np.uint8).reshape(channels, *grid)
     for axis, side in ((1, height), (2, width)):
         cells = cells.repeat(-(-side // cells.shape[axis]), axis).take(range(side), axis)
     return cells.reshape(size)
 
 
-def id_pattern(number: int, size: tuple[int, ...], ids: int) -> np.ndarray:
+def id_pattern(number: int, size: tuple[int, ...], ids: int, name: str = "") -> np.ndarray:
     """Random ids below ``ids``, int64 of that size, made as :func:`pattern` makes colors."""
-    drawn = hashlib.shake_256(f"golden sample {number}".encode()).digest(8 * math.prod(size))
-    return (np.frombuffer(drawn, "<u8") % ids).astype(np.int64).reshape(size)
+    drawn_bytes = _random_bytes(number, name, 8 * math.prod(size))
+    return (np.frombuffer(drawn_bytes, "<u8") % ids).astype(np.int64).reshape(size)
+
+
+def _random_bytes(number: int, name: str, count: int) -> bytes:
+    key = f"golden sample {number}" + (f" of {name}" if name else "")
+    return hashlib.shake_256(key.encode()).digest(count)
 
 
 def patterns(
-    numbers: Sequence[int], size: tuple[int, ...], span: tuple[float, float], ids: int = 0
+    numbers: Sequence[int], size: tuple[int, ...], span: tuple[float, float], name: str = ""
 ) -> np.ndarray:
-    """Float32 ``[N, *size]`` between the ends of ``span``, of :func:`pattern`; or ids, int64."""
-    if ids:
-        return np.stack([id_pattern(number, size, ids) for number in numbers])
+    """Float32 ``[N, *size]`` between the ends of ``span``, of :func:`pattern`."""
     low, step = np.float32(span[0]), np.float32((span[1] - span[0]) / 255)
-    return low + step * np.stack([pattern(number, size) for number in numbers]).astype(np.float32)
+    return low + step * np.stack([pattern(number, size, name) for number in numbers]).astype(np.float32)
+
+
+def drawn(numbers: Sequence[int], signature: Signature, span: tuple[float, float]) -> Arrays:
+    """A batch of inputs by their numbers: patterns between the ends of ``span``, random ids, and masks."""
+    alone = takes_one(signature)
+
+    def of_one(name: str, one: Input) -> np.ndarray:
+        key = "" if alone else name
+        if one.type == FLOAT:
+            return patterns(numbers, one.size, span, key)
+        if one.is_mask and not alone:
+            return np.stack([one.mask(_random_bytes(number, key, 1)[0] / 255) for number in numbers])
+        return np.stack([id_pattern(number, one.size, one.ids, key) for number in numbers])
+
+    return batch_of(signature, of_one)
 
 
 def deviations(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -199,9 +247,7 @@ def _calmest(network: QuantizableNetwork, samples: Golden, amount: float) -> lis
     """The numbers of the ``COUNT`` candidates whose answers a draw of rounding noise changes least."""
     moved: list[float] = []
     for start in range(0, CANDIDATES, COUNT):  # in parts, as images may be large
-        some = torch.from_numpy(
-            patterns(range(start, start + COUNT), samples.size, samples.span, samples.ids)
-        )
+        some = drawn(range(start, start + COUNT), samples.signature, samples.span)
         exact = _answers(network, some)
         with rounding_noise(network.model, amount, seed=1):
             moved += deviations(_answers(network, some), exact).tolist()
@@ -209,29 +255,33 @@ def _calmest(network: QuantizableNetwork, samples: Golden, amount: float) -> lis
 
 
 @torch.no_grad()
-def _answers(network: QuantizableNetwork, inputs: Tensor) -> np.ndarray:
+def _answers(network: QuantizableNetwork, arrays: Arrays) -> np.ndarray:
+    inputs = as_inputs(arrays)
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
     try:
-        outputs = network(inputs.to(device))
+        outputs = inputs.to(device)(network)
     finally:
         network.train(was_training)
     return columns([part.float().cpu().numpy() for part in tensors_in(outputs)], len(inputs))
 
 
-def _span(network: QuantizableNetwork, bits: Assignment, size: tuple[int, ...]) -> tuple[float, float]:
+def _span(network: QuantizableNetwork, bits: Assignment, signature: Signature) -> tuple[float, float]:
     """The values that the first layer's input grid reaches: what the network was calibrated for."""
     called: list[tuple[QuantLayer, torch.Size]] = []
+    sizes = [one.size for one in signature.values() if one.type == FLOAT]
     layers = [layer for layer in network.model.modules() if isinstance(layer, QuantLayer)]
     handles = [
-        layer.register_forward_pre_hook(lambda layer, args: called.append((layer, args[0].shape[1:])))
+        layer.register_forward_pre_hook(
+            lambda layer, args: called.append((layer, args[0].shape[1:] if args else torch.Size()))
+        )
         for layer in layers
     ]
     try:
         with network.at_bits(bits):
-            _answers(network, example_inputs(network, 1, size))
-            reader = next((layer.input_quantizer for layer, shape in called[:1] if shape == size), None)
+            _answers(network, batch_of(signature, lambda _, one: one.blank(1)))
+            reader = next((layer.input_quantizer for layer, shape in called[:1] if shape in sizes), None)
             if reader is None or reader.bits == FLOAT_BITS:
                 return SPAN
             grid = reader.qparams(torch.zeros(1))

@@ -22,9 +22,10 @@ from quantizable.report.files import finite, make_folder, write_json, write_text
 from quantizable.report.plots import plot_modes
 from quantizable.storage.card import merged, model_card
 from quantizable.storage.checkpoint import FORMAT, build_described, check_description
-from quantizable.storage.golden import SPAN, patterns
-from quantizable.storage.preprocessing import input_size_of, preprocessing
+from quantizable.storage.golden import SPAN, drawn
+from quantizable.storage.preprocessing import preprocessing
 from quantizable.storage.qz import describe_architecture, integer_modes, save_qz
+from quantizable.storage.signature import as_inputs, signature_of
 from quantizable.storage.stored_quantizers import StoredWeight
 
 CONFIG, WEIGHTS, INTEGERS, CARD, PICTURE = (
@@ -131,6 +132,8 @@ def read_results(results: Results | None, network: QuantizableNetwork) -> Accura
     if read and not own:
         held = ", ".join(mode.name for mode in network.modes)
         raise ValueError(f"results are of modes {', '.join(read)}; the network has {held}")
+    if left := [mode for mode in read if mode not in own]:
+        log.warning("left out of the model card, as the network has no such mode: %s", ", ".join(left))
     return own
 
 
@@ -149,16 +152,15 @@ def _is_built_again(network: QuantizableNetwork, folder: Path) -> bool:
     except ValueError:
         return False
     try:
-        size = input_size_of(network)
+        inputs = as_inputs(drawn([0], signature_of(network), SPAN))
     except ValueError:
         return True  # the keys and shapes fit, which is all that can be asked
     device = next(network.parameters()).device
-    given = torch.from_numpy(patterns([0], size, SPAN, preprocessing(network).get("input_ids", 0))).to(device)
     training = network.training
     try:
         with network.eval().at_bits(network.modes[-1]), torch.no_grad():
-            expected = network(given)
-        found = again.to(device)(given)
+            expected = inputs.to(device)(network)
+        found = inputs.to(device)(again.to(device))
     finally:
         network.train(training)
     return not isinstance(expected, torch.Tensor) or torch.allclose(found, expected, atol=1e-4, rtol=1e-3)
@@ -202,6 +204,12 @@ def is_shared(name: str | Path) -> bool:
     return bool(ADDRESS.fullmatch(str(name))) or (Path(name) / CONFIG).is_file()
 
 
+def check_address(name: str | Path) -> None:
+    """``ValueError`` if a name begins like an address on the Hub and is none."""
+    if str(name).startswith("hf:") and not ADDRESS.fullmatch(str(name)):
+        raise ValueError(f"{name} is no address on the Hub; write hf://user/name, or hf://user/name@revision")
+
+
 def fetch(name: str | Path, revision: str | None = None, token: str | None = None, **options: Any) -> Path:
     """The folder of a network: the one that is named, or the Hub's cache after a download.
 
@@ -213,6 +221,7 @@ def fetch(name: str | Path, revision: str | None = None, token: str | None = Non
     Raises:
         FileNotFoundError, OSError, ValueError: as ``from_pretrained``.
     """
+    check_address(name)
     if found := ADDRESS.fullmatch(str(name)):
         name, revision = found["repo"], found["revision"] or revision
     elif Path(name).is_dir():
@@ -287,5 +296,6 @@ def explained(repo: str) -> Iterator[Any]:
         raise OSError(f"the Hub answered {status} for {repo}; try again later") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError) as error:  # type: ignore[attr-defined]
         raise ConnectionError(
-            f"the Hub cannot be reached, and {repo} is not in the cache; check the network and try again"
+            f"the Hub cannot be reached, and {repo} is neither a folder here nor in the cache; "
+            "check the name and the network, and try again"
         ) from error

@@ -19,7 +19,7 @@ from quantizable.nn.reading import PRODUCTS, add_products
 from quantizable.nn.recurrent import split_products
 from quantizable.nn.swap import quantize_layer
 from quantizable.storage.checkpoint import ELSEWHERE, load_checkpoint
-from quantizable.storage.hub import INTEGERS, WEIGHTS, fetch, is_shared, load_folder
+from quantizable.storage.hub import INTEGERS, WEIGHTS, check_address, fetch, is_shared, load_folder
 from quantizable.storage.packing import unpack
 from quantizable.storage.qz import read_qz, stays_float, weight_keys, weight_of
 from quantizable.storage.stored_quantizers import StoredInput, StoredWeight
@@ -41,6 +41,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> QuantizableNetwork
         FileNotFoundError, ValueError: as :func:`load_qz` and :func:`load_checkpoint`.
         OSError: the Hub cannot be reached, or refuses access.
     """
+    check_address(path)
     if is_shared(path):
         return from_pretrained(path, model)
     if Path(path).suffix == ".qz":

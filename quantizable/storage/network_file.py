@@ -13,6 +13,7 @@ from typing import Any
 from quantizable.interface.errors import nearest
 
 LONGEST = 100 << 20  # bytes of a .qz file's header; safetensors' own limit
+NOT_OURS = "{} is no checkpoint of a quantizable network; float weights load with load_float_weights"
 
 
 def check_file(path: Path) -> None:
@@ -47,8 +48,41 @@ def check_checkpoint(path: Path) -> None:
         raise ValueError(f"{path} holds integers, which cannot be trained; give the run's checkpoint")
     with path.open("rb") as file:
         pickled = file.read(1) == pickle.PROTO
-    if not pickled and not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is truncated or no checkpoint")
+    if not pickled and not _pickles_in(path):
+        raise ValueError(f"{path} is truncated or no checkpoint; training writes checkpoints/<run>/best.ckpt")
+
+
+def check_network_file(path: Path) -> None:
+    """Refuse what holds no network of ours by what it says of itself, before anything long begins.
+
+    Args:
+        path: a ``.qz`` file, or a checkpoint of training.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is neither, is cut short, or is a checkpoint of float weights.
+    """
+    if path.suffix == ".qz":
+        check_file(path)
+        _check_header(path)
+        return
+    check_checkpoint(path)
+    try:
+        contents = _pickled(path)
+    except Exception:  # damaged bytes fail in any way; what loads the file says why
+        return
+    if not isinstance(contents, dict) or "quantizable" not in contents:
+        raise ValueError(NOT_OURS.format(path))
+
+
+def check_graph_file(path: Path) -> None:
+    """``FileNotFoundError`` if an ``.onnx`` or ``.xml`` file is not there, or the weights of the latter."""
+    check_file(path)
+    weights = path.with_suffix(".bin")
+    if path.suffix == ".xml" and not weights.is_file():
+        raise FileNotFoundError(
+            f"there is no {weights}, which holds the weights of {path}; copy or export both again"
+        )
 
 
 def read_about(path: Path) -> dict[str, Any] | None:
@@ -70,10 +104,39 @@ def _of_qz(path: Path) -> dict[str, Any]:
     return json.loads(header["__metadata__"]["quantizable"])
 
 
+def _check_header(path: Path) -> None:
+    """``ValueError`` if a ``.qz`` file is not as long as its header says, or says nothing of a network."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, LONGEST)))
+        about = header.pop("__metadata__", {})
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if path.stat().st_size != 8 + length + end:
+            raise ValueError("its length is not what its header says")
+    except (ValueError, AttributeError, KeyError, IndexError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is truncated or no .qz file ({error}); copy or export it again") from error
+    if "quantizable" not in about:
+        raise ValueError(f"{path} is no .qz file of this library: it lacks the metadata 'quantizable'")
+
+
 def _of_checkpoint(path: Path) -> dict[str, Any]:
+    return _pickled(path)["quantizable"]
+
+
+def _pickled(path: Path) -> Any:
+    (name,) = _pickles_in(path)
     with zipfile.ZipFile(path) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-        return _Plain(io.BytesIO(archive.read(name))).load()["quantizable"]
+        return _Plain(io.BytesIO(archive.read(name))).load()
+
+
+def _pickles_in(path: Path) -> list[str]:
+    """Names of the entries of a zip file that hold what ``torch.save`` was given; none in any other file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return []
 
 
 class _Nothing:

@@ -6,7 +6,7 @@ and its contents, ``["tuple", [...]]``, ``["list", [...]]`` or ``["dict", [[key,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,16 +17,18 @@ Structure = str | list[Any]
 ALLOWED = "a tensor, or tuples, lists and dictionaries (keys: strings or integers) of tensors"
 
 
-def structure_of(outputs: Any) -> Structure:
+def structure_of(outputs: Any, inputs: Collection[str] = (INPUT,)) -> Structure:
     """Structure of what a network returned, each tensor with a name of its own.
 
     A single tensor is called ``logits``, an entry of a dictionary (or of a named tuple) by its key, one of a
-    tuple or list ``output_0``, ``output_1``, ...; inside one another the names are joined: ``boxes_0``.
+    tuple or list ``output_0``, ``output_1``, ...; inside one another the names are joined: ``boxes_0``. No
+    name is one of ``inputs``.
 
     Raises:
         ValueError: something else than tensors, tuples, lists and dictionaries.
     """
-    structure = OUTPUT if isinstance(outputs, Tensor) else _named(outputs, "", {INPUT})
+    single = isinstance(outputs, Tensor)
+    structure = _named(outputs, OUTPUT if single else "", {*inputs})
     if not names_in(structure):
         raise ValueError(f"the network returns an empty {type(outputs).__name__}; an export holds {ALLOWED}")
     return structure
@@ -86,6 +88,22 @@ def _filled(structure: Structure, tensors: Iterator[Any]) -> Any:
     return tuple(parts) if kind == "tuple" else parts
 
 
+class NamedInputs(nn.Module):
+    """A network of several inputs that takes them side by side.
+
+    Args:
+        model: the network.
+        names: of the arguments of its forward, in order.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, list(names)
+
+    def forward(self, inputs: list[Tensor]) -> Any:
+        return self.model(**dict(zip(self.names, inputs, strict=True)))
+
+
 class FlatOutputs(nn.Module):
     """A network that returns its tensors side by side, each once, whatever its own structure."""
 
@@ -93,7 +111,7 @@ class FlatOutputs(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Any) -> tuple[Tensor, ...]:
         # a tensor that is returned twice, or is the input itself, is no output of a graph: a copy is
         return tuple(tensor.clone() for tensor in tensors_in(self.model(x)))
 

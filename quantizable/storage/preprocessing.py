@@ -18,7 +18,6 @@ from quantizable.interface.choices import DATA
 from quantizable.network import QuantizableNetwork
 
 TIMM_KEYS = ("crop_pct", "crop_mode", "interpolation")  # of the evaluation transform of timm's networks
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 def preprocessing(network: QuantizableNetwork) -> dict[str, Any]:
@@ -69,23 +68,10 @@ def input_size_of(network: QuantizableNetwork) -> tuple[int, ...]:
         return tuple(info["input_size"])
     if "image_size" not in info:
         raise ValueError(
-            "the size of the network's images is not known; give input_size=(channels, height, width)"
+            "the size of the network's inputs is not known; give input_size=(channels, height, width), or "
+            "say it by network.info |= quantizable.deploy.describe_inputs(network, batch)"
         )
     return info["in_chans"], info["image_size"], info["image_size"]
-
-
-def example_inputs(network: QuantizableNetwork, count: int, size: tuple[int, ...] | None = None) -> Tensor:
-    """Zeros ``[count, *size]`` of the type that the network reads: int64 where it reads ids, else float32.
-
-    Args:
-        network: it reads ids if its ``info["input_ids"]`` says how many there are.
-        count: of inputs.
-        size: of each; None: what :func:`input_size_of` says, with its ``ValueError``.
-    """
-    reads_ids = preprocessing(network).get("input_ids")
-    return torch.zeros(
-        count, *(size or input_size_of(network)), dtype=torch.int64 if reads_ids else torch.float32
-    )
 
 
 def read_images(paths: list[Path], info: dict[str, Any]) -> Tensor:

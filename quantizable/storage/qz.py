@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantLayer
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.module_names import names_of
+from quantizable.nn.network_inputs import Inputs
 from quantizable.nn.operands import QuantOperands
 from quantizable.nn.passes import evaluating
 from quantizable.nn.recurrent_products import Product
@@ -32,8 +34,10 @@ from quantizable.report.files import check_target, written_whole
 from quantizable.storage.golden import golden
 from quantizable.storage.integers import reached_range
 from quantizable.storage.network_file import check_file
+from quantizable.storage.outputs import tensors_in
 from quantizable.storage.packing import pack
-from quantizable.storage.preprocessing import example_inputs, input_size_of, preprocessing
+from quantizable.storage.preprocessing import preprocessing
+from quantizable.storage.signature import example_inputs
 
 FORMAT_VERSION = 1
 METADATA, CHECKSUM = "quantizable", "sha256"
@@ -72,13 +76,15 @@ def save_qz(
     layers: dict[str, dict[str, Any]] = {}
     dropped: set[str] = set()
     unused = _unused_layers(network, chosen[0])
+    left_out = [] if _are_read(network, unused, chosen[0]) else unused
     for mode in chosen:
         with network.at_bits(mode):
             check_calibrated(network.model, unused)
     for name, layer in network.layers().items():
         own_names = names_of(network.model, layer)
         if name in unused:
-            dropped |= {f"{one}.{key}" for one in own_names for key in layer.state_dict()}
+            if name in left_out:
+                dropped |= {f"{one}.{key}" for one in own_names for key in layer.state_dict()}
             continue
         widths = [layer.resolve(mode) for mode in chosen]
         if isinstance(layer, QuantOperands):
@@ -113,13 +119,19 @@ def save_qz(
         temporary.write_bytes(_in_order(save(contiguous, about_file)))
 
 
-def _samples(network: QuantizableNetwork, modes: list[BitMode]) -> dict[str, Any]:
-    """Golden samples of the modes, if the size of the network's images is known."""
+def _example(network: QuantizableNetwork) -> Inputs | None:
+    """A batch of one on the network's device, or None where nothing says what the network takes."""
     try:
-        size = input_size_of(network)
+        return example_inputs(network, 1).to(next(network.parameters()).device)
     except ValueError:
+        return None
+
+
+def _samples(network: QuantizableNetwork, modes: list[BitMode]) -> dict[str, Any]:
+    """Golden samples of the modes, if it is known what the network takes."""
+    if _example(network) is None:
         return {}
-    return {"golden": golden(network, {mode.name: mode for mode in modes}, size).plain()}
+    return {"golden": golden(network, {mode.name: mode for mode in modes}).plain()}
 
 
 def _in_order(content: bytes) -> bytes:
@@ -212,17 +224,41 @@ def integer_modes(network: QuantizableNetwork) -> list[BitMode]:
 
 def _unused_layers(network: QuantizableNetwork, mode: BitMode) -> list[str]:
     """Layers that never saw data because evaluation never calls them (heads of training alone)."""
-    blank = [
-        name for name, layer in network.layers().items()
+    blank = {
+        name: layer for name, layer in network.layers().items()
         if any(isinstance(part, Quantizer) and not part.initialised for part in layer.modules())
-    ]  # fmt: skip
-    known = {"image_size", "input_size"} & preprocessing(network).keys()
-    if not blank or len(blank) == len(network.layers()) or not known:
+    }  # fmt: skip
+    if not blank or len(blank) == len(network.layers()):
         return []
-    image = example_inputs(network, 1).to(next(network.parameters()).device)
+    example = _example(network)
+    if example is None:  # then calibration alone knows
+        return [name for name, layer in blank.items() if _unreached(layer)]
     with network.at_bits(mode), evaluating(network):
-        calls = layer_calls(network, {name: network.layers()[name] for name in blank}, image)
+        calls = layer_calls(network, blank, example)
     return [name for name in blank if not calls[name]]
+
+
+def _unreached(layer: nn.Module) -> bool:
+    """True if calibration ran, and no data passed through the layer."""
+    waiting = [m for m in layer.modules() if isinstance(m, Quantizer) and not m.initialised]
+    return all(quantizer.unreached for quantizer in waiting)
+
+
+@torch.no_grad()
+def _are_read(network: QuantizableNetwork, layers: list[str], mode: BitMode) -> bool:
+    """True if the outputs may depend on layers that are never called: a forward can read their weights."""
+    example = _example(network)
+    if example is None or not layers:
+        return True
+    altered = deepcopy(network)
+    answers: list[list[Tensor]] = []
+    for name in layers:
+        for tensor in altered.model.get_submodule(name).parameters():
+            tensor.fill_(float("nan"))
+    for one in (network, altered):
+        with one.at_bits(mode), evaluating(one):
+            answers.append([*tensors_in(example(one))])
+    return not all(map(torch.equal, *answers))
 
 
 @torch.no_grad()

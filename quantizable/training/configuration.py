@@ -6,14 +6,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from quantizable.bits import parse_modes
 from quantizable.data.layout import check_there
-from quantizable.interface.choices import TEXT_MODELS
-from quantizable.storage.network_file import check_checkpoint
+from quantizable.interface.choices import LOWEST_BITS, TEXT_MODELS
+from quantizable.interface.errors import unknown as is_unknown
+from quantizable.report.files import check_folder
+from quantizable.storage.network_file import check_checkpoint, check_network_file
+from quantizable.training.accelerator import check_gpu
 from quantizable.training.run_names import resumed
+from quantizable.training.samplers import check_one_mode
 
 # what is read key by key, the configuration itself first; classes refuse by themselves what they do not know
 KEYS = {
@@ -57,19 +62,39 @@ def read_settings(config: DictConfig) -> dict[str, Any]:
         place[key] = None if place[key] is None else str(place[key])  # run=1 and run=nan are names too
     cfg["model"]["name"] = str(cfg["model"]["name"])
     check(cfg)
+    check_modes(cfg)
     return cfg
 
 
+def check_modes(cfg: dict[str, Any]) -> None:
+    """``ValueError`` for modes that the quantizer does not define, or the scheme cannot train."""
+    modes, quantizer, scheme = parse_modes(cfg["bits"]["modes"]), cfg["quantizer"]["name"], cfg["scheme"]
+    if quantizer not in LOWEST_BITS:
+        raise ValueError(is_unknown("quantizer", quantizer, LOWEST_BITS))
+    lowest = min(bits for mode in modes for bits in (mode.weight, mode.activation))
+    if lowest < LOWEST_BITS[quantizer]:
+        others = ", ".join(name for name, bits in LOWEST_BITS.items() if bits <= lowest)
+        raise ValueError(
+            f"bits.modes={cfg['bits']['modes']}: quantizer={quantizer} is not defined at {lowest} bit; give "
+            f"{LOWEST_BITS[quantizer]} or more, or choose another quantizer ({others})"
+        )
+    if scheme.get("single_mode"):
+        check_one_mode(modes)
+    instantiate(scheme["sampler"]).check(modes)
+
+
 def check_files(cfg: dict[str, Any]) -> None:
-    """Refuse data, checkpoints and weights that are not there, before what reads them is imported.
+    """Refuse data, files and devices that are not there, before what uses them is imported.
 
     Args:
         cfg: of :func:`read_settings`.
 
     Raises:
-        FileNotFoundError: no such file or folder.
-        ValueError: no checkpoint.
+        OSError: no such file or folder, or the run's folder cannot be written.
+        ValueError: no checkpoint, no file of weights, or no GPU.
     """
+    check_gpu(cfg["trainer"]["accelerator"])
+    check_folder(Path(cfg["output"]))
     package, _, kind = str(cfg["data"].get("_target_")).rpartition(".")
     if package == "quantizable.data":
         check_there(kind, cfg["data"])
@@ -78,14 +103,14 @@ def check_files(cfg: dict[str, Any]) -> None:
     for path in checkpoints:
         if path is not None:
             check_checkpoint(Path(path))
+            check_network_file(Path(path))
     for path in weights:
-        if path is not None and not Path(path).is_file():
-            raise FileNotFoundError(f"no file of weights at {path}")
+        if path is not None:
+            check_weights(Path(path))
 
 
 def check(cfg: dict[str, Any]) -> None:
     """Errors: see :func:`read_settings`."""
-    parse_modes(cfg["bits"]["modes"])
     for group, known in KEYS.items():
         if unknown := sorted((cfg[group] if group else cfg).keys() - set(known)):
             name, where = (f"{group}.{unknown[0]}", f"{group} has") if group else (unknown[0], "there are")
@@ -132,6 +157,17 @@ def check(cfg: dict[str, Any]) -> None:
         raise ImportError("logger=tensorboard needs tensorboard: pip install 'quantizable[tensorboard]'")
     if "MLFlow" in cfg["logger"]["_target_"] and not find_spec("mlflow"):
         raise ImportError("logger=mlflow needs MLflow: pip install mlflow")
+
+
+def check_weights(path: Path) -> None:
+    """``FileNotFoundError`` or ``ValueError`` for what is no file of weights by its first bytes."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of weights at {path}")
+    with path.open("rb") as file:
+        start = file.read(9)
+    # what torch.save writes, and wrote once, and safetensors: the length of a header in JSON
+    if not (start.startswith((b"PK", b"\x80")) or start[8:] == b"{"):
+        raise ValueError(f"{path} is truncated or no file of weights; copy or download it again")
 
 
 def _check_kind(cfg: dict[str, Any]) -> None:

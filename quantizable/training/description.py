@@ -11,6 +11,7 @@ from quantizable.data import DATAMODULES, DataModule
 from quantizable.data.base import plain_types
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.checkpoint import FORMAT, read_checkpoint
+from quantizable.storage.signature import INFO_KEYS
 
 # attributes of a data module
 KEYS = (
@@ -35,6 +36,7 @@ def describe(
         if hasattr(datamodule, key)  # one of the user's own need not have it
     }
     names: dict[Any, str] = {kind: name for name, kind in DATAMODULES.items()}
+    data |= {key: network.info[key] for key in INFO_KEYS if key in network.info}
     data["data"] = names.get(type(datamodule))  # None for a data module of the user's own
     if isinstance(datamodule, DataModule) and data["data"]:
         data["settings"] = datamodule.settings

@@ -19,7 +19,12 @@ def example_input(module: Any) -> Tensor | None:
     Args:
         module: a :class:`quantizable.MultiModeModule`, in a trainer or not.
     """
-    shape = _shape_of_data(module) or _shape_of_network(module)
+    shape = _shape_of_data(module)
+    if shape is None and (one := _input_of_a_loader(module)) is not None:
+        # of bytes the network gets what the user's hooks make of them
+        dtype = None if one.dtype == torch.uint8 or one.is_floating_point() else one.dtype
+        return torch.zeros(1, *one.shape[1:], dtype=dtype, device=module.device)
+    shape = shape or _shape_of_network(module)
     if shape is None:
         return None
     return torch.zeros(1, *shape, dtype=torch.int64 if _reads_ids(module) else None, device=module.device)
@@ -37,9 +42,13 @@ def _shape_of_data(module: Any) -> tuple[int, ...] | None:
     channels, size = getattr(data, "in_chans", None), getattr(data, "image_size", None)
     if isinstance(channels, int) and isinstance(size, int):
         return channels, size, size
-    if isinstance(given := getattr(data, "input_size", None), tuple):
-        return given
-    if module.trainer.state.fn != pl.trainer.states.TrainerFn.FITTING:
+    given = getattr(data, "input_size", None)
+    return given if isinstance(given, tuple) else None
+
+
+def _input_of_a_loader(module: Any) -> Tensor | None:
+    """A batch of one input, of a ``DataLoader`` of the user's own."""
+    if module._trainer is None or module.trainer.state.fn != pl.trainer.states.TrainerFn.FITTING:
         return None
     source = module.trainer.fit_loop._data_source
     loader = source.dataloader() if source.is_defined() else None
@@ -50,7 +59,7 @@ def _shape_of_data(module: Any) -> tuple[int, ...] | None:
     ):  # an image may be augmented, and the run must draw as without this one
         batch = loader.collate_fn([loader.dataset[0]])
     given = module.inputs(module._on_before_batch_transfer(batch))
-    return tuple(given.shape[1:]) if isinstance(given, Tensor) else None
+    return given if isinstance(given, Tensor) else None
 
 
 def _shape_of_network(module: Any) -> tuple[int, ...] | None:

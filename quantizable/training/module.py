@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quantizable.bits import BitMode
 from quantizable.interface.lightning_package import pl
 from quantizable.network import QuantizableNetwork
-from quantizable.nn.network_inputs import network_inputs, run_on
+from quantizable.nn.network_inputs import Inputs, network_inputs, run_on
 from quantizable.seeds import key_seed
 from quantizable.training import schedulers
 from quantizable.training.batch_transforms import Standard, Strategy, entry, with_noise
@@ -123,7 +123,8 @@ class MultiModeModule(NetworkModule):
     def inputs(self, batch: Any) -> Any:
         """What of a batch goes into the network, read as ``calibrate`` does: one argument, or ``Inputs``."""
         read = network_inputs(self.network.model, batch)
-        return read if read.kwargs or len(read.args) > 1 else read.args[0]
+        plain = type(read) is Inputs and not read.kwargs and len(read.args) == 1
+        return read.args[0] if plain else read
 
     def targets(self, batch: Any) -> Tensor:
         """What of a batch the outputs are compared with; the second entry unless overridden."""
@@ -134,7 +135,8 @@ class MultiModeModule(NetworkModule):
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"the network gives a {type(output).__name__}, not a tensor: {type(self).__name__} must "
-                "define teaching(output), the tensor that lower modes learn from"
+                'define teaching(output), the tensor that lower modes learn from, or take scheme="adabits", '
+                "in which every mode learns from the labels alone"
             )
         return output
 
@@ -146,8 +148,14 @@ class MultiModeModule(NetworkModule):
         return schedulers.callbacks_for(self.trainer) if fits else []
 
     def on_fit_start(self) -> None:
-        """Set the activations' step sizes from training batches, unless a checkpoint brought them."""
+        """Set the activations' step sizes from training batches, unless a checkpoint brought them.
+
+        A module that is in evaluation mode as a whole, as ``scale_batch_size(method="validate")`` leaves it,
+        is put into training mode first; Lightning does not.
+        """
         schedulers.require(self)
+        if not any(module.training for module in self.modules()):
+            self.train()
         self._prepare()
 
     def on_train_start(self) -> None:
@@ -190,7 +198,7 @@ class MultiModeModule(NetworkModule):
             with without_sync(self.trainer):
                 output = run_on(self.network, x)
                 losses[name] = self.loss(output, batch)
-                teaching = self.teaching(output)
+                teaching = losses[name] if self.scheme.learns_from_labels_alone else self.teaching(output)
                 self._check_teacher(teaching, teachers)
                 loss = self.scheme.objective(teaching, losses[name], teachers)
                 self.manual_backward(loss / accumulate)
@@ -238,9 +246,12 @@ class MultiModeModule(NetworkModule):
             self.trainer.should_stop = True  # a search for the learning rate has gone far enough
         elif not finite.all():
             bad = ", ".join(name for name, ok in zip(losses, finite.tolist(), strict=True) if not ok)
+            also = (
+                "" if stage or self.network.training else ", or put the network into training mode: train()"
+            )
             raise RuntimeError(
                 f"the {stage}loss of mode {bad} is not finite in epoch {self.trainer.current_epoch}, step "
-                f"{self.trainer.global_step}; lower the learning rate or clip gradients"
+                f"{self.trainer.global_step}; lower the learning rate or clip gradients{also}"
                 + ("" if stage == "test " else " (the last checkpoint is intact)")
             )
 

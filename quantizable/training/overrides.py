@@ -17,6 +17,7 @@ from hydra.errors import OverrideParseException
 
 from quantizable.bits import BitMode
 from quantizable.interface.errors import nearest, one_line
+from quantizable.training.familiar_words import ADDED, FAMILIAR, SET
 
 OPTIONAL = ("experiment", "debug")  # groups of which none need be chosen
 MAIN = {"bits": "modes", "schedule": "epochs", "trainer": "devices"}  # what a number or a list is meant for
@@ -84,6 +85,8 @@ def check_word(word: str, sweep: bool = True) -> None:
         return
     if key in options():
         check_group(override)
+    elif override.type is not OverrideType.DEL and key.startswith("trainer.") and key not in settings():
+        check_trainers(override)
     elif override.type is OverrideType.CHANGE and key not in settings():
         raise ValueError(f"there is no setting {key!r}{hint_for(key, word.partition('=')[2])}")
     elif override.is_sweep_override() and not sweep:
@@ -94,6 +97,19 @@ def check_word(word: str, sweep: bool = True) -> None:
     elif override.type is not OverrideType.DEL and key in settings():
         for value in values_of(override):
             check_kind(override, value)
+
+
+def check_trainers(override: Override) -> None:
+    """``ValueError`` unless the word adds an argument of Lightning's Trainer that a run can hand on."""
+    key, value = override.key_or_group, str(override.input_line).partition("=")[2]
+    name = key.removeprefix("trainer.")
+    if name in SET:
+        raise ValueError(f"{key} is set by the run itself; leave it out")
+    added = override.type is not OverrideType.CHANGE
+    if name in ADDED and not added:
+        raise ValueError(f"conf/trainer does not name {name}; to hand it to Lightning write +{key}={value}")
+    if not added or name in FAMILIAR:
+        raise ValueError(f"there is no setting {key!r}{hint_for(key, value)}")
 
 
 def values_of(override: Override) -> list[Any]:
@@ -217,7 +233,7 @@ def hint_for(key: str, value: str) -> str:
                 value = f"{{{name}:{value}}}"
             return f"; write {parent}={value}"
     if right := nearest_setting(key):
-        return f"; did you mean {right}={value}?"
+        return f"; did you mean {right}={'fast' if right == 'debug' else value}?"
     own = branch(parts[0])
     return f"; {parts[0]} has {', '.join(own)}" if own else f"; there are {', '.join(branch(''))}"
 
@@ -231,6 +247,8 @@ def nearest_setting(key: str) -> str | None:
     known, last = list(settings()), key.rpartition(".")[2]
     if key in known:
         return key
+    if last in FAMILIAR:
+        return FAMILIAR[last]
     inside = [name for name in known if name.startswith(f"{key.split('.')[0]}.")]
     for names in (inside, known):
         ends = [name for name in names if name.rpartition(".")[2] == last and name not in options()]

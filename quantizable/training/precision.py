@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from quantizable.training.accelerator import no_gpu
+
 # as torch.cpu.get_capabilities() names them; elsewhere bf16 products are emulated and slower than float32
 CPU_BF16_UNITS = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
 
@@ -38,9 +40,7 @@ def check_accelerator(accelerator: str) -> None:
     """``ValueError`` if a GPU is asked for and torch finds none; said before data are read."""
     found = torch.cuda.is_available() or (accelerator == "gpu" and torch.backends.mps.is_available())
     if accelerator in ("gpu", "cuda") and not found:
-        raise ValueError(
-            f"trainer.accelerator={accelerator}: torch finds no GPU here; leave it out, or give trainer=cpu"
-        )
+        raise no_gpu(accelerator)
 
 
 def fastest_execution(accelerator: str = "auto", capabilities: Mapping[str, Any] | None = None) -> Execution:

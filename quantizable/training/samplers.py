@@ -28,6 +28,16 @@ class Sampler(Protocol):
         ...
 
 
+def check_one_mode(modes: Sequence[BitMode]) -> None:
+    """``ValueError`` unless there is one mode, as the individual scheme trains."""
+    if len(modes) != 1:
+        names = ", ".join(mode.name for mode in modes)
+        raise ValueError(
+            f"the individual scheme trains one mode, but the network has {names}; give one, as "
+            "bits.modes=[4] (in Python bits=[4])"
+        )
+
+
 def _generator(seed: int, step: int) -> random.Random:
     return random.Random(f"{seed}/{step}")
 

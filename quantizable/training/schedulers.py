@@ -86,6 +86,13 @@ def callbacks_for(trainer: pl.Trainer) -> list[pl.Callback]:
         raise ValueError(
             f"accumulate by the module: accumulate={count}, not Trainer(accumulate_grad_batches={count})"
         )
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for one in callbacks:
+        if isinstance(one, pl.callbacks.GradientAccumulationScheduler):
+            raise ValueError(
+                f"accumulate by the module: accumulate={max(one.scheduling.values())}, not "
+                f"GradientAccumulationScheduler({one.scheduling}); it is the same in all epochs"
+            )
     return [] if has_schedulers(trainer) else [Schedulers()]
 
 

@@ -15,7 +15,7 @@ from quantizable.training.objectives import (
     TaskOnly,
     kl_divergence,
 )
-from quantizable.training.samplers import AllModes, LayerWise, RandomK, Sampler, Sandwich
+from quantizable.training.samplers import AllModes, LayerWise, RandomK, Sampler, Sandwich, check_one_mode
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,15 @@ class Scheme:
     damp_scales: bool = False
     single_mode: bool = False
 
+    @property
+    def learns_from_labels_alone(self) -> bool:
+        """True if no mode learns from the outputs of another."""
+        return isinstance(self.objective, TaskOnly)
+
     def check(self, modes: Sequence[BitMode]) -> None:
         """``ValueError`` if the scheme cannot train these modes."""
-        if self.single_mode and len(modes) != 1:
-            names = ", ".join(mode.name for mode in modes)
-            raise ValueError(
-                f"the individual scheme trains one mode, but the network has {names}; give one, as "
-                "bits.modes=[4] (in Python bits=[4])"
-            )
+        if self.single_mode:
+            check_one_mode(modes)
         self.sampler.check(modes)
 
     def check_training(self, accumulate: int, teacher: bool) -> None:
@@ -57,7 +58,7 @@ class Scheme:
         """
         if accumulate > 1 and self.step_per_mode:
             raise ValueError("a scheme with an optimizer step after every mode cannot accumulate batches")
-        if teacher and isinstance(self.objective, TaskOnly):
+        if teacher and self.learns_from_labels_alone:
             raise ValueError(
                 "the scheme learns from labels alone and would ignore the teacher; choose another"
             )

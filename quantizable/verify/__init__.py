@@ -6,6 +6,7 @@ Bounds (:func:`difference_bounds`) are fast and always hold; :func:`decide` adds
 counterexamples and a mixed-integer program where the bounds leave a query open.
 """
 
+from quantizable.verify.agreement import decide_agreement, largest_radius
 from quantizable.verify.bisection import bisect
 from quantizable.verify.bounds import (
     METHODS,
@@ -36,12 +37,14 @@ __all__ = [
     "bisect",
     "chain",
     "decide",
+    "decide_agreement",
     "decide_all",
     "decide_robustness",
     "difference_bounds",
     "fixed_point_network",
     "float_network",
     "graph_of",
+    "largest_radius",
     "load_npz",
     "mode_difference_bounds",
     "replay",

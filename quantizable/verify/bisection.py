@@ -65,7 +65,7 @@ def bisect(
     found: Replay | None = None
     status = "proved"
     while len(parts):
-        bad = (open_bounds.high >= eps) | (open_bounds.low <= -eps)
+        bad = ~((open_bounds.high < eps) & (open_bounds.low > -eps))  # NaN, too, is no proof
         if (~bad).any():
             low = min(low, float(open_bounds.low[~bad].min()))
             high = max(high, float(open_bounds.high[~bad].max()))
@@ -98,7 +98,7 @@ def _counterexample(first: Graph, second: Graph, parts: Box, output: int, eps: f
     x = parts.center
     difference = (second(x) - first(x)).flatten(1)[:, output]
     worst = int(difference.abs().argmax())
-    if abs(float(difference[worst])) < eps:
+    if not abs(float(difference[worst])) >= eps:
         return None
     weights = torch.zeros(first.shapes[-1].numel(), dtype=torch.float64)
     weights[output] = 1.0 if difference[worst] > 0 else -1.0

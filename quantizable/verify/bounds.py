@@ -26,15 +26,10 @@ from typing import Literal, get_args
 import torch
 
 from quantizable.verify.box import Box
-from quantizable.verify.difference import (
-    affine_difference,
-    clamp_difference,
-    rounding_difference,
-)
-from quantizable.verify.graph import AFFINE, Graph, check_pair
-from quantizable.verify.interval import Interval, rounded, stage_interval
+from quantizable.verify.graph import NONLINEAR, Graph, check_pair
+from quantizable.verify.interval import Interval
+from quantizable.verify.propagation import stage_difference
 from quantizable.verify.reach import Reach
-from quantizable.verify.stages import Activation
 
 Method = Literal["naive", "interval", "symbolic", "joint", "combined"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -124,29 +119,24 @@ def _lockstep(first: Reach, second: Reach, method: str) -> DifferenceBounds:
     difference = [Interval(zero, zero)]
     for value in range(1, len(graph.shapes)):
         node, other = graph.nodes[value - 1], second.graph.nodes[value - 1]
-        stage1, stage2 = node.stage, other.stage
-        inputs = [difference[i] for i in node.inputs]
-        x1, x2 = (reach.bounds[node.inputs[0]] for reach in (first, second))
         naive = second.bounds[value].minus(first.bounds[value])
         if method == "naive":
-            found = naive
-        elif isinstance(stage1, Activation) and isinstance(stage2, Activation):
-            r1, r2 = rounded(stage1, x1), rounded(stage2, x2)
-            moved = rounding_difference(stage1, stage2, inputs[0])
-            if method == "joint":
-                moved = moved & r2.minus(r1)
-            found = clamp_difference(stage1, stage2, r1, r2, moved) & naive
-        elif isinstance(stage1, AFFINE) and isinstance(stage2, AFFINE):
-            found = affine_difference(stage1, stage2, inputs[0], x1, first.fan_in)
-            if method == "joint":  # the same identity with the roles of the networks exchanged
-                turned = Interval(-inputs[0].high, -inputs[0].low)
-                mirror = affine_difference(stage2, stage1, turned, x2, first.fan_in)
-                found = found & Interval(-mirror.high, -mirror.low)
-        else:
-            found = stage_interval(stage1, *inputs, fan_in=first.fan_in)
+            difference.append(naive)
+            continue
+        source = node.inputs[0]
+        found = stage_difference(
+            (node.stage, other.stage),
+            [difference[i] for i in node.inputs],
+            (first.bounds[source], second.bounds[source]),
+            first.fan_in,
+            both_ways=method == "joint",
+        )
+        if isinstance(node.stage, NONLINEAR):
+            found = found & naive
         if method in ("symbolic", "joint") and value in first.refined:
             subtracted = first.subtract_from(second, value)
-            found = subtracted if method == "symbolic" else found & subtracted & naive
+            published = method == "symbolic" and not isinstance(node.stage, NONLINEAR)
+            found = subtracted if published else found & subtracted & naive
         elif value == len(graph.nodes):
             found = found & naive
         difference.append(found)

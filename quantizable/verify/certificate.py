@@ -27,6 +27,7 @@ from quantizable.verify.robustness import margin_layer
 
 FORMAT = 1
 TOOLS = ("quantizable", "torch", "highspy")
+SAME = 1e-9  # relative; an absolute tolerance would confirm anything about a network of small outputs
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Certificate:
         network: path of the network file as given; network_sha256: of its bytes.
         stages_sha256: hashes of the two networks' stages and numbers.
         modes: the two modes compared, as ``quantizable verify`` takes them.
-        property: ``"difference"`` (output ``output`` differs by less than ``eps``) or
-            ``"robustness"`` (class ``output`` cannot change; ``eps`` is 0).
+        property: ``"difference"`` (output ``output`` differs by less than ``eps``),
+            ``"robustness"`` (class ``output`` cannot change; ``eps`` is 0) or ``"agreement"`` (both modes
+            give one class; ``eps`` is 0).
         low, high: limits of the input box, flattened; integer: whole-number inputs.
         status, method, bound, seconds: of the verdict; ``bound`` is [low, high].
         counterexample: the input, flattened, with both outputs, if refuted.
@@ -101,7 +103,7 @@ class Certificate:
     def check(self) -> None:
         """Raise an error where the parts do not fit each other, so that nothing else is recomputed in their
         place."""
-        if len(self.modes) != {"difference": 2, "robustness": 1}[self.property]:
+        if len(self.modes) != {"difference": 2, "robustness": 1, "agreement": 2}[self.property]:
             raise ValueError(f"{len(self.modes)} modes do not fit the property {self.property}")
         for name in ("output", "eps", "time_limit"):
             if not isinstance(getattr(self, name), int | float):
@@ -162,17 +164,18 @@ def certify(
     )
 
 
-def differences(old: Certificate, new: Certificate) -> list[str]:
+def differences(old: Certificate, new: Certificate, scale: float) -> list[str]:
     """What a recomputed certificate has different; empty if it confirms the old one.
 
-    Bounds count as equal within 1e-9 relative (another machine may sum in another order).
+    Another machine may sum in another order, so bounds count as equal within 1e-9 of ``scale``, the size
+    of the networks' outputs.
     """
     problems = []
     for name in ("network_sha256", "stages_sha256", "status"):
         if getattr(old, name) != getattr(new, name):
             problems.append(f"{name}: certificate {getattr(old, name)}, now {getattr(new, name)}")
     for name, a, b in zip(("low", "high"), old.bound, new.bound, strict=True):
-        if not (a == b or abs(a - b) <= 1e-9 * max(1.0, abs(b))):  # NaN, too, is no confirmation
+        if not (a == b or abs(a - b) <= SAME * scale):  # NaN, too, is no confirmation
             problems.append(f"bound {name}: certificate {a!r}, now {b!r}")
     return problems
 
@@ -187,18 +190,26 @@ def replayed(certificate: Certificate, graphs: Sequence[Graph]) -> list[str]:
     x, output = certificate.counterexample_input(), certificate.output
     if not certificate.box.contains(x).all():
         return ["the counterexample lies outside the box"]
+    noise = SAME * output_scale(graphs, x)
     if len(graphs) == 2:
         first, second = (graph(x).flatten() for graph in graphs)
-        shown = float((second - first)[output].abs()) >= certificate.eps - 1e-9
+        shown = float((second - first)[output].abs()) >= certificate.eps - noise
+        if certificate.property == "agreement":
+            shown = bool(first.argmax() != second.argmax())
     else:
         second = graphs[0].then(margin_layer(graphs[0].shapes[-1].numel(), output))(x).flatten()
-        first, shown = torch.zeros_like(second), float(second.min()) <= 1e-9
+        first, shown = torch.zeros_like(second), float(second.min()) <= noise
     problems = [] if shown else ["the counterexample refutes nothing when it is replayed"]
     for name, now in (("first", first), ("second", second)):
         then = torch.tensor(certificate.counterexample[name], dtype=torch.float64)
-        if then.shape != now.shape or not torch.allclose(then, now, rtol=1e-9, atol=1e-9):
+        if then.shape != now.shape or not torch.allclose(then, now, rtol=SAME, atol=noise):
             problems.append(f"the counterexample's {name} outputs are others when it is replayed")
     return problems
+
+
+def output_scale(graphs: Sequence[Graph], x: Tensor) -> float:
+    """The largest output of the networks at ``x``, a batch of 1: what rounding errors are relative to."""
+    return max(float(graph(x).abs().max()) for graph in graphs)
 
 
 def file_sha256(path: Path) -> str:

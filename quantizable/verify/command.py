@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,16 @@ import torch
 from torch import Tensor
 
 from quantizable.interface.progress import progress
+from quantizable.verify.agreement import decide_agreement, largest_radius
 from quantizable.verify.box import Box
-from quantizable.verify.certificate import Certificate, certify, differences, file_sha256, replayed
+from quantizable.verify.certificate import (
+    Certificate,
+    certify,
+    differences,
+    file_sha256,
+    output_scale,
+    replayed,
+)
 from quantizable.verify.decide import Verdict, check_query, decide
 from quantizable.verify.fixed_point import (
     FixedPoint,
@@ -72,27 +81,12 @@ def load_graphs(
 
 
 def _verify(args: argparse.Namespace) -> int:
-    for name in ("network", "inputs", "radius"):
-        if getattr(args, name) is None:
-            raise ValueError(f"{name} is missing; see quantizable verify --help")
+    question = "robustness" if args.robust else args.question
     modes = [mode.strip() for mode in args.bits.split(",")]
-    if len(modes) != (1 if args.robust else 2):
-        raise ValueError(
-            f"--bits {args.bits}: give "
-            f"{'one mode with --robust' if args.robust else 'two modes, as --bits 32,4'}"
-        )
-    if not args.robust and (args.eps is None or not 0 < args.eps < float("inf")):
-        raise ValueError(f"eps {args.eps} is not allowed; give --eps above 0")
-    if not args.time_limit > 0:
-        raise ValueError(f"time limit {args.time_limit} is not allowed; give seconds above 0")
     inputs = _load_inputs(args.inputs)
     pixels = args.network.suffix == ".npz"
-    box = Box.around(
-        inputs,
-        args.radius,
-        *_limits(args, pixels),
-        integer=pixels,
-    )
+    limits = _limits(args, pixels)
+    box = Box.around(inputs, args.radius, *limits, integer=pixels)
     graphs = load_graphs(args.network, modes, tuple(inputs.shape[1:]), args.data)
     if inputs.shape[1:] != graphs[0].input_shape:
         raise ValueError(
@@ -100,28 +94,48 @@ def _verify(args: argparse.Namespace) -> int:
             f"{tuple(graphs[0].input_shape)}"
         )
     results: list[tuple[str, Verdict]] = []
+    radii: list[str] = []
+    eps = args.eps if question == "difference" else 0.0
+    several = len(modes) > 2
     for i, x in enumerate(progress(inputs, "verifying")):
         output = int(graphs[0](x[None]).flatten().argmax())
-        eps = 0.0 if args.robust else args.eps
-        verdict = _decider(graphs, output, eps, args.time_limit, not args.bounds_only)(box[i : i + 1])
-        results.append((f"{args.inputs.stem}[{i}] class {output}", verdict))
-        if args.output is not None:
-            certify(
-                args.network,
-                [graph.sha256 for graph in graphs],
-                modes,
-                kind="robustness" if args.robust else "difference",
-                output=output,
-                eps=eps,
-                box=box[i : i + 1],
-                verdict=verdict,
-                time_limit=args.time_limit,
-            ).save(args.output / f"certificate-{i}.json")
+        name = f"{args.inputs.stem}[{i}] class {output}"
+        one = box[i : i + 1]
+        for which, verdict in _answers(
+            question, graphs, one, output, eps, args.time_limit, not args.bounds_only
+        ):
+            label = f" mode {modes[which[-1]]}" if several else ""
+            results.append((name + label, verdict))
+            if args.output is not None:
+                file = f"certificate-{i}{f'-{Path(modes[which[-1]]).stem}' if several else ''}.json"
+                certify(
+                    args.network,
+                    [graphs[k].sha256 for k in which],
+                    [modes[k] for k in which],
+                    kind=question,
+                    output=output,
+                    eps=eps,
+                    box=one,
+                    verdict=verdict,
+                    time_limit=args.time_limit,
+                ).save(args.output / file)
+        if args.largest_radius:
+            radii += _largest(name, modes, graphs, partial(_around, x[None], limits), args.radius)
+    return _report(results, radii, args.output)
+
+
+def _around(x: Tensor, limits: tuple[float, float], radius: float) -> Box:
+    return Box.around(x, radius, *limits)
+
+
+def _report(results: list[tuple[str, Verdict]], radii: list[str], output: Path | None) -> int:
     print_table(results)
-    if args.output is not None:
-        for path in save_report(results, args.output):
+    for line in radii:
+        print(line)
+    if output is not None:
+        for path in save_report(results, output):
             print(f"wrote {path}")
-        print(f"wrote {len(results)} certificates to {args.output}")
+        print(f"wrote {len(results)} certificates to {output}")
     return 0 if all(v.status == "proved" for _, v in results) else 1
 
 
@@ -138,7 +152,7 @@ def _check(args: argparse.Namespace) -> int:
         return 1
     graphs = load_graphs(path, old.modes, tuple(old.input_shape), args.data)
     use_milp = old.method.startswith("milp")
-    verdict = _decider(graphs, old.output, old.eps, old.time_limit, use_milp)(old.box)
+    [(_, verdict)] = _answers(old.property, graphs, old.box, old.output, old.eps, old.time_limit, use_milp)
     hashes = [graph.sha256 for graph in graphs]
     new = certify(
         path,
@@ -151,7 +165,7 @@ def _check(args: argparse.Namespace) -> int:
         verdict=verdict,
         time_limit=old.time_limit,
     )
-    problems = differences(old, new) + replayed(old, graphs)
+    problems = differences(old, new, output_scale(graphs, old.box.center)) + replayed(old, graphs)
     for problem in problems:
         print(f"not confirmed: {problem}")
     if not problems:
@@ -159,19 +173,42 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _decider(
-    graphs: list[Graph], output: int, eps: float, time_limit: float, use_milp: bool
-) -> Callable[[Box], Verdict]:
-    """The question a run asks of each box: robustness of one network, or difference of two."""
-    if len(graphs) == 1:
-        return lambda box: decide_robustness(graphs[0], box, output, time_limit, use_milp)
+def _answers(
+    question: str,
+    graphs: list[Graph],
+    box: Box,
+    output: int,
+    eps: float,
+    time_limit: float,
+    use_milp: bool,
+) -> list[tuple[tuple[int, ...], Verdict]]:
+    """The verdicts of one box, each with the indices of the networks it is about."""
+    if question == "robustness":
+        return [((0,), decide_robustness(graphs[0], box, output, time_limit, use_milp))]
+    if question == "agreement":
+        others = {str(k): graph for k, graph in enumerate(graphs) if k > 0}
+        found = decide_agreement(graphs[0], others, box, time_limit, use_milp)
+        return [((0, int(k)), verdict) for k, verdict in found.items()]
     first, second = graphs
+    check_query(first, box, output, eps)
+    return [((0, 1), decide(first, second, box, output, eps, time_limit, use_milp))]
 
-    def difference(box: Box) -> Verdict:
-        check_query(first, box, output, eps)
-        return decide(first, second, box, output, eps, time_limit, use_milp)
 
-    return difference
+def _largest(
+    name: str, modes: list[str], graphs: list[Graph], boxes: Callable[[float], Box], radius: float
+) -> list[str]:
+    """A line for each mode: up to which radius the bounds prove agreement."""
+    others = dict(zip(modes[1:], graphs[1:], strict=True))
+    found = largest_radius(boxes, graphs[0], others, radius)
+    return [
+        f"{name} mode {mode}: "
+        + (
+            "agreement is not proved at any radius"
+            if r is None
+            else f"agreement is proved up to radius {r:.6g}"
+        )
+        for mode, r in found.items()
+    ]
 
 
 def _load_inputs(path: Path) -> Tensor:

@@ -18,12 +18,16 @@ from torch import Tensor
 
 from quantizable.verify.bounds import DifferenceBounds, difference_bounds
 from quantizable.verify.box import Box
+from quantizable.verify.curves import Curve
 from quantizable.verify.graph import Graph
 from quantizable.verify.influence import influences
+from quantizable.verify.pooling import MaxPool2d
 from quantizable.verify.reach import Reach
 from quantizable.verify.replay import Replay, search
+from quantizable.verify.stages import Activation
 
 Status = Literal["proved", "refuted", "unknown"]
+MOST_ENTRIES = 2**26  # of one dense matrix of the program: 512 MiB
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ def decide(
         output: index of the output compared, usually the predicted class.
         eps: the allowed error, above 0, in units of the output.
         time_limit: seconds for the whole query.
-        use_milp: False stops after bounds and search.
+        use_milp: False stops after bounds and search, as for networks that the MILP cannot encode: with max
+            pooling, smooth activations, or too many neurons for its dense matrices.
 
     Raises:
         ValueError: ``eps`` not above 0 or infinite, an output index the network lacks, more than one box; see
@@ -156,7 +161,8 @@ def settle(
         The status, the method that decided, and the counterexample if refuted.
     """
     outputs = first.shapes[-1].numel()
-    remaining = [q for q in questions if q.upper_bound(bounds) >= q.target]
+    # not ">=": a bound that overflowed to NaN says nothing, so its question stays
+    remaining = [q for q in questions if not q.upper_bound(bounds) < q.target]
     if not remaining:
         return "proved", "bounds", None
     for question in remaining:
@@ -166,11 +172,24 @@ def settle(
         if found.value >= question.target:
             return "refuted", "search", found
     method = "search"
+    use_milp = use_milp and not _beyond_milp(first)
     for question in remaining if use_milp else []:
         status, method, witness = _by_milp(first, second, box, bounds, question, deadline)
         if status != "proved":
             return status, method, witness
     return ("proved" if use_milp else "unknown"), method, None
+
+
+def _beyond_milp(graph: Graph) -> bool:
+    """Whether the program cannot encode the network (smooth functions, max pooling) or would not fit into
+    memory."""
+    stages = [node.stage for node in graph.nodes]
+    sizes = [shape.numel() for shape in graph.shapes]
+    # of each neuron and network at most an error, a value and a binary variable
+    columns = sizes[0] + 6 * sum(
+        n for n, s in zip(sizes[1:], stages, strict=True) if isinstance(s, Activation)
+    )
+    return columns * max(sizes) > MOST_ENTRIES or any(isinstance(s, Curve | MaxPool2d) for s in stages)
 
 
 def _by_milp(

@@ -9,9 +9,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from quantizable.verify.curves import Curve
+from quantizable.verify.pooling import MaxPool2d
+from quantizable.verify.rearranging import Concat
 from quantizable.verify.stages import Activation, Add, Conv2d, Linear, Scale, Stage
 
 AFFINE = (Linear, Conv2d, Scale)
+NONLINEAR = (Activation, Curve, MaxPool2d)
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,17 @@ class Graph:
                     )
         zero = torch.zeros(1, *self.input_shape, dtype=torch.float64)
         self.shapes = [value.shape[1:] for value in self.values(zero)]
+        self._last_reader = {i: index for index, node in enumerate(self.nodes) for i in node.inputs}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs ``(batch, *output_shape)`` of inputs ``(batch, *input_shape)``."""
-        return self.values(x)[-1]
+        values = {0: x.to(torch.float64)}
+        for index, node in enumerate(self.nodes):
+            values[index + 1] = apply(node.stage, *(values[i] for i in node.inputs))
+            for i in set(node.inputs):
+                if self._last_reader[i] == index:
+                    del values[i]
+        return values[len(self.nodes)]
 
     def values(self, x: Tensor) -> list[Tensor]:
         """The input and every node's result."""
@@ -59,8 +70,8 @@ class Graph:
 
     @property
     def nonlinear_inputs(self) -> set[int]:
-        """Values that an activation reads: where tight bounds pay."""
-        return {node.inputs[0] for node in self.nodes if isinstance(node.stage, Activation)}
+        """Values that a stage reads which is not linear: where tight bounds pay."""
+        return {node.inputs[0] for node in self.nodes if isinstance(node.stage, NONLINEAR)}
 
     @property
     def sha256(self) -> str:
@@ -87,7 +98,7 @@ def apply(stage: Stage, *inputs: Tensor) -> Tensor:
     """Evaluate one stage, in float64."""
     if isinstance(stage, AFFINE):
         return stage.multiply(inputs[0]) + stage.offset
-    if isinstance(stage, Add):
+    if isinstance(stage, Add | Concat):
         return stage(*inputs)
     return stage(inputs[0])
 
@@ -100,9 +111,9 @@ def chain(stages: Sequence[Stage], input_shape: Sequence[int]) -> Graph:
 def check_pair(network: Graph, quantized: Graph) -> None:
     """Raise ``ValueError`` unless both networks have the same stages and shapes in lockstep."""
 
-    def layout(graph: Graph) -> list[tuple[str, tuple[int, ...], torch.Size]]:
+    def layout(graph: Graph) -> list[tuple[object, tuple[int, ...], torch.Size]]:
         return [
-            (type(node.stage).__name__, node.inputs, shape)
+            (_kind(node.stage), node.inputs, shape)
             for node, shape in zip(graph.nodes, graph.shapes[1:], strict=True)
         ]
 
@@ -111,6 +122,11 @@ def check_pair(network: Graph, quantized: Graph) -> None:
             "the two networks differ in structure; difference bounds need two modes of one "
             "network: the same layers, shapes and connections, other numbers"
         )
+
+
+def _kind(stage: Stage) -> object:
+    """What two modes share of a stage: its class where they differ in numbers, else all of it."""
+    return type(stage) if isinstance(stage, (*AFFINE, Activation)) else stage
 
 
 def _tensors(stage: Stage) -> list[tuple[str, Tensor]]:

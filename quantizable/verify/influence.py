@@ -6,6 +6,7 @@ from torch import Tensor
 
 from quantizable.verify.graph import AFFINE, Graph
 from quantizable.verify.interval import Interval
+from quantizable.verify.rearranging import REARRANGING, Concat
 from quantizable.verify.stages import Activation, Add
 
 
@@ -28,8 +29,11 @@ def influences(graph: Graph, own: list[Interval], weights: Tensor) -> dict[int, 
             parts = [stage.absolute().adjoint(a, graph.shapes[node.inputs[0]])]
         elif isinstance(stage, Add):
             parts = [a, a]
+        elif isinstance(stage, Concat):
+            parts = stage.split(a, [graph.shapes[i] for i in node.inputs])
         else:
-            parts = [a.reshape(1, *graph.shapes[node.inputs[0]])]
+            assert isinstance(stage, REARRANGING)  # the program knows no others
+            parts = [stage.adjoint(a, graph.shapes[node.inputs[0]])]
         for source, part in zip(node.inputs, parts, strict=True):
             pending[source] = pending[source] + part if source in pending else part
     return found

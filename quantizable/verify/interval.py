@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quantizable.verify.graph import AFFINE, apply
-from quantizable.verify.stages import Activation, Affine, Stage
+from quantizable.verify.graph import apply
+from quantizable.verify.stages import Activation, Affine
 
 UNIT_ROUNDOFF = 2.0**-53
 GRID_LIMIT = 2.0**20
@@ -145,14 +145,3 @@ def codes_of(stage: Activation, x: Interval) -> Interval:
         return Interval(x.low / stage.step, x.high / stage.step)
     zero = torch.full_like(x.low, stage.zero_point)
     return Interval(down(x.low / stage.step), up(x.high / stage.step)).plus(Interval(zero, zero))
-
-
-def stage_interval(stage: Stage, *inputs: Interval, fan_in: int) -> Interval:
-    """Interval of any stage's result from the intervals of its inputs."""
-    if isinstance(stage, AFFINE):
-        return affine_interval(stage, inputs[0], fan_in)
-    if isinstance(stage, Activation):
-        return activation_interval(stage, inputs[0])
-    if len(inputs) == 2:
-        return inputs[0].plus(inputs[1])
-    return Interval(apply(stage, inputs[0].low), apply(stage, inputs[0].high))

@@ -10,7 +10,7 @@ column. The difference bounds of undecided neurons are added as cuts.
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import highspy
 import torch
@@ -19,14 +19,22 @@ from torch import Tensor
 from quantizable.verify.bounds import DifferenceBounds
 from quantizable.verify.box import Box
 from quantizable.verify.graph import AFFINE, Graph, apply
-from quantizable.verify.interval import Interval, rounded
-from quantizable.verify.program import Expression, Program, scatter, select
+from quantizable.verify.interval import Interval, gamma, rounded
+from quantizable.verify.program import (
+    FEW_ROUNDINGS,
+    SLACK,
+    SMALLEST_ENTRY,
+    Expression,
+    Program,
+    scatter,
+    select,
+)
 from quantizable.verify.stages import Activation
 
-# A proof must survive the solver's own tolerances: the violated property is asked for this much
-# more easily than it is defined.
+# A proof must survive the solver's own tolerances: the violated property is asked for more easily
+# than it is defined, by this share of what one column can do to it.
 MARGIN = 1e-5
-FEASIBILITY = 1e-7
+MOST_CODES = 2.0**16  # a neuron with more codes keeps its rounding relaxed: they would be below the tolerance
 
 Neuron = tuple[int, int, int]  # network (0 or 1), node, flat index
 
@@ -65,8 +73,8 @@ class PairProgram:
     ) -> None:
         self.program = Program()
         self.input_shape = box.low.shape[1:]
-        pixels = self.program.add_columns(box.low.flatten(), box.high.flatten())
-        values: tuple[list[Expression], list[Expression]] = ([pixels], [pixels])
+        self.pixels = self.program.add_columns(box.low.flatten(), box.high.flatten())
+        values: tuple[list[Expression], list[Expression]] = ([self.pixels], [self.pixels])
         self.relaxed: list[Relaxed] = []
         for index, node in enumerate(first.nodes):
             undecided = torch.zeros(0, dtype=torch.bool)
@@ -85,13 +93,16 @@ class PairProgram:
                 cut = Interval(*(side[0].flatten()[undecided] for side in bounds.difference[index + 1]))
                 self._difference_cuts(values[0][-1], values[1][-1], undecided, cut)
         out1, out2 = values[0][-1], values[1][-1]
-        columns = self.program.columns
+        columns, reach = self.program.columns, self.program.reach
         self.objective = (out2.padded(columns) - out1.padded(columns)) @ weights
-        self.constant = float((out2.constant - out1.constant) @ weights)
+        self.constant = (out2.constant - out1.constant) @ weights
+        g = 2 * gamma(first.shapes[-1].numel())
+        lost = [x.error + g * x.size(reach) for x in (out1, out2)]
+        self.error = (lost[0] + lost[1]) @ weights.abs()
 
     def input_of(self, solution: Tensor) -> Tensor:
         """The input part of a solution, ``(1, *input_shape)``."""
-        return solution[: self.input_shape.numel()].reshape(1, *self.input_shape)
+        return self.pixels.at(solution).reshape(1, *self.input_shape)
 
     def cheating(self, solution: Tensor, influence: dict[tuple[int, int], Tensor], count: int) -> set[Neuron]:
         """The neurons whose relaxed rounding gains most in ``solution`` over true rounding.
@@ -118,19 +129,25 @@ class PairProgram:
         Returns:
             ``("infeasible", None)``: no input reaches it, a proof. ``("feasible", s)``: the
             relaxed program does, in the solution ``s`` (its input is to be replayed).
-            ``("time limit", s or None)``: no answer in time.
+            ``("time limit", s or None)``: no answer in time,
+            or numbers that are not finite, about which nothing can be proved.
         """
+        needed = target - self.constant - self.error
+        model = self.program.highs_model(self.objective, needed, MARGIN)
+        if model is None:
+            return "time limit", None
         solver = highspy.Highs()
         for option, value in {
             "output_flag": False,
             "threads": 1,
             "time_limit": float(max(time_limit, 0.1)),
-            "primal_feasibility_tolerance": FEASIBILITY,
-            "mip_feasibility_tolerance": FEASIBILITY,
+            "primal_feasibility_tolerance": SLACK,
+            "mip_feasibility_tolerance": SLACK,
+            "small_matrix_value": SMALLEST_ENTRY,
             "mip_rel_gap": 0.1,
         }.items():
             solver.setOptionValue(option, value)
-        solver.passModel(self.program.highs_model(self.objective, target - MARGIN - self.constant))
+        solver.passModel(model)
         solver.run()
         status = solver.getModelStatus()
         if status == highspy.HighsModelStatus.kInfeasible:
@@ -145,16 +162,20 @@ class PairProgram:
     def _linear(self, graph: Graph, index: int, inputs: list[Expression]) -> Expression:
         """Affine, residual and reshaping stages act on each column of the matrix."""
         node = graph.nodes[index]
-        columns = self.program.columns
+        columns, reach = self.program.columns, self.program.reach
         shapes = [graph.shapes[i] for i in node.inputs]
         matrices = [e.padded(columns).reshape(-1, *s) for e, s in zip(inputs, shapes, strict=True)]
         constants = [e.constant.reshape(1, *s) for e, s in zip(inputs, shapes, strict=True)]
+        g = 2 * gamma(max(shape.numel() for shape in shapes))
+        lost = [(e.error + g * e.size(reach)).reshape(1, *s) for e, s in zip(inputs, shapes, strict=True)]
         if isinstance(node.stage, AFFINE):
             matrix = node.stage.multiply(matrices[0])
+            error = node.stage.absolute().multiply(lost[0]) + g * node.stage.offset.abs()
         else:
             matrix = apply(node.stage, *matrices)
+            error = apply(node.stage, *lost)
         constant = apply(node.stage, *constants)
-        return Expression(matrix.flatten(1), constant.flatten())
+        return Expression(matrix.flatten(1), constant.flatten(), error.flatten())
 
     def _activation(
         self,
@@ -178,7 +199,8 @@ class PairProgram:
         keep = ~fixed
         matrix = x.matrix * keep
         constant = torch.where(keep, x.constant, stage.clamp(r.low))
-        return Expression(matrix, constant), below | above
+        error = torch.where(keep, x.error, FEW_ROUNDINGS * constant.abs())
+        return Expression(matrix, constant, error), below | above
 
     def _rounding(
         self,
@@ -191,7 +213,7 @@ class PairProgram:
     ) -> Expression:
         whole = torch.zeros_like(free)
         whole[exact] = True
-        whole &= free
+        whole &= free & ((r.high - r.low) < MOST_CODES * stage.step)
         half = torch.full_like(r.low, stage.step / 2)
         relaxed = free & ~whole
         error = self.program.add_columns(-half[relaxed], half[relaxed])
@@ -201,7 +223,8 @@ class PairProgram:
             codes = [(side[whole] / stage.step + stage.zero_point).round() for side in r]
             code = self.program.add_columns(codes[0], codes[1], integer=True)
             before = select(x, whole)
-            after = Expression(code.matrix * stage.step, stage.value(code.constant))
+            size = (code.constant.abs() + abs(stage.zero_point)) * stage.step
+            after = Expression(code.matrix * stage.step, stage.value(code.constant), FEW_ROUNDINGS * size)
             self.program.add_rows([(1.0, before), (-1.0, after)], -half[whole])
             self.program.add_rows([(-1.0, before), (1.0, after)], -half[whole])
             x = scatter(x, whole, after, self.program.columns)
@@ -222,9 +245,9 @@ class PairProgram:
 
     def _minimum(self, x: Expression, r: Interval, limit: Tensor, where: Tensor) -> Expression:
         """``min(x, limit)``, as ``-max(-x, -limit)``."""
-        negated = Expression(-x.matrix, -x.constant)
+        negated = replace(x, matrix=-x.matrix, constant=-x.constant)
         result = self._maximum(negated, Interval(-r.high, -r.low), -limit, where)
-        return Expression(-result.matrix, -result.constant)
+        return replace(result, matrix=-result.matrix, constant=-result.constant)
 
     def _difference_cuts(
         self, first: Expression, second: Expression, where: Tensor, bounds: Interval

@@ -1,7 +1,7 @@
 """Linear bounds of an activation over an interval (DeepPoly, Singh et al., POPL 2019).
 
-``clamp(round(x), low, high)`` is bounded in three steps: rounding moves ``x`` by at most half
-a step; ``max(., low)`` is a ReLU; ``min(., high)`` is a mirrored ReLU.
+``clamp(round(x), low, high)`` is bounded in two steps: rounding moves ``x`` by at most half a step, and
+the clamp of the rounded value has two lines.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from quantizable.verify.interval import Interval, down, rounded, up
-from quantizable.verify.stages import INFINITY, Activation
+from quantizable.verify.stages import Activation
 
 
 class Line(NamedTuple):
@@ -33,22 +33,38 @@ class Relaxation(NamedTuple):
     upper: Line
 
 
-def relax_relu(x: Interval) -> Relaxation:
-    """DeepPoly's bounds of ``max(x, 0)``: the chord above, slope 0 or 1 below.
+def relax_clamp(v: Interval, low: float, high: float, published_step: float | None = None) -> Relaxation:
+    """Linear bounds of ``clamp(v, low, high)``: a ReLU has ``low = 0`` and ``high = inf``.
 
-    The lower slope is 0 if ``low + high <= 0`` and 1 otherwise (the smaller area).
+    Where ``v`` crosses ``low``, the upper line is the chord up to where the function ends to grow; where it
+    crosses ``high``, that line or the constant ``high``, whichever leaves less area. The lower line is the
+    same seen from below, as in DeepPoly.
+
+    Args:
+        published_step: choose the constant where QEBVerif does: from the middle of ``v`` at one grid step
+            below ``high`` on. All widths they published come out only so.
     """
-    zero, one = torch.zeros_like(x.low), torch.ones_like(x.low)
-    active, dead = x.low >= 0, x.high <= 0
-    crossing = ~active & ~dead
-    width = torch.where(crossing, x.high - x.low, one)
-    slope = torch.where(crossing, x.high / width, torch.where(active, one, zero))
-    # At x = high the chord must reach high, at x = low it must reach 0: rounding of the slope
-    # cannot push it below either end.
-    offset = torch.maximum(up(x.high - down(slope * x.high)), up(-down(slope * x.low)))
-    upper = Line(slope, torch.where(crossing, offset, zero))
-    lower_slope = torch.where(active | (crossing & (x.low + x.high > 0)), one, zero)
-    return Relaxation(Line(lower_slope, zero), upper)
+    upper = _upper_line(v, low, high, published_step)
+    mirrored = _upper_line(Interval(-v.high, -v.low), -high, -low, None)
+    return Relaxation(Line(mirrored.slope, -mirrored.offset), upper)
+
+
+def _upper_line(v: Interval, low: float, high: float, published_step: float | None) -> Line:
+    zero, one = torch.zeros_like(v.low), torch.ones_like(v.low)
+    end = v.high.clamp(low, high)  # the largest value; the function reaches it at ``end`` too
+    start = v.low.clamp(low, high)
+    chord = (v.low < low) & (v.high > low)
+    width = torch.where(chord, end - v.low, one)
+    slope = torch.where(chord, (end - start) / width, one)
+    # The chord must reach ``end`` at its end and ``low`` at its start: rounding of the slope cannot
+    # push it below either.
+    reach = torch.maximum(up(end - down(slope * end)), up(start - down(slope * v.low)))
+    offset = torch.where(chord, reach, zero)
+    middle = (v.low + v.high) / 2
+    least_area = published_step is None
+    better = end <= slope * middle + offset if least_area else middle >= high - (published_step or 0.0)
+    constant = (v.high > high) & better | (v.high <= low)
+    return Line(torch.where(constant, zero, slope), torch.where(constant, end, offset))
 
 
 def relax(stage: Activation, x: Interval, tight: bool = False) -> Relaxation:
@@ -56,34 +72,19 @@ def relax(stage: Activation, x: Interval, tight: bool = False) -> Relaxation:
 
     Args:
         x: interval of the value before the activation, ``(batch, *shape)``.
-        tight: where rounding leaves a single grid point, use that constant instead of
-            ``x +- step/2`` (not part of the published analysis).
+        tight: the lines with the least area, and where rounding leaves a single grid point, that constant
+            instead of ``x +- step/2``; else those of the published analysis.
     """
     zero, one = torch.zeros_like(x.low), torch.ones_like(x.low)
     value = rounded(stage, x)
-    lower, upper = Line(one, zero - stage.step / 2), Line(one, zero + stage.step / 2)
-    if stage.low > -INFINITY:  # max(v, low) = low + relu(v - low)
-        relu = relax_relu(Interval(value.low - stage.low, value.high - stage.low))
-        lower, upper = (
-            Line(line.slope, line.offset + (1 - line.slope) * stage.low).at(inner)
-            for line, inner in zip(relu, (lower, upper), strict=True)
-        )
-        value = Interval(value.low.clamp(min=stage.low), value.high.clamp(min=stage.low))
-    if stage.high < INFINITY:  # min(v, high) = high - relu(high - v)
-        relu = relax_relu(Interval(stage.high - value.high, stage.high - value.low))
-        upper_cut, lower_cut = (
-            Line(line.slope, (1 - line.slope) * stage.high - line.offset) for line in relu
-        )
-        lower, upper = lower_cut.at(lower), upper_cut.at(upper)
-        value = Interval(value.low.clamp(max=stage.high), value.high.clamp(max=stage.high))
+    lines = relax_clamp(value, stage.low, stage.high, None if tight else stage.step)
+    lower = lines.lower.at(Line(one, zero - stage.step / 2))
+    upper = lines.upper.at(Line(one, zero + stage.step / 2))
     if tight and stage.step > 0:
+        value = Interval(*(stage.clamp(limit) for limit in value))
         constant = value.low == value.high
-        lower = Line(
-            torch.where(constant, zero, lower.slope),
-            torch.where(constant, value.low, lower.offset),
-        )
-        upper = Line(
-            torch.where(constant, zero, upper.slope),
-            torch.where(constant, value.high, upper.offset),
+        lower, upper = (
+            Line(torch.where(constant, zero, line.slope), torch.where(constant, limit, line.offset))
+            for line, limit in zip((lower, upper), value, strict=True)
         )
     return Relaxation(lower, upper)

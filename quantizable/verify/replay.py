@@ -7,6 +7,8 @@ keep what is better. It can only refute, never prove.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,19 +62,42 @@ def search(
     Returns:
         The best input found, whether or not it reaches the target.
     """
-    generator = torch.Generator().manual_seed(seed)
-    population = box.nearest(starts)
 
     def score(x: Tensor) -> Tensor:
         return (second(x) - first(x)).flatten(1) @ weights
 
+    best, _ = climb(score, box, starts, target, steps=steps, children=children, seed=seed)
+    return replay(first, second, best, weights)
+
+
+def climb(
+    score: Callable[[Tensor], Tensor],
+    box: Box,
+    starts: Tensor,
+    target: float,
+    *,
+    steps: int = 60,
+    children: int = 192,
+    seed: int = 0,
+    deadline: float = float("inf"),
+) -> tuple[Tensor, float]:
+    """The (1 + lambda) strategy for any score of inputs, ``(batch, *input_shape)`` to ``(batch,)``.
+
+    Args:
+        deadline: of ``time.perf_counter``; the search ends there with the best so far.
+
+    Returns:
+        The best input found, ``(1, *input_shape)``, and its score.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    population = box.nearest(starts)
     scores = score(population)
     best, value = population[scores.argmax()][None], float(scores.max())
     size = best[0].numel()
     low, high = box.low.flatten(1), box.high.flatten(1)
     rate = 4.0
     for _ in range(steps):
-        if value >= target:
+        if value >= target or time.perf_counter() > deadline:
             break
         # Each child redraws about `rate` of the inputs, at random within the box.
         changed = torch.rand(children, size, generator=generator) < rate / size
@@ -85,4 +110,4 @@ def search(
             rate = min(rate * 1.5, size / 2)
         else:
             rate = max(rate / 1.5, 1.0)
-    return replay(first, second, best, weights)
+    return best, value

@@ -3,8 +3,8 @@
 A network is a list of stages (:mod:`quantizable.verify.graph`). Everything linear is an
 :class:`Affine` stage: it maps ``x`` to ``A x + bias`` and knows three more things that bounds
 need: its adjoint ``A^T``, the stage of ``|A|``, and the stage of the difference of two
-matrices. Everything else is an :class:`Activation`: round to a grid, then clamp. Rounding and
-clamping are both monotone, which is all that the bounds use.
+matrices. An :class:`Activation` rounds to a grid, then clamps; both are monotone, which is all that
+its bounds use. Smooth functions, max pooling and what only moves values have files of their own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
+
+from quantizable.verify.curves import Curve
+from quantizable.verify.pooling import MaxPool2d
+from quantizable.verify.rearranging import Concat, Rearranging
 
 INFINITY = float("inf")
 
@@ -150,14 +154,6 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Flatten:
-    """``(batch, *in_shape)`` to ``(batch, features)``."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x.flatten(1)
-
-
-@dataclass(frozen=True)
 class Add:
     """Sum of two values of one shape (a residual connection)."""
 
@@ -221,4 +217,4 @@ class Activation:
         return replace(self, low=low, high=high)
 
 
-Stage = Linear | Conv2d | Scale | Flatten | Add | Activation
+Stage = Linear | Conv2d | Scale | Rearranging | Concat | Add | Activation | Curve | MaxPool2d

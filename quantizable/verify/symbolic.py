@@ -8,7 +8,7 @@ which keeps the correlation that separate intervals lose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +17,12 @@ from torch import Tensor
 from quantizable.verify.box import Box
 from quantizable.verify.graph import AFFINE, Graph
 from quantizable.verify.interval import gamma
+from quantizable.verify.pool_bounds import Pick
+from quantizable.verify.rearranging import REARRANGING, Concat
 from quantizable.verify.relaxation import Relaxation
-from quantizable.verify.stages import Activation, Add
+from quantizable.verify.stages import Add, Stage
+
+Bounds = Relaxation | Pick  # linear bounds of a stage that is not linear
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,17 @@ class Form:
             self.roundoff + other.roundoff,
         )
 
+    @classmethod
+    def of_rows(cls, parts: Sequence[Form]) -> Form:
+        """All rows of several forms in one."""
+
+        def joined(name: str) -> Tensor:
+            tensors = [getattr(part, name) for part in parts]
+            batch = max(x.shape[0] for x in tensors)  # 1 if it is the same for every box
+            return torch.cat([x.expand(batch, *x.shape[1:]) for x in tensors], 1)
+
+        return parts[0] if len(parts) == 1 else cls(*map(joined, ("coefficients", "constant", "roundoff")))
+
     def rows(self, part: slice) -> Form:
         return Form(self.coefficients[:, part], self.constant[:, part], self.roundoff[:, part])
 
@@ -66,7 +81,7 @@ def upper_form(
     graph: Graph,
     value: int,
     coefficients: Tensor,
-    relaxations: Mapping[int, Relaxation],
+    relaxations: Mapping[int, Bounds],
     magnitudes: Mapping[int, Tensor],
 ) -> Form:
     """A linear form of the input that is at least ``C v`` everywhere in the box.
@@ -74,7 +89,7 @@ def upper_form(
     Args:
         value: index of ``v`` among the graph's values.
         coefficients: ``C``, ``(batch or 1, rows, *shape of v)``.
-        relaxations: linear bounds of each activation node on the way.
+        relaxations: linear bounds of each node on the way that is not linear.
         magnitudes: for each node, a bound of ``|A| |x| + |bias|``, ``(batch, *shape)``: the
             scale of the rounding errors made at that node.
     """
@@ -89,25 +104,11 @@ def upper_form(
             continue
         a = pending.pop(index)
         node = graph.nodes[index - 1]
-        stage = node.stage
         if index - 1 in magnitudes:
             roundoff = roundoff + factor * _dot(a.abs().flatten(2), magnitudes[index - 1].flatten(1))
-        if isinstance(stage, Activation):
-            lower, upper = relaxations[index - 1]
-            up, down = a.clamp(min=0), a.clamp(max=0)
-            offsets = up * upper.offset[:, None] + down * lower.offset[:, None]
-            constant = constant + offsets.flatten(2).sum(2)
-            parts = [up * upper.slope[:, None] + down * lower.slope[:, None]]
-        elif isinstance(stage, AFFINE):
-            in_shape = graph.shapes[node.inputs[0]]
-            offset = torch.broadcast_to(stage.offset, graph.shapes[index])
-            constant = constant + (a * offset).flatten(2).sum(2)
-            flat = a.reshape(-1, *graph.shapes[index])
-            parts = [stage.adjoint(flat, in_shape).reshape(*a.shape[:2], *in_shape)]
-        elif isinstance(stage, Add):
-            parts = [a, a]
-        else:
-            parts = [a.reshape(*a.shape[:2], *graph.shapes[node.inputs[0]])]
+        in_shapes = [graph.shapes[i] for i in node.inputs]
+        parts, offset = _through(node.stage, a, in_shapes, relaxations.get(index - 1))
+        constant = constant + offset
         for source, part in zip(node.inputs, parts, strict=True):
             pending[source] = pending[source] + part if source in pending else part
     at_input = pending.get(0)
@@ -116,10 +117,40 @@ def upper_form(
     return Form(at_input.flatten(2), constant, roundoff)
 
 
-def both_signs(size: int) -> Tensor:
-    """Rows ``+v_i`` and then ``-v_i``, ``(1, 2 size, size)``: all upper and lower bounds."""
-    eye = torch.eye(size, dtype=torch.float64)
-    return torch.cat([eye, -eye])[None]
+def _through(
+    stage: Stage, a: Tensor, in_shapes: list[torch.Size], lines: Bounds | None
+) -> tuple[list[Tensor], Tensor | float]:
+    """One stage towards the input: coefficients of each value it reads, and what the constant grows by.
+
+    Args:
+        a: coefficients of the stage's result, ``(batch or 1, rows, *out_shape)``.
+    """
+    if isinstance(lines, Pick):
+        part, offset = lines.upper(a, in_shapes[0])
+        return [part], offset
+    if lines is not None:
+        lower, upper = lines
+        up, down = a.clamp(min=0), a.clamp(max=0)
+        offsets = up * upper.offset[:, None] + down * lower.offset[:, None]
+        return [up * upper.slope[:, None] + down * lower.slope[:, None]], offsets.flatten(2).sum(2)
+    if isinstance(stage, Add):
+        return [a, a], 0.0
+    if isinstance(stage, Concat):
+        return stage.split(a, in_shapes), 0.0
+    assert isinstance(stage, (*AFFINE, *REARRANGING))
+    part = stage.adjoint(a.flatten(0, 1), in_shapes[0]).reshape(*a.shape[:2], *in_shapes[0])
+    if not isinstance(stage, AFFINE):
+        return [part], 0.0
+    return [part], (a * torch.broadcast_to(stage.offset, a.shape[2:])).flatten(2).sum(2)
+
+
+def signed_rows(shape: torch.Size, start: int, end: int) -> Tensor:
+    """Rows ``start`` to ``end`` of ``+v_i`` for all i and then ``-v_i``, ``(1, rows, *shape)``."""
+    size = shape.numel()
+    index = torch.arange(start, end)
+    rows = torch.zeros(1, len(index), size, dtype=torch.float64)
+    rows[0, torch.arange(len(index)), index % size] = torch.where(index < size, 1.0, -1.0).double()
+    return rows.reshape(1, -1, *shape)
 
 
 def _dot(a: Tensor, x: Tensor) -> Tensor:

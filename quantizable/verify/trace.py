@@ -12,34 +12,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import fx, nn
 
 from quantizable.bits import ModeLike
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantConv2d, QuantLayer, QuantLinear
-from quantizable.nn.norms import PerModeNorm, is_plain, scale_and_bias
-from quantizable.quantizers import Quantizer
+from quantizable.nn.norms import PerModeNorm, is_plain
 from quantizable.verify.graph import Graph, Node, apply
-from quantizable.verify.simplify import simplify
-from quantizable.verify.stages import Activation, Add, Conv2d, Flatten, Linear, Scale, Stage
-
-SUPPORTED = (
-    "Linear, Conv2d (zero padding), BatchNorm1d/2d (also per mode), ReLU, ReLU6, Hardtanh, "
-    "AvgPool2d (without padding), AdaptiveAvgPool2d(1), mean over both image axes, Flatten, "
-    "Identity, Dropout and the addition of two branches"
+from quantizable.verify.layers import (
+    OPTIONS,
+    SUPPORTED,
+    layer_stage,
+    norm_stage,
+    quantizer_stage,
+    simple_stages,
+    unsupported,
 )
-RELU = (nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_")
-IGNORED = (nn.Identity, nn.Dropout, F.dropout, "contiguous")
-FLATTEN = (nn.Flatten, torch.flatten, "flatten")
+from quantizable.verify.rearranging import Concat, Flatten, Slice
+from quantizable.verify.simplify import simplify
+from quantizable.verify.stages import Add, Stage
+
 ADDITION = (operator.add, operator.iadd, torch.add, "add", "add_")
-# a function's options in the order in which they may be given without their names
-OPTIONS: dict[Any, tuple[str, ...]] = {
-    **dict.fromkeys((torch.flatten, "flatten"), ("start_dim", "end_dim")),
-    **dict.fromkeys((torch.mean, "mean"), ("dim", "keepdim")),
-    **dict.fromkeys((F.relu, F.relu6), ("inplace",)),
-    F.dropout: ("p", "training", "inplace"),
-}
+CONCATENATION = (torch.cat, torch.concat)
 
 
 class Value(fx.Proxy):
@@ -178,6 +172,8 @@ class _Lowering:
         names = OPTIONS.get(node.target, ())
         if node.target in ADDITION and len(sources) == 2 and not node.kwargs:
             self.value[node] = self._emit(Add(), *(self.value[source] for source in sources))
+        elif node.target in CONCATENATION:
+            self.value[node] = self._concatenate(node, name)
         elif len(sources) == len(node.all_input_nodes) == 1 and len(node.args) <= 1 + len(names):
             options = {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
             self.value[node] = self._simple(node.target, options, self.value[sources[0]], name)
@@ -189,7 +185,7 @@ class _Lowering:
     def _write_through(self, node: fx.Node, changed: fx.Node) -> None:
         """Let every name of a tensor mean its new value, after ``node`` changed it in place."""
         old, new = self.value[changed], self.value[node]
-        views = {i for pair in self.views if old in pair for i in pair} - {old}
+        views = self._views_of(old)
         seen = False
         for later in self.traced.nodes:
             if seen and any(self.value.get(read) in views for read in later.all_input_nodes):
@@ -199,107 +195,29 @@ class _Lowering:
             if value == old:
                 self.value[name] = new
 
-    def _flatten(self, x: int) -> int:
-        view = self._emit(Flatten(), x)
-        self.views.append((x, view))
-        return view
+    def _views_of(self, value: int) -> set[int]:
+        """The other values that share its memory, views of views too."""
+        found, before = {value}, 0
+        while len(found) > before:
+            before = len(found)
+            found |= {i for pair in self.views if found & set(pair) for i in pair}
+        return found - {value}
 
     def _simple(self, layer: Any, options: dict[str, Any], x: int, name: str) -> int:
         """A layer or function of one value and plain options."""
-        kind = type(layer) if isinstance(layer, nn.Module) else layer
-        shape = self.shapes[x]
-        if kind is F.dropout and options.get("training", True):
-            raise unsupported(f"{name}, which is random in evaluation too")
-        if kind in IGNORED:
-            return x
-        if kind in RELU:
-            return self._emit(Activation(low=0.0), x)
-        if kind in (nn.ReLU6, F.relu6):
-            return self._emit(Activation(low=0.0, high=6.0), x)
-        if kind is nn.Hardtanh:
-            return self._emit(Activation(low=float(layer.min_val), high=float(layer.max_val)), x)
-        if isinstance(layer, nn.Flatten):
-            options = {"start_dim": layer.start_dim, "end_dim": layer.end_dim}
-        if kind in FLATTEN and options in ({"start_dim": 1}, {"start_dim": 1, "end_dim": -1}):
-            return self._flatten(x) if len(shape) > 1 else x
-        whole = kind is nn.AvgPool2d and layer.padding in (0, (0, 0)) and not layer.ceil_mode
-        if whole and layer.divisor_override is None:
-            stride = layer.kernel_size if layer.stride is None else layer.stride
-            return self._emit(pooling(shape, _pair(layer.kernel_size), _pair(stride)), x)
-        if kind is nn.AdaptiveAvgPool2d and layer.output_size in (1, (1, 1)):
-            return self._emit(pooling(shape, (shape[1], shape[2]), (1, 1)), x)
-        if kind in (torch.mean, "mean") and len(shape) == 3 and _is_image_mean(options):
-            x = self._emit(pooling(shape, (shape[1], shape[2]), (1, 1)), x)
-            return x if options.get("keepdim") else self._emit(Flatten(), x)
-        raise unsupported(name)
+        for stage in simple_stages(layer, options, self.shapes[x], name):
+            before, x = x, self._emit(stage, x)
+            if isinstance(stage, Flatten | Slice):
+                self.views.append((before, x))
+        return x
 
-
-def unsupported(name: str) -> ValueError:
-    return ValueError(f"layer {name} cannot be verified; supported are {SUPPORTED}")
-
-
-def quantizer_stage(quantizer: Quantizer, name: str) -> Activation:
-    """The rounding and clamping of an activation quantizer at its active bit-width.
-
-    Raises:
-        ValueError: the quantizer was never calibrated, or has one scale per channel.
-    """
-    if quantizer.active is None:
-        return Activation()
-    if not quantizer.is_set(quantizer.bits):
-        raise ValueError(
-            f"the input quantizer of {name} was never calibrated, so its step size is not known; "
-            "train the network or call network.calibrate(loader) first"
-        )
-    scale, zero_point, quant_min, quant_max = quantizer.qparams(torch.zeros(1))
-    if scale.numel() != 1:
-        raise ValueError(f"the input quantizer of {name} has a scale per channel; supported is one")
-    step, zero = float(scale), float(zero_point)
-    return Activation(step, (quant_min - zero) * step, (quant_max - zero) * step, True, zero)
-
-
-def layer_stage(layer: nn.Module, weight: Tensor, name: str) -> Linear | Conv2d:
-    """A linear or convolution layer with the given weight, in float64."""
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    weight = weight.detach().double()
-    bias = torch.zeros(weight.shape[0]) if layer.bias is None else layer.bias.detach()
-    if isinstance(layer, nn.Linear):
-        return Linear(weight, bias.double())
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        raise ValueError(
-            f"layer {name} pads with {layer.padding_mode!r}, {layer.padding!r}; supported is zero "
-            "padding by a number of pixels"
-        )
-    return Conv2d(
-        weight,
-        bias.double(),
-        _pair(layer.stride),
-        _pair(layer.padding),
-        _pair(layer.dilation),
-        layer.groups,
-    )
-
-
-def norm_stage(norm: nn.Module, axes: int) -> Scale:
-    """Batch norm in evaluation: ``(x - mean) / sqrt(var + eps) * weight + bias``."""
-    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    factor, bias = scale_and_bias(norm)
-    shape = (-1,) + (1,) * (axes - 1)
-    return Scale(factor.reshape(shape), bias.reshape(shape))
-
-
-def pooling(shape: torch.Size, kernel: tuple[int, int], stride: tuple[int, int]) -> Conv2d:
-    """Average pooling as a convolution with constant weights, channel by channel."""
-    channels = shape[0]
-    weight = torch.full((channels, 1, *kernel), 1 / (kernel[0] * kernel[1]), dtype=torch.float64)
-    return Conv2d(weight, torch.zeros(channels, dtype=torch.float64), stride, groups=channels)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-def _is_image_mean(options: dict[str, Any]) -> bool:
-    axes = options.get("dim")
-    known = options.keys() <= {"dim", "keepdim"}
-    return known and isinstance(axes, tuple | list) and tuple(axes) in ((2, 3), (-2, -1))
+    def _concatenate(self, node: fx.Node, name: str) -> int:
+        options = {**dict(zip(("tensors", "dim"), node.args, strict=False)), **node.kwargs}
+        parts, dim = options.get("tensors"), options.get("dim", 0)
+        if not isinstance(parts, list | tuple) or not isinstance(dim, int):
+            raise unsupported(name)
+        values = [self.value[part] for part in parts if isinstance(part, fx.Node)]
+        axis = dim % (len(self.shapes[values[0]]) + 1)
+        if len(values) < len(parts) or axis == 0:
+            raise unsupported(name)
+        return self._emit(Concat(axis - 1), *values)

@@ -102,6 +102,15 @@ def test_the_page_shows_curves_pictures_and_tables_from_the_files(tmp_path: Path
     assert charts["Disagreement between modes"].data[0]["z"] == [[0, 100 * rate[0]], [100 * rate[0], 0]]
     assert charts["Disagreement under corruption"].data[0]["y"][0] == 100 * rate[0]
     assert charts["Disagreement under corruption"].data[0]["x"] == [0, 1, 3]
+    bars = charts["Disagreement under corruption"].data[0]["error_y"]
+    assert bars["array"][0] == pytest.approx(100 * (rate[2] - rate[0]))
+    assert bars["arrayminus"][0] == pytest.approx(100 * (rate[0] - rate[1]))
+    unsure = []
+    for severity, one in zip(("0", "1", "3"), study.shifts, strict=True):
+        low, high = sorted(one.agreement.accuracy.values())
+        unsure += [severity] if low[2] >= high[1] else []
+    warning = charts["Accuracy under corruption"].warning
+    assert ("mode 2 and mode 8 (severity " + ", ".join(unsure) + ")" in warning) if unsure else not warning
     assert all(chart.says.endswith(".") for chart in charts.values())
     for chart in charts.values():
         json.dumps(chart.plain, allow_nan=False)
@@ -287,6 +296,7 @@ def test_tables_that_wandb_refuses_are_one_clear_error(monkeypatch) -> None:  # 
 
 
 def test_corruptions_of_a_scene_are_refused() -> None:
-    assert assessment.corruption_names("all", 156) == []
+    scene = Images(torch.zeros(1, 156, 2, 2), torch.zeros(1))
+    assert assessment.corruption_names("all", scene) == []
     with pytest.raises(ValueError, match="156 channels"):
-        assessment.corruption_names("fog", 156)
+        assessment.corruption_names("fog", scene)

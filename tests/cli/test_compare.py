@@ -104,7 +104,7 @@ def test_a_name_makes_a_group_of_networks_for_a_mode_each(
     rows = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert [(row["group"], row["mode"], row["top1_mean"], row["seeds"]) for row in rows] == [
         ("alone", "2", 62, [0, 1]), ("alone", "32", 80, [0]),
-        ("all runs", "2", 70, [0]), ("all runs", "32", 90, [0]),
+        ("both", "2", 70, [0]), ("both", "32", 90, [0]),
     ]  # fmt: skip
     assert main(["compare", f"alone={tmp_path}/nothing_*"]) == 2
     assert "nothing fits" in capsys.readouterr().err

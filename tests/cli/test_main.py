@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import quantizable
 from quantizable import cli
 from quantizable.bits import BitMode
 from quantizable.data import DATAMODULES, Fake
-from quantizable.interface.choices import DATA, METHODS
+from quantizable.interface.choices import DATA, LOWEST_BITS, METHODS
+from quantizable.quantizers import QUANTIZERS
 from quantizable.search.methods import METHODS as SEARCHES
 from tests.tiny import REPOSITORY
 
@@ -71,6 +74,12 @@ def files(calibrated: Callable[..., Path], tmp_path: Path) -> Path:
     (tmp_path / "notes.ckpt").write_text("no checkpoint")
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat" / "a.png").touch()
+    for name in ("README.md", "README.npz", "text.qz", "alone.xml"):
+        (tmp_path / name).write_text("# No file of ours\n")
+    (tmp_path / "cut.qz").write_bytes(SHIPPED.read_bytes()[:-1])
+    save_file({"x": torch.ones(2)}, tmp_path / "other.qz")
+    torch.save({"x": torch.ones(2)}, tmp_path / "float.ckpt")
+    (tmp_path / "guard.json").write_text('{"low": 3, "high": 8, "threshold": 0.5}')
     return tmp_path
 
 
@@ -118,6 +127,51 @@ def files(calibrated: Callable[..., Path], tmp_path: Path) -> Path:
         (f"predict {SHIPPED} x.png --batch 0", "--batch is 0"),
         (f"evaluate {SHIPPED.with_suffix('.qx')}", f"did you mean {SHIPPED}?"),
         ("compare nothing", "nothing holds no finished run"),
+        ("compare run", "run holds no finished run"),
+        ("report run", "run holds no finished run and nothing else to show"),
+        ("report nowhere", "there is no folder nowhere"),
+        ("report run --output run", "run is a folder; give the name of a file"),
+        # a file that is none of ours, of every argument that names one
+        ("evaluate README.md", "README.md is truncated or no checkpoint; training writes checkpoints"),
+        ("evaluate text.qz", "text.qz is truncated or no .qz file"),
+        ("evaluate cut.qz", "cut.qz is truncated or no .qz file (its length is not what its header says)"),
+        ("evaluate other.qz", "other.qz is no .qz file of this library"),
+        ("evaluate float.ckpt", "float.ckpt is no checkpoint of a quantizable network; float weights load"),
+        ("predict README.md flat", "README.md is truncated or no checkpoint"),
+        (f"predict {SHIPPED} nothing.png", "there is no image nothing.png"),
+        (f"predict {SHIPPED} run", "there are no images in run"),
+        (f"predict {SHIPPED} flat --guard README.md", "README.md is no guard of quantizable assess"),
+        (f"predict {SHIPPED} flat --guard guard.json", "has no mode 3; it has 2, 4, 8"),
+        ("predict x.onnx flat", "there is no file x.onnx"),
+        ("predict alone.xml flat", "there is no alone.bin, which holds the weights of alone.xml"),
+        ("demo README.md", "README.md is truncated or no checkpoint"),
+        ("demo alone.xml", "alone.xml holds one mode; the demo compares modes"),
+        (f"demo {SHIPPED} --guard nothing.json", "there is no file nothing.json"),
+        ("cost run/best.ckpt --results nothing.json", "there is no file nothing.json"),
+        ("cost run/best.ckpt --results README.md", "README.md is no results.json of this library"),
+        (
+            "cost run/best.ckpt --engine openvino --layer-latency no/x.json",
+            "there is no folder no to write x.json",
+        ),
+        ("cost run/best.ckpt --output README.md", "README.md is a file; give the name of a folder"),
+        ("export run/best.ckpt --output README.md/x", "README.md is a file; give the name of a folder"),
+        ("assess run/best.ckpt --natural sketch", "--natural sketch: say what it is"),
+        ("assess run/best.ckpt --natural sketch data=folder data.root=no", "there is no folder no"),
+        (
+            "evaluate run/best.ckpt data=cifar10 data.root=no data.download=false",
+            "there is no folder no, and download",
+        ),
+        ("verify run/best.ckpt --inputs x.npy --radius 1 --eps 1 --bits 2,32", "no input file x.npy"),
+        (
+            "verify run/best.ckpt --inputs README.md --radius 1 --eps 1 --bits 2,32",
+            "README.md is no .npy of numbers",
+        ),
+        ("verify README.npz --inputs x.npy --radius 1 --eps 1", "README.npz is no .npz of numbers"),
+        ("verify --check README.md", "README.md is no certificate of quantizable verify"),
+        ("search bits run/best.ckpt --cost latency", "--cost latency needs --latency-table FILE"),
+        ("search bits run/best.ckpt --cost latency --latency-table no.json", "there is no file no.json"),
+        ("search certify run/best.ckpt --bits 2 --from 4", "has no mode 4"),
+        ("dashboard --dry-run no/x.json", "there is no folder no to write x.json into"),
         ("dashboard", "give --entity"),
         ("dashboard --bits 99", "99 is out of range"),
     ],
@@ -131,7 +185,9 @@ def test_what_needs_no_network_is_refused_before_torch_is_asked(
 ) -> None:
     """As everything is imported here already, the modules that import torch are hidden instead."""
     monkeypatch.chdir(files)
-    for name in ("evaluate", "deploy.command_cost", "deploy.command_export", "deploy.command_predict"):
+    for name in ("measure.evaluate", "report.build", "report.compare", "deploy.demo_page"):
+        monkeypatch.setitem(sys.modules, f"quantizable.{name}", None)
+    for name in ("deploy.command_cost", "deploy.command_export", "deploy.command_predict"):
         monkeypatch.setitem(sys.modules, f"quantizable.{name}", None)
     for name in ("assess.assessment", "verify.command", "search.command"):
         monkeypatch.setitem(sys.modules, f"quantizable.{name}", None)
@@ -200,6 +256,11 @@ def test_stopped_by_hand(
 def test_the_choices_are_those_that_there_are() -> None:
     assert tuple(SEARCHES) == METHODS
     assert {name: kind.__name__ for name, kind in DATAMODULES.items()} == DATA
+    for name, recipe in QUANTIZERS.items():
+        defined = [bits for bits in (1, 2) if bits >= recipe.activation.min_bits]
+        assert LOWEST_BITS[name] == defined[0]
+        recipe.weight(torch.ones(2, 2), [LOWEST_BITS[name]], None)
+    assert LOWEST_BITS.keys() == QUANTIZERS.keys()
     assert cli.parser().options("search").count("--images") == 3
     assert BitMode.parse("w4a8").name == "w4a8"
 
@@ -231,10 +292,22 @@ assert "there is no folder nowhere" in quick("train", "data=folder", "data.root=
 assert "there is no checkpoint x.ckpt" in quick("train", "start=x.ckpt")
 assert "there is no checkpoint checkpoints/digits_resnet20/last.ckpt" in quick("train", "resume=last")
 assert "no file of weights at x.th" in quick("train", "model.weights=x.th")
+assert "README.md is truncated or no file of weights" in quick("train", "model.weights=README.md")
+assert "quantizer=lsq is not defined at 1 bit; give 2 or more" in quick("train", "bits.modes=[1,2]")
+assert "give one, as bits.modes=[4]" in quick("train", "scheme=individual")
+assert "there is no image nothing.png" in quick("predict", SHIPPED, "nothing.png")
+assert "README.md is truncated or no checkpoint" in quick("demo", "README.md")
+assert "holds no finished run" in quick("compare", ".")
+assert "holds no finished run" in quick("report", ".")
+from quantizable.training import accelerator
+accelerator.NVIDIA, accelerator.AMD = "no such library", accelerator.Path("no such device")
+if sys.platform == "linux":
+    assert "torch finds no GPU here; leave it out, or give trainer=cpu" in quick("train", "trainer=gpu")
 """
 
 
 def test_what_needs_no_torch_does_not_import_it(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# No file of ours\n")
     script = f"SHIPPED = {str(SHIPPED)!r}\n{SCRIPT}"
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -10,7 +10,7 @@ from quantizable.cli import main
 from quantizable.report.build import page
 from quantizable.report.charts import overlap_warning, overlapping
 from quantizable.report.found import Found, find
-from quantizable.report.groups import group
+from quantizable.report.groups import group, joined
 from quantizable.report.page import Chart, Grid, Tab
 from quantizable.report.tab_certificates import certificates
 from quantizable.report.tab_cost import cost
@@ -304,3 +304,49 @@ def test_a_percentage_is_rounded_once(run: Path) -> None:
     tables = grids(modes(found_in(run)))
     assert tables["Top-1 by mode"].rows[0][2] == tables["All metrics"].rows[0][1] == "12.53"
     assert "seed" in tables["Top-1 by mode"].head
+
+
+def test_costs_say_what_they_show_and_what_is_not_certain(run: Path) -> None:
+    """Intervals of the accuracies are in the table; without them nothing is said of them."""
+    plain = charts(cost(found_in(run)))["Accuracy against bit operations for one image"]
+    assert plain.says.endswith("from 1,000 in mode 2 to 16,000 in mode 8, 16 times as many.")
+    assert "error_y" not in plain.data[0]
+    assert plain.warning == ""
+    (run / "cost" / "cost.csv").write_text(
+        "mode,bops,weight_bytes,openvino_ms,top1,top1_low,top1_high\n"
+        "2,1000,10,0.5,0.8,0.77,0.83\n8,16000,40,0.75,0.9,0.87,0.93\n32,99000,80,,0.92,0.89,0.94\n"
+    )
+    shown = charts(cost(found_in(run)))
+    for title in ("bit operations for one image", "bytes of the quantized weights"):
+        chart = shown[f"Accuracy against {title}"]
+        assert chart.data[0]["error_y"]["array"] == pytest.approx([3, 3, 2])
+        assert chart.data[0]["error_y"]["arrayminus"] == pytest.approx([3, 3, 3])
+        assert chart.warning.startswith("95 % intervals overlap: mode 8 and mode 32. Which of them")
+    assert "openvino from 0.5 in mode 2 to 0.75 in mode 8" in shown["Latency"].says
+
+
+def test_sentences_say_what_is_shown(run: Path, tmp_path: Path) -> None:
+    one = charts(modes(found_in(run)))["Accuracy against bits"].says
+    assert "with its 95 % interval: from 80.00 % in mode 2 to 90.00 % in mode 32." in one
+    assert "at the end from 50.00 (mode 2) to 70.00 (mode 32)." in (
+        charts(training(found_in(run)))["Validation accuracy"].says
+    )
+    other = write_run(tmp_path / "runs" / "b", 0, 2, {"2": 0.85, "32": 0.7})
+    both = charts(modes(found_in(run, other)))["Accuracy against bits"].says
+    assert "schedule.epochs=2 in mode 2 (85.00 %)" in both
+    assert "schedule.epochs=1 in mode 32 (90.00 %)" in both
+
+
+def test_a_folder_of_unfinished_runs_names_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run.parent / "killed").mkdir()
+    for name in ("config.yaml", "metrics.csv"):
+        (run.parent / "killed" / name).touch()
+    for command in ("report", "compare"):
+        assert main([command, str(run.parent / "killed")]) == 2
+        assert "Left out, as not finished (no results.json):" in capsys.readouterr().err
+
+
+def test_one_run_goes_by_its_name_everywhere(run: Path) -> None:
+    found = found_in(run)
+    assert list(found.runs) == ["a"]
+    assert list(joined({"a": found.runs["a"]}, found.runs["a"])) == ["a", "a, not named"]

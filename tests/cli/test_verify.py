@@ -18,13 +18,14 @@ def run(*words):
     return main(["verify", *map(str, words)])
 
 
-def write_benchmark(folder):
-    """A small fixed-point benchmark: a network file and two inputs of 64 pixels."""
+def write_benchmark(folder, output=1.0):
+    """A small fixed-point benchmark: a network, with outputs of some size, and two inputs of 64 pixels."""
     generator = np.random.default_rng(0)
     arrays = {}
     for i, (fan_in, fan_out) in enumerate([(64, 8), (8, 3)]):
         arrays[f"W{i}"] = generator.normal(size=(fan_out, fan_in)).astype(np.float32) / fan_in**0.5
         arrays[f"b{i}"] = generator.normal(size=fan_out).astype(np.float32) / 4
+    arrays["W1"], arrays["b1"] = arrays["W1"] * output, arrays["b1"] * output
     np.savez(folder / "net.npz", **arrays)
     np.save(folder / "x.npy", generator.integers(0, 256, (2, 64)))
     return folder
@@ -74,6 +75,20 @@ def test_a_forged_bound_and_a_changed_network_are_not_confirmed(files, capsys):
     np.savez(files / "net.npz", **changed)
     assert run("--check", path) == 1
     assert "not the file" in capsys.readouterr().out
+
+
+def test_a_forged_bound_is_not_confirmed_where_outputs_are_small(tmp_path, capsys):
+    """An absolute tolerance would confirm any bound below it."""
+    files = write_benchmark(tmp_path, 1e-11)
+    words = ["--inputs", files / "x.npy", "--radius", 2, "--eps", 1e-9, "--output", files]
+    assert run(files / "net.npz", *words) == 0
+    path = files / "certificate-0.json"
+    assert run("--check", path) == 0
+    values = json.loads(path.read_text())
+    values["bound"] = [0.5 * side for side in values["bound"]]
+    path.write_text(json.dumps(values))
+    assert run("--check", path) == 1
+    assert "bound high" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -142,6 +157,8 @@ def test_robustness(files, capsys):
         (["--radius", -1, "--eps", 1], "radius -1.0 is not allowed"),
         (["--eps", 1], "radius is missing"),
         (["--radius", 1, "--eps", "inf"], "eps inf is not allowed"),
+        (["--radius", 1, "--question", "agreement", "--bits", "32"], "give two modes or more"),
+        (["--radius", 1, "--eps", 1, "--largest-radius"], "give --question agreement"),
         (["--radius", 1, "--eps", 1, "--time-limit", 0], "time limit 0.0 is not allowed"),
         (["--radius", 1, "--eps", 1, "--minimum", 9, "--maximum", 8], "no input is legal"),
         (["--radius", 1, "--eps", 1, "--minimum", 300, "--maximum", 301], "not all in the legal range"),
@@ -187,3 +204,32 @@ def test_as_image():
     assert as_image(torch.zeros(1, 8, 8)).shape == (8, 8)
     assert as_image(torch.zeros(3, 8, 9)).shape == (8, 9, 3)
     assert as_image(torch.zeros(5)) is None
+
+
+def test_agreement_of_several_modes_with_certificates(files, capsys):
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--question", "agreement", "--bits", "32,10,4"]
+    status = run(*words, "--radius", 0, "--output", files / "out", "--largest-radius")
+    output = capsys.readouterr().out
+    rows = json.loads((files / "out" / "verdicts.json").read_text())
+    assert [row["query"][-7:].strip() for row in rows] == ["mode 10", "mode 4"] * 2
+    assert status == (0 if all(row["status"] == "proved" for row in rows) else 1)
+    assert "mode 10: agreement is" in output.replace("\n", " ")
+    for path in (files / "out").glob("certificate-*.json"):
+        certificate = Certificate.load(path)
+        assert certificate.property == "agreement"
+        assert certificate.modes[0] == "32"
+        assert run("--check", path) == 0
+    assert len(list((files / "out").glob("certificate-*.json"))) == 4
+
+
+def test_a_counterexample_of_agreement_is_run_again(files, capsys):
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--question", "agreement", "--bits", "32,2"]
+    run(*words, "--radius", 120, "--bounds-only", "--output", files)
+    path = files / "certificate-0.json"
+    values = json.loads(path.read_text())
+    assert values["status"] == "refuted"
+    assert run("--check", path) == 0
+    values["counterexample"]["second"] = values["counterexample"]["first"]
+    path.write_text(json.dumps(values))
+    assert run("--check", path) == 1
+    assert "second outputs are others" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from quantizable.data.augment import (
     random_crop,
     random_flip,
 )
+from quantizable.data.tensors import TensorLoader
 
 
 @pytest.fixture
@@ -107,3 +108,17 @@ def test_names_are_checked():
         with pytest.raises(ValueError, match=f"'{name}' is not available"):
             named_augmentation(name, flip=False)
     assert named_augmentation("crop", flip=False) == Augmentation(crop=True)
+
+
+@pytest.mark.parametrize("name", ["none", "crop", "crop_flip", "crop_alternating_flip", "cutout"])
+def test_batches_are_made_where_the_images_are(name):
+    images = torch.zeros(
+        12, 3, 16, 16, dtype=torch.uint8, device="meta"
+    )  # no operation mixes it with the CPU
+    labels = torch.zeros(12, dtype=torch.int64, device="meta")
+    augmentation = named_augmentation(name)
+    loader = TensorLoader(images, labels, (0.5,) * 3, (0.2,) * 3, 4, True, augmentation=augmentation)
+    for batch, target in loader:
+        assert batch.is_meta
+        assert target.is_meta
+        assert batch.shape == (4, 3, 16, 16)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from quantizable.data import CIFAR10, CIFAR100, DATAMODULES, SVHN, Digits, Fake
+from quantizable.data import CIFAR10, CIFAR100, DATAMODULES, MNIST, SVHN, Digits, Fake
 
 
 def contract(data):
@@ -40,7 +40,7 @@ def test_contract_of_cifar(module, cifar_root):
 
 def test_names():
     assert sorted(DATAMODULES) == sorted(
-        ["digits", "cifar10", "cifar100", "svhn", "imagenet", "folder", "samson", "fake", "text"]
+        ["digits", "cifar10", "cifar100", "svhn", "mnist", "imagenet", "folder", "samson", "fake", "text"]
     )
 
 
@@ -129,7 +129,7 @@ def test_svhn_reads_the_published_format(tmp_path, monkeypatch):
     assert torch.equal(images[4], torch.from_numpy(pixels[..., 4]).permute(2, 0, 1))
 
 
-@pytest.mark.parametrize("module", [CIFAR10, CIFAR100, SVHN])
+@pytest.mark.parametrize("module", [CIFAR10, CIFAR100, SVHN, MNIST])
 def test_missing_set_says_what_to_do(module, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"download is off.*Download .*http.*data\.root"):
         module(root=tmp_path, download=False).prepare_data()
@@ -139,6 +139,7 @@ def test_missing_set_says_what_to_do(module, tmp_path, monkeypatch):
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
     monkeypatch.setattr("torchvision.datasets.svhn.download_url", no_network)
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", no_network)
     with pytest.raises(FileNotFoundError, match=f"no network.*Download .*{tmp_path}"):
         module(root=tmp_path).prepare_data()
     with pytest.raises(FileNotFoundError):

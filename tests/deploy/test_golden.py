@@ -251,7 +251,7 @@ def test_what_engines_compute_in_their_own_way_may_be_off_further(make: Callable
 
 def test_an_older_file_is_compared_with_its_own_integers(saved, tmp_path: Path, monkeypatch, caplog) -> None:
     """A ``.qz`` of format 1 without samples: the loaded network answers, and a wrong engine is refused."""
-    monkeypatch.setattr(quantizable.storage.qz, "input_size_of", _unknown_size)
+    monkeypatch.setattr(quantizable.storage.qz, "example_inputs", _unknown_size)
     architecture = {"model": "small", "num_classes": 5, "model_options": {}}
     save_qz(saved[0], tmp_path / "old.qz", architecture=architecture)
     assert "golden" not in open_qz(tmp_path / "old.qz")[1]
@@ -270,7 +270,7 @@ def test_samples_of_another_version_are_not_read() -> None:
     assert Golden.read({"cells": "", "size": [3, 8, 8], "answers": {}, "tolerances": {}}) is None
 
 
-def _unknown_size(network: object) -> tuple[int, int, int]:
+def _unknown_size(*_: object) -> None:
     raise ValueError("not known")
 
 

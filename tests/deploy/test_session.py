@@ -13,6 +13,7 @@ from torch import Tensor
 import quantizable.storage.load
 from quantizable.deploy import Guard, Session, export_onnx, save_qz
 from quantizable.deploy.openvino_format import export_openvino
+from quantizable.deploy.processor import VARIABLE
 from tests.deploy.ties import assert_equal_but_for_ties
 from tests.small_net import SIZE, SmallNet
 
@@ -203,3 +204,31 @@ os.kill(os.getpid(), signal.SIGUSR1)
     command = [sys.executable, "-c", script, tmp_path / "model.onnx"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_wrong_word_of_the_variable_blames_no_file(
+    saved, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "bogus")
+    with pytest.raises(
+        ValueError, match=r"^QUANTIZABLE_INTEGER_KERNELS is 'bogus'; give exact or saturating"
+    ):
+        Session(saved[1], "torch", exact=exact)
+
+
+def test_the_weights_of_an_openvino_file_are_named(saved, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    for bits in (2, 4):
+        export_openvino(saved[0], tmp_path / f"{bits}.xml", bits)
+    own = (tmp_path / "4.bin").read_bytes()
+    (tmp_path / "4.bin").write_bytes((tmp_path / "2.bin").read_bytes())
+    assert len(own) == (tmp_path / "4.bin").stat().st_size  # so that OpenVINO takes them
+    with pytest.raises(ValueError, match=r"4\.xml or 4\.bin was changed or damaged: its checksum"):
+        Session(tmp_path / "4.xml", "openvino")
+    (tmp_path / "4.bin").write_bytes(own[:-8])
+    with pytest.raises(ValueError, match=r"4\.xml or 4\.bin is truncated, .* do not belong together"):
+        Session(tmp_path / "4.xml", "openvino")
+    (tmp_path / "4.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no .*4\.bin, which holds the weights of .*4\.xml"):
+        Session(tmp_path / "4.xml", "openvino")

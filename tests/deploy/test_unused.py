@@ -80,6 +80,38 @@ def test_a_qz_file_leaves_them_out(network: QuantizableNetwork, images: Tensor, 
         load_qz(path, nn.Sequential(nn.Conv2d(3, 4, 3)))
 
 
+class ReadDirectly(Auxiliary):
+    """Evaluation reads the weights of the last layer, which it never calls."""
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        bias = self.aux[3].weight.flatten().sum()
+        outputs = super().forward(x)
+        return outputs if isinstance(outputs, tuple) else outputs + bias
+
+
+@pytest.mark.parametrize("model", [Auxiliary, ReadDirectly])
+@pytest.mark.parametrize("size", [8, None])
+def test_a_qz_file_holds_what_evaluation_may_read(
+    model: type[nn.Module], size: int | None, images: Tensor, tmp_path: Path
+) -> None:
+    """Where the size of an image is not known, calibration alone knows that a layer is never called."""
+    torch.manual_seed(0)
+    network = quantizable.quantize(model(), [4, 8])
+    with pytest.warns(UserWarning, match="no data passed through"):
+        network.calibrate([images])
+    network.info = {"in_chans": 3, "image_size": size} if size else {}
+    save_qz(network.eval(), tmp_path / "network.qz")
+    about, tensors = read_qz(tmp_path / "network.qz")
+    assert about["unused"] == ["aux.0", "aux.3"]
+    kept = "float.aux.3.weight" in tensors
+    assert kept is (size is None or model is ReadDirectly)
+    loaded = load_qz(tmp_path / "network.qz", model())
+    with torch.no_grad():
+        for mode in (4, 8):
+            with network.at_bits(mode), loaded.at_bits(mode):
+                torch.testing.assert_close(loaded(images), network(images))
+
+
 def test_a_layer_that_is_called_must_be_calibrated(images: Tensor, tmp_path: Path) -> None:
     network = quantizable.quantize(Auxiliary(), [4])
     network.info = {"in_chans": 3, "image_size": 8}

@@ -411,3 +411,54 @@ def test_integers_of_an_uncalibrated_network_are_refused(tmp_path: Path) -> None
 def test_the_command_line_says_where_a_network_of_the_hub_goes(capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", "hf://ann/net"]) == 2
     assert "hf download ann/net" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("modes", ["4"], "it lists modes 4, its network has 2, w4a8, 8, 32"),
+        ("data", {"mean": "x"}, "does not say data.mean"),
+        ("data", {"std": [1, "x"]}, "does not say data.std"),
+    ],
+)
+def test_a_description_that_contradicts_itself_is_damaged(
+    tmp_path: Path, key: str, value: object, words: str
+) -> None:
+    mixed().save_pretrained(tmp_path, integers=False)
+    about = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**about, key: value}))
+    with pytest.raises(ValueError, match="is damaged") as error:
+        quantizable.load(tmp_path)
+    assert words in one_line(error)
+
+
+def test_a_network_larger_than_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed().save_pretrained(tmp_path, integers=False)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:128] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("quantizable.storage.checkpoint.build_network", fail)
+    with pytest.raises(ValueError, match="needs more memory than there is") as error:
+        quantizable.load(tmp_path)
+    one_line(error)
+
+
+@pytest.mark.parametrize("address", ["hf://ann/net@", "hf:///ann/net@", "hf:"])
+def test_half_an_address_is_none(address: str) -> None:
+    for read in (quantizable.load, QuantizableNetwork.from_pretrained):
+        with pytest.raises(ValueError, match="no address on the Hub; write hf://user/name, or"):
+            read(address)
+
+
+def test_the_card_says_where_the_integers_are(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = mixed()
+    network.push_to_hub("ann/net", {**RESULTS, "5": {"top1": 0.5}})
+    assert "no such mode: 5" in caplog.text
+    lines = hub.repositories["ann/net"]["README.md"].decode().splitlines()
+    at = lines.index('session = Session("model.qz", engine="openvino", bits=2)')
+    assert lines[at - 1] == '# the file itself: hf download "ann/net" model.qz --local-dir .'
+    network.save_pretrained(tmp_path / "net")
+    assert 'Session("net/model.qz", ' in (tmp_path / "net" / "README.md").read_text()

@@ -11,7 +11,7 @@ from PIL import Image
 import quantizable
 from quantizable.data import Digits, Fake, Folder, Scene, Text
 from quantizable.data.choice import DATAMODULES
-from quantizable.data.published import CIFAR10, CIFAR100, SVHN
+from quantizable.data.published import CIFAR10, CIFAR100, MNIST, SVHN
 from quantizable.models.create import create_model
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.preprocessing import preprocessing, read_images
@@ -39,12 +39,12 @@ def save(image: torch.Tensor, path: Path) -> Path:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("kind", [CIFAR10, CIFAR100, SVHN, Fake, Digits])
+@pytest.mark.parametrize("kind", [CIFAR10, CIFAR100, SVHN, MNIST, Fake, Digits])
 def test_images_in_memory_are_seen_as_evaluate_sees_them(
     kind, network: str, tmp_path: Path, monkeypatch
 ) -> None:
-    if kind in (CIFAR10, CIFAR100, SVHN):  # their pixels do not matter here
-        drawn = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
+    if kind in (CIFAR10, CIFAR100, SVHN, MNIST):  # their pixels do not matter here
+        drawn = torch.randint(256, (5, kind.in_chans, kind.image_size, kind.image_size), dtype=torch.uint8)
         monkeypatch.setattr(kind, "read", lambda self, train: (drawn, torch.zeros(5, dtype=torch.long)))
     data = kind(batch_size=5)
     expected, _ = next(iter(data.test_dataloader()))
@@ -67,7 +67,7 @@ def test_files_are_seen_as_evaluate_sees_them(options: dict, network: str, tmp_p
 
 
 def test_every_data_module_was_compared() -> None:
-    compared = {CIFAR10, CIFAR100, SVHN, Fake, Digits, Folder}
+    compared = {CIFAR10, CIFAR100, SVHN, MNIST, Fake, Digits, Folder}
     left = {kind for kind in DATAMODULES.values() if kind not in compared}
     # a scene has no image files; texts are compared in tests/training/test_text.py
     assert all(issubclass(kind, Folder) or kind in (Scene, Text) for kind in left)

@@ -346,7 +346,7 @@ def test_batches_by_name_say_what_to_define() -> None:
         trainer(max_epochs=1).fit(classifier(), data)
     with pytest.raises(ValueError, match=r"a dict of image, label.*Half must define targets\(batch\)"):
         trainer(max_epochs=1).fit(Half("tiny_cnn", 10, (2, 32)), data, data)
-    with pytest.raises(ValueError, match=r"mixing needs batches of \(images, labels\)"):
+    with pytest.raises(ValueError, match=r"mixing needs batches of \(inputs, labels\)"):
         trainer(max_epochs=1).fit(ByName("tiny_cnn", 10, (2, 32), strategy=Mixup()), data)
 
 
@@ -400,3 +400,69 @@ QuantizableClassifier.load_from_checkpoint(trainer.checkpoint_callback.best_mode
         [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+# -- what Lightning leaves behind, or does on its own -------------------------------------------------
+
+
+def test_a_search_that_only_validates_leaves_a_module_that_trains() -> None:
+    """Lightning leaves it in evaluation mode, where norms that saw nothing do not see the batch."""
+    module, data = classifier(), Fake(image_size=8, size=64, batch_size=8)
+    Tuner(trainer()).scale_batch_size(module, datamodule=data, method="validate", max_trials=2)
+    assert not any(part.training for part in module.modules())
+    trainer(max_steps=2).fit(module, data)
+    assert all(part.training for part in module.modules())
+    norm = module.network.model.stem[1]
+    assert int(norm.norms["32"].num_batches_tracked) == 2
+
+
+def test_a_part_that_is_left_in_evaluation_mode_stays_so() -> None:
+    module = classifier()
+    module.network.model.body.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning says so
+        trainer(max_steps=1).fit(module, loader(1))
+    assert not module.network.model.body[1].training
+    assert module.network.model.stem[1].training
+
+
+def test_without_an_optimizer_a_fit_changes_no_weight() -> None:
+    class Nothing(QuantizableClassifier):
+        def configure_optimizers(self) -> Any:
+            return None
+
+    module = Nothing("tiny_cnn", 10, (2, 32))
+    before = {name: value.clone() for name, value in module.network.named_parameters()}
+    with pytest.warns(UserWarning, match="this fit will run with no optimizer"):
+        trainer(max_epochs=1).fit(module, loader(2))
+    trained = [
+        name for name, value in module.network.named_parameters() if not torch.equal(before[name], value)
+    ]
+    assert all("input_quantizer" in name for name in trained), "step sizes alone, by calibration"
+
+
+def test_a_schedule_of_accumulation_says_what_to_write() -> None:
+    callbacks = [pl.callbacks.GradientAccumulationScheduler({0: 2})]
+    with pytest.raises(ValueError, match=r"accumulate by the module: accumulate=2, not"):
+        trainer(max_epochs=1, callbacks=callbacks).fit(classifier(), loader(2))
+
+
+def test_overfit_batches_repeats_the_same_images() -> None:
+    seen: list[list[Tensor]] = []
+
+    class Notes(QuantizableClassifier):
+        def on_train_epoch_start(self) -> None:
+            seen.append([])
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            seen[-1].append(batch[0].clone())
+            return super().training_step(batch, batch_idx)
+
+    data = Fake(image_size=8, size=64, batch_size=8, val_size=16)
+    run = trainer(max_epochs=3, overfit_batches=2)
+    run.fit(Notes("tiny_cnn", 10, (2, 32)), data)
+    assert [len(epoch) for epoch in seen] == [2, 2, 2]
+    first = next(iter(Fake(image_size=8, size=64, batch_size=8, val_size=16).train_dataloader()))[0]
+    for epoch in seen:
+        torch.testing.assert_close(epoch[0], first)
+        torch.testing.assert_close(epoch[1], seen[0][1])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 import wandb
+from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 import quantizable
 from quantizable import QuantizableClassifier
 from quantizable.report.runs import read_curves
 from quantizable.training import trackers
-from quantizable.training.loggers import has_wandb_login
+from quantizable.training.loggers import has_wandb_login, make_loggers, mlflow_run, wandb_run
 from quantizable.training.mode_logging import ModeLogging, mean_bits
 from quantizable.training.run import train
 from tests import wandb_records
@@ -231,6 +233,58 @@ def test_mlflow_shows_the_same_numbers(tmp_path: Path, monkeypatch: pytest.Monke
     assert kept.data.params["model"] == "tiny_cnn"
     (table,) = tmp_path.rglob("modes.csv")
     assert table.read_text().startswith("mode,bits,top1")
+
+
+def test_a_resumed_run_is_the_same_run_of_wandb(
+    folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("NETRC", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    shutil.copytree(folder, tmp_path / folder.name)
+    words = ("logger=wandb", "bits.modes=[2,w4a8,32]", "schedule.epochs=3", "resume=last")
+    train(config(tmp_path, *words))
+    wandb.teardown()
+    first, second = sorted((tmp_path / folder.name).glob("wandb/offline-run-*/run-*.wandb"))
+    assert first.name == second.name == file.name
+    runs = [one.run for one in wandb_records.records(second) if one.HasField("run")]
+    assert f"run-{runs[0].run_id}.wandb" == file.name
+    assert {row["epoch"] for row in wandb_records.history(second) if "val/top1/2" in row} == {2}
+
+
+class MLFlowLogger:
+    """Stands for Lightning's where MLflow is not installed."""
+
+    def __init__(self, run_name: str, run_id: str | None = None) -> None:
+        self.begun, self.settings = run_id, []
+
+    @property
+    def run_id(self) -> str:
+        if self.begun == "gone":
+            raise RuntimeError("RESOURCE_DOES_NOT_EXIST")
+        return self.begun or "new"
+
+    def log_hyperparams(self, settings: dict[str, Any]) -> None:
+        self.settings.append(settings)
+
+
+def test_a_resumed_run_is_the_same_run_of_mlflow(tmp_path: Path) -> None:
+    chosen = OmegaConf.create({"logger": {"_target_": f"{__name__}.MLFlowLogger"}})
+    first, second = (make_loggers({"seed": 0}, chosen, tmp_path, None)[0] for _ in range(2))
+    assert (first.begun, first.settings) == (None, [{"seed": 0}])
+    assert (second.begun, second.settings) == ("new", [])  # MLflow takes no setting twice
+    (tmp_path / "mlflow_run_id").write_text("gone")
+    with pytest.raises(ValueError, match=r"no run gone, .* remove .*mlflow_run_id to begin another"):
+        make_loggers({}, chosen, tmp_path, None)
+
+
+def test_the_latest_start_names_the_run(tmp_path: Path) -> None:
+    assert wandb_run(tmp_path) is mlflow_run(tmp_path) is None
+    for name in ("run-20260101_120000-later-id", "offline-run-20250101_120000-earlier", "latest-run", "logs"):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    assert wandb_run(tmp_path) == "later-id"
 
 
 # -- small parts ------------------------------------------------------------------------------------

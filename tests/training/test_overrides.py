@@ -1,8 +1,12 @@
 """Each natural mistake on the command line of training is one line that says what to write instead."""
 
+import inspect
+
 import pytest
+import pytorch_lightning as pl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from quantizable.training.familiar_words import ADDED, FAMILIAR, SET
 from quantizable.training.overrides import check_words, nearest_setting, options, settings
 from tests.tiny import CONF, TINY, config
 
@@ -53,6 +57,22 @@ def said(*words: str) -> str:
         ("train.emma=0.9", "train.ema=0.9"),
         ("data.val-size=1", "data.val_size=1"),
         ("scheme.alpha=0.5", "scheme.objective.alpha=0.5"),
+        # words of Lightning's Trainer and of other programs
+        ("trainer.max_epochs=6", "schedule.epochs=6"),
+        ("+trainer.max_epochs=6", "schedule.epochs=6"),
+        ("max_epochs=6", "schedule.epochs=6"),
+        ("trainer.gradient_clip_val=1.0", "train.clip_norm=1.0"),
+        ("trainer.accumulate_grad_batches=4", "train.accumulate=4"),
+        ("trainer.gpus=2", "trainer.devices=2"),
+        ("trainer.fast_dev_run=true", "debug=fast"),
+        ("trainer.default_root_dir=runs", "output=runs"),
+        ("learning_rate=0.1", "schedule.optimizer.lr=0.1"),
+        ("optimizer=adamw", "schedule.optimizer.name=adamw"),
+        ("optimizer.weight_decay=0.1", "schedule.optimizer.weight_decay=0.1"),
+        ("scheduler=linear", "schedule.optimizer.schedule=linear"),
+        ("batch_size=64", "data.batch_size=64"),
+        ("dataset=cifar10", "data=cifar10"),
+        ("arch=resnet18", "model=resnet18"),
     ],
 )
 def test_what_was_meant_is_said_and_can_be_composed(word: str, right: str, tmp_path: object) -> None:
@@ -87,6 +107,8 @@ def test_what_was_meant_is_said_and_can_be_composed(word: str, right: str, tmp_p
         (["bits.modes={a:1}"], "bits.modes is a list, as bits.modes=[2,4,8,32]"),
         (["test=1"], "test='1' is neither true nor false"),
         (["+data.size=many"], "data.size='many' is no number"),
+        (["trainer.max_steps=9"], "to hand it to Lightning write +trainer.max_steps=9"),
+        (["+trainer.logger=false"], "trainer.logger is set by the run itself; leave it out"),
     ],
 )
 def test_what_cannot_be_composed(words: list[str], message: str) -> None:
@@ -101,6 +123,7 @@ def test_what_cannot_be_composed(words: list[str], message: str) -> None:
         ["experiment=null", "~debug", "hydra.verbose=true", "model.options={drop_rate:0.1}"],
         ["bits.first_last=mode", "trainer.devices=auto", "trainer.deterministic=warn", "train.ema=null"],
         ["data.val_size=0.1", "schedule.optimizer.lr=1e-3", "trainer.limit_train_batches=3"],
+        ["trainer.devices=2", "+trainer.max_steps=9", "+trainer.detect_anomaly=true"],
         ["seed=range(0,3)", "data.split_seed=${seed}", "+anything=1", "--cfg", "job"],
     ],
 )
@@ -142,3 +165,13 @@ def test_nearest_setting_prefers_the_group() -> None:
 
 def test_the_parser_is_hydras() -> None:
     assert OverridesParser.create().parse_override("bits=[2,4]").value() == [2, 4]
+
+
+def test_familiar_words_are_settings_here_and_lightnings_own() -> None:
+    assert {right for right in FAMILIAR.values() if right not in settings()} == set()
+    values = [key for key, setting in settings().items() if not isinstance(setting.default, dict)]
+    assert not FAMILIAR.keys() & {key.rpartition(".")[2] for key in values}
+    known = inspect.signature(pl.Trainer).parameters.keys()
+    assert {*ADDED, *SET} <= known
+    named = {key.removeprefix("trainer.") for key in settings() if key.startswith("trainer.")}
+    assert not {*ADDED, *SET, *FAMILIAR} & named

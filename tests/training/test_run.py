@@ -294,6 +294,8 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: py
         ("model.name=banana", "unknown model 'banana'"),
         ("model.weights=banana.pth", "banana.pth"),
         ("scheme=individual", "trains one mode"),
+        ("bits.modes=[1,2]", "quantizer=lsq is not defined at 1 bit; give 2 or more"),
+        ("quantizer.name=lsqq", "quantizer 'lsqq' is unknown"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_training(

@@ -34,7 +34,7 @@ def encloses(relaxation: Relaxation, stage: Activation, x: torch.Tensor) -> bool
 
 
 @given(kinds, ends, st.booleans())
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=700, deadline=None)
 def test_lines_enclose_the_activation(stage, end, tight):
     x = points(*end)
     interval = Interval(x[:1], x[-1:])

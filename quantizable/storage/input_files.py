@@ -1,0 +1,76 @@
+"""The images or texts that a command line names, found without torch."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def find_images(words: Iterable[str]) -> list[Path]:
+    """Image files from names, folders (their images), globs, and ``-`` (one name a line on standard input).
+
+    Raises:
+        FileNotFoundError: a name or a glob that fits nothing, or a folder without images.
+    """
+    found: list[Path] = []
+    for word in words:
+        if word == "-":
+            found += find_images([line.strip() for line in sys.stdin if line.strip()])
+        elif Path(word).is_dir():
+            inside = sorted(p for p in Path(word).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise FileNotFoundError(f"there are no images in {word}")
+            found += inside
+        elif Path(word).exists():
+            found.append(Path(word))
+        elif matching := sorted(glob.glob(word, recursive=True)):
+            found += find_images(matching)
+        else:
+            raise FileNotFoundError(f"there is no image {word}")
+    if not found:
+        raise FileNotFoundError("no image was named")
+    return found
+
+
+def find_texts(words: Iterable[str]) -> list[str]:
+    """Texts as they are, those in files and on standard input (``-``), one a line.
+
+    Raises:
+        FileNotFoundError: a name that ends in .txt and is no file.
+        ValueError: a file without texts, or a text that is empty.
+    """
+    found: list[str] = []
+    for word in words:
+        if word == "-":
+            found += [line.strip() for line in sys.stdin if line.strip()]
+        elif os.path.isfile(word):  # as Path's own, and a long sentence is none
+            lines = Path(word).read_text(encoding="utf-8", errors="replace").split("\n")
+            texts = [line.strip() for line in lines if line.strip()]
+            if not texts:
+                raise ValueError(f"{word} holds no texts")
+            found += texts
+        elif word.endswith(".txt"):
+            raise FileNotFoundError(f"there is no file {word}")
+        elif not word.strip():
+            raise ValueError("a text is empty; give at least one word")
+        else:
+            found.append(word)
+    if not found:
+        raise ValueError("no text was given")
+    return found
+
+
+def reads_words(info: Mapping[str, Any]) -> bool:
+    """True if a network reads texts, by what its file says of it."""
+    return bool(info.get("vocabulary"))
+
+
+def find_inputs(words: Iterable[str], info: Mapping[str, Any]) -> list[Any]:
+    """What the words of the command line name: texts for a network that reads them, else images."""
+    return find_texts(words) if reads_words(info) else find_images(words)

@@ -1,0 +1,169 @@
+"""Do two modes of a network give the same class everywhere in a box?
+
+They do if both keep the class ``c`` that the first gives at the center: if all margins ``y_c - y_j`` of both
+stay above 0. The second network's margins are bounded twice: by its own bounds, and by the first network's
+margins plus the difference of the two. A box through which the first network's own decision boundary runs is
+not proved this way, although the modes may agree on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from quantizable.verify.bounds import DifferenceBounds, Method, mode_difference_bounds
+from quantizable.verify.box import Box
+from quantizable.verify.decide import Verdict
+from quantizable.verify.graph import Graph
+from quantizable.verify.interval import Interval
+from quantizable.verify.replay import Replay, climb, replay
+from quantizable.verify.robustness import decide_robustness, margin_layer
+
+
+def decide_agreement(
+    first: Graph,
+    others: Mapping[str, Graph],
+    box: Box,
+    time_limit: float = 60.0,
+    use_milp: bool = True,
+    method: Method = "combined",
+) -> dict[str, Verdict]:
+    """Prove or refute, for each of several modes, that it gives ``first``'s class everywhere in one box.
+
+    Args:
+        first: usually the float mode; its bounds are computed once.
+        others: the other modes by name.
+        box: one box (batch of 1).
+        time_limit: seconds for each mode.
+        use_milp: False stops after bounds and search.
+        method: of the bounds, see :mod:`~quantizable.verify.bounds`.
+
+    Returns:
+        A verdict for each mode. ``low`` and ``high`` bound the smallest margin of both networks over the box;
+        a counterexample holds both networks' outputs, and its ``value`` is by how much the second network
+        prefers another class than the first's (0 for a tie).
+
+    Raises:
+        ValueError: more than one box, a single output, or see
+            :func:`~quantizable.verify.bounds.difference_bounds`.
+    """
+    margins = margin_bounds(first, others, box, method)
+    label = predicted(first, box)
+
+    @cache  # once for all modes
+    def first_keeps_its_class() -> bool:
+        return decide_robustness(first, box, label, time_limit).status == "proved"
+
+    verdicts = {}
+    for name, second in others.items():
+        start = time.perf_counter()
+        own = [float(side.low.min()) for side in margins[name]]
+        high = min(float(side.high.min()) for side in margins[name])
+        found, status, decided = None, "proved", "bounds"
+        if not min(own) > 0:
+            status, decided, found = (
+                "unknown",
+                "search",
+                find_disagreement(first, second, box, start + time_limit),
+            )
+            if found is not None:
+                status = "refuted"
+            elif use_milp and (own[0] > 0 or first_keeps_its_class()):
+                left = max(start + time_limit - time.perf_counter(), 0.1)
+                rest = decide_robustness(second, box, label, left)
+                status, decided = ("proved" if rest.status == "proved" else "unknown"), rest.method
+        seconds = time.perf_counter() - start
+        verdicts[name] = Verdict(status, decided, min(own), high, seconds, found)  # type: ignore[arg-type]
+    return verdicts
+
+
+def margin_bounds(
+    first: Graph, others: Mapping[str, Graph], box: Box, method: Method = "combined"
+) -> dict[str, tuple[Interval, Interval]]:
+    """Bounds of both networks' margins over one box, ``(1, classes - 1)``, for each of the other modes."""
+    classes = first.shapes[-1].numel()
+    if classes < 2 or len(box) != 1:
+        raise ValueError(
+            f"agreement is about two or more classes, not {classes}, and one box, not {len(box)}; "
+            "pass box[i : i + 1]"
+        )
+    layer = margin_layer(classes, predicted(first, box))
+    pairs = {name: graph.then(layer) for name, graph in others.items()}
+    found = mode_difference_bounds(first.then(layer), pairs, box, method)
+    return {name: _own_margins(bounds) for name, bounds in found.items()}
+
+
+def _own_margins(bounds: DifferenceBounds) -> tuple[Interval, Interval]:
+    first, second = bounds.first[-1], bounds.second[-1]
+    return first, second & first.plus(bounds.output)
+
+
+def predicted(graph: Graph, box: Box) -> int:
+    """The class at the center of a box (batch of 1)."""
+    return int(graph(box.center).flatten().argmax())
+
+
+def find_disagreement(first: Graph, second: Graph, box: Box, deadline: float = float("inf")) -> Replay | None:
+    """An input of the box to which the two networks give different classes, if the search finds one by
+    ``deadline`` (of ``time.perf_counter``)."""
+
+    def preference(x: Tensor) -> Tensor:
+        """By how much the second network prefers another class than the first's, ``(batch,)``."""
+        a, b = first(x).flatten(1), second(x).flatten(1)
+        chosen = a.argmax(1, keepdim=True)
+        others = b.scatter(1, chosen, -torch.inf).amax(1)
+        return others - b.gather(1, chosen)[:, 0]
+
+    children = max(16, min(192, 2**19 // max(shape.numel() for shape in first.shapes)))
+    x, value = climb(preference, box, box.center, 0.0, children=children, deadline=deadline)
+    a, b = first(x).argmax(), second(x).argmax()
+    if not value >= 0 or a == b:  # at a tie both may still answer the same
+        return None
+    weights = torch.zeros(first.shapes[-1].numel(), dtype=torch.float64)
+    return replace(replay(first, second, x, weights), value=value)
+
+
+def largest_radius(
+    boxes: Callable[[float], Box],
+    first: Graph,
+    others: Mapping[str, Graph],
+    radius: float,
+    steps: int = 8,
+    method: Method = "combined",
+) -> dict[str, float | None]:
+    """The largest radius for which bounds prove that a mode agrees with ``first``, by bisection.
+
+    Args:
+        boxes: the box (batch of 1) of each radius.
+        first, others: as for :func:`decide_agreement`; each radius bounds all modes in one call.
+        radius: the largest that is tried.
+        steps: the result is exact to ``radius / 2**steps``.
+        method: of the bounds.
+
+    Returns:
+        For each mode a radius that is proved; None where not even radius 0 is.
+    """
+
+    @cache
+    def proved(part: int) -> dict[str, bool]:
+        margins = margin_bounds(first, others, boxes(radius * part / 2**steps), method)
+        return {name: all(bool((side.low > 0).all()) for side in both) for name, both in margins.items()}
+
+    found: dict[str, float | None] = {}
+    for name in others:
+        good, bad = 0, 2**steps
+        if not proved(good)[name]:
+            found[name] = None
+            continue
+        if proved(bad)[name]:
+            good = bad
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            good, bad = (middle, bad) if proved(middle)[name] else (good, middle)
+        found[name] = radius * good / 2**steps
+    return found
