@@ -71,6 +71,10 @@ def test_every_mode_learns_and_the_checkpoint_holds_the_words(run: Path) -> None
     assert "vocabulary" not in network.info["settings"]
     data = Text(**network.info["settings"])
     assert data.vocabulary == network.info["vocabulary"]
+    (ids, _), *_ = data.test_dataloader()
+    asked = read_texts(data.texts("test")[0][: len(ids)], network.info)
+    assert asked[:, : ids.shape[1]].equal(ids)
+    assert not asked[:, ids.shape[1] :].any()
     measured = evaluate(network, data.test_dataloader(), network.modes)
     for mode, values in measured.items():
         assert values == pytest.approx(results["modes"][mode], rel=1e-4, abs=1e-6)
