@@ -125,3 +125,14 @@ def test_answers_come_in_the_order_of_the_texts() -> None:
     ids = torch.tensor([[3, 1, 1], [4, 0, 0], [5, 1, 0], [6, 0, 0]])
     texts = Texts(ids, torch.zeros(4), Words(("",) * 9))
     assert text_study.answers({"a": first_word}, texts, batch=2)["a"].argmax(1).tolist() == [3, 4, 5, 6]
+
+
+def test_files_are_read_without_lines_of_other_classes_or_without_words(tmp_path: Path) -> None:
+    (tmp_path / "first").write_text("1 good\n0 \n1 bad , \u2028 yes\n2 other\n")
+    (tmp_path / "last").write_text("a chat\t0\ngood \t1\nbad\t0\nodd\t2\n")
+    texts, labels = text_study.read(tmp_path / "first", 0)
+    assert texts == ["good", "bad , \u2028 yes"]
+    assert labels.tolist() == [1, 1]
+    texts, labels = text_study.read(tmp_path / "last", 1)
+    assert texts == ["good ", "bad"]
+    assert labels.tolist() == [1, 0]

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
 from quantizable import QuantizableClassifier
+from quantizable.assess.callables import mode_models
+from quantizable.assess.texts import texts_of
 from quantizable.cli import main
 from quantizable.data import Text
 
@@ -15,23 +18,25 @@ from quantizable.data import Text
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of texts, and a network that has seen those of training."""
     place = tmp_path_factory.mktemp("words")
-    good, bad = (
-        ("a good film", "not bad at all", "fine and good"),
-        ("a bad film", "not good at all", "dull and bad"),
-    )
-    rows = [
-        f"{label} {text} {n % 7}" for n in range(20) for label, of in ((1, good), (0, bad)) for text in of
-    ]
+    good = ("1 a good film", "1 not bad at all", "1 fine and good")
+    bad = ("0 a bad film", "0 not good at all", "0 dull and bad")
+    rows = [f"{text} {number % 7}" for number in range(20) for text in (*good, *bad)]
     (place / "train.txt").write_text("\n".join(rows))
     (place / "test.txt").write_text("\n".join(rows[:30]))
     (place / "elsewhere.txt").write_text("1 splendid phone\n0 bad phone and not good\n1 good\n0 dull")
     data = Text(place, "train.txt", test="test.txt", class_names=("negative", "positive"), batch_size=16)
     options = {"vocabulary_size": len(data.vocabulary), "embedding_dim": 8, "hidden_size": 6}
-    module = QuantizableClassifier("lstm", 2, [2, 4, 32], model_options=options, optimizer={"lr": 0.5})
+    module = QuantizableClassifier(
+        "lstm", 2, [2, 4, 32], model_options=options, quantize_options={"first_last": "mode"}
+    )
     trainer = pl.Trainer(
         max_epochs=2, logger=False, enable_progress_bar=False, accelerator="cpu", default_root_dir=place
     )
     trainer.fit(module, data)
+    with torch.no_grad():  # mode 32 gives both answers, mode 2, whose weights all round to 0, one
+        logits = mode_models(module.network)["32"](texts_of(data).ids)
+        module.network.classifier.bias -= logits.median(0).values
+        module.network.classifier.weight_quantizer.levels["2"].scale.mul_(1e6)
     trainer.save_checkpoint(place / "best.ckpt")
     return place
 
@@ -48,6 +53,7 @@ def test_the_whole_command_on_texts(folder: Path, tmp_path: Path, capsys) -> Non
     assert found["inputs"] == "texts"
     assert found["examples"]
     assert all(one["text"] and len(one["answers"]) == 2 for one in found["examples"])
+    assert {one["shift"] for one in found["examples"]} >= {"clean"}
     assert found["bops_per_image"]["2"] < found["bops_per_image"]["4"] < found["bops_per_image"]["32"]
     page = (tmp_path / "report.html").read_text()
     assert all(one["text"] in page for one in found["examples"])
