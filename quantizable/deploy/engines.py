@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from quantizable.deploy.openvino_exact import codes_can_saturate, without_saturation
+from quantizable.deploy.openvino_reductions import with_kept_axes
 from quantizable.deploy.processor import exact_kernels, processor_name
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.storage.outputs import INPUT
@@ -29,6 +30,8 @@ ALL_IN_FLOAT = (
     "integer kernels taken as saturating on %s: all layers run in float, "
     f"as products of attention could leave int16; {FASTER}"
 )
+# else OpenVINO rounds the float input of a linear layer with integer weights to 8 bits, batch by batch
+AS_WRITTEN: dict[str, Any] = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 Runner = Callable[[Arrays], Any]  # gives an array, or a list of arrays
 Shape = tuple[int, ...] | dict[str, tuple[int, ...]]  # of a batch, by name where inputs have names
 
@@ -119,15 +122,19 @@ def openvino_graph(model: bytes | Path, exact: bool = True) -> tuple[Any, dict[s
         exact: False leaves all layers to the integer kernels, also where these saturate.
     """
     network = openvino_core("engine 'openvino'").read_model(model)
-    if exact_kernels() or not exact:
+    without_loss = exact_kernels()  # refuses a wrong word of the environment, whatever is asked for
+    with_kept_axes(network)
+    if not exact:
         return network, {}
+    if without_loss:
+        return network, dict(AS_WRITTEN)
     if codes_can_saturate(network):  # codes times codes, which have no constant to put in float
         without_saturation(network, all_layers=True)
         log.info(ALL_IN_FLOAT, processor_name())
-        return network, {"LP_TRANSFORMS_MODE": "NO"}
+        return network, AS_WRITTEN | {"LP_TRANSFORMS_MODE": "NO"}
     if layers := without_saturation(network):
         log.info(SATURATING, processor_name(), len(layers), ", ".join(layers))
-    return network, {}
+    return network, dict(AS_WRITTEN)
 
 
 def _one_or_all(arrays: list[np.ndarray]) -> Any:

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ from timm.layers import Attention, Conv2dSame
 from torch import Tensor, nn
 
 import quantizable
+from quantizable import quantize
 from quantizable.deploy import export_onnx
+from quantizable.deploy.engines import compile_openvino
+from quantizable.deploy.export import onnx_model
 from quantizable.deploy.layer_report import WITHOUT_VNNI
 from quantizable.deploy.openvino_exact import codes_can_saturate, highest_code, without_saturation
 from quantizable.deploy.openvino_format import export_openvino
@@ -186,3 +190,34 @@ def test_codes_times_codes_are_seen() -> None:
         product = ops.matmul(codes[0][1], codes[1][1], False, True)
         graph = openvino.Model([product.output(0)], [x for x, _ in codes])
         assert codes_can_saturate(graph) is expected
+
+
+class Reduced(nn.Module):
+    """A layer without bias on tokens ``[N, 9, 32]``, reduced over the tokens, and a classifier."""
+
+    def __init__(self, reduce: str) -> None:
+        super().__init__()
+        self.reduce = reduce
+        self.tokens, self.head = nn.Linear(32, 64, bias=False), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tokens(x)
+        if self.reduce:
+            x = getattr(x, self.reduce)(1)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("integers", [True, False])
+@pytest.mark.parametrize(
+    ("reduce", "mode"), [("mean", 8), ("amax", 4), ("sum", 8), ("", "w4a32"), ("mean", "w8a32")]
+)
+def test_reductions_and_float_inputs_are_computed_as_written(reduce: str, mode: Any, integers: bool) -> None:
+    """OpenVINO lost the scales behind a mean, and rounded float inputs of integer weights to 8 bits."""
+    x = torch.randn(20, 9, 32)
+    network = quantize(Reduced(reduce).eval(), [mode, 32], first_last="mode").eval()
+    network.calibrate([x])
+    with network.at_bits(mode), torch.no_grad():
+        expected = network(x).numpy()
+    model = onnx_model(network, mode, input_size=(9, 32)).SerializeToString()
+    off = np.abs(compile_openvino(model, 1, None, integers=integers)(x.numpy()) - expected)
+    assert np.median(off.reshape(20, -1).max(1)) < 1e-5 * np.abs(expected).max()  # but for a code at a tie
