@@ -65,7 +65,7 @@ def prepared(name: str, args: argparse.Namespace) -> tuple[dict[str, Graph], tor
     else:
         if name == "lenet":
             images, labels = mnist(args.data)
-            model, count, epochs = lenet(), 8000, 3
+            model, count, epochs = lenet(), 8000, 2
         else:
             digits = load_digits()
             images, labels = (

@@ -102,19 +102,6 @@ def test_published_widths(net, bits, benchmark_pair, published, mnist):
     assert ((width - expected).abs() / expected).max().item() < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("bits", "image", "low", "high"),
-    [(4, 3236, -2.506966, 0.66937286), (8, 7098, -1.6881838, -0.44973263)],
-)
-def test_published_symbolic_values(bits, image, low, high, benchmark_pair, mnist):
-    network, quantized = benchmark_pair("p1", bits)
-    x = mnist[[image]]
-    found = difference_bounds(network, quantized, Box.around(x, 3, 0, 255), "symbolic").output
-    output = int(network(x).argmax())
-    assert found.low[0, output].item() == pytest.approx(low, rel=1e-6)
-    assert found.high[0, output].item() == pytest.approx(high, rel=1e-6)
-
-
 def escapes(first, second, box, method, count=600, seed=0):
     """How many sampled values of any stage lie outside its interval (float64 noise allowed)."""
     known = difference_bounds(first, second, box, method)
