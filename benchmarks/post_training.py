@@ -159,8 +159,8 @@ def peers(network: QuantizableNetwork, fit: list[Tensor], data: Data) -> dict[st
         compiled = openvino_core("this benchmark").compile_model(
             graph, "CPU", {"LP_TRANSFORMS_MODE": "NO", "INFERENCE_PRECISION_HINT": "f32"}
         )
-        run = on_arrays(lambda x: compiled(x)[0])
-        found["OpenVINO, NNCF"] = top1(answers(run, data, len(fit[0])), data)
+        right = answers(on_arrays(lambda x: compiled(x)[0]), data, len(fit[0]))
+        found["OpenVINO, NNCF"] = top1(right, data)
     return found
 
 
@@ -209,7 +209,8 @@ def main() -> None:
         steps["reconstruct"] = lambda: network.reconstruct(
             small, len(small), passes=args.reconstruct, seed=args.seed, progress=args.progress
         )
-    took, rows = {}, {}
+    took: dict[str, float] = {}
+    rows: dict[str, dict[str, dict[str, float]]] = {}
     for name, step in steps.items():
         took[name], rows[name] = seconds(step), {}
         for mode in reversed(network.modes):
