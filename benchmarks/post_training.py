@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -40,6 +39,7 @@ from quantizable import QuantizableNetwork, quantize
 from quantizable.deploy.engines import compile_onnxruntime
 from quantizable.deploy.export import onnx_model
 from quantizable.deploy.requirements import openvino_core
+from quantizable.models.create import create_model
 from quantizable.models.weights import load_float_weights
 from quantizable.report.files import write_json
 from quantizable.storage.outputs import INPUT
@@ -194,7 +194,7 @@ def main() -> None:
         data = cifar(args.cifar, args.fit, args.seed, args.measure)
     else:
         data = imagenet(args.images, args.fit, args.seed)
-    model = timm.create_model(args.model).eval()
+    model = create_model(args.model, 10 if args.cifar else 1000).eval()
     if args.cifar:
         load_float_weights(model, args.weights)
     else:
