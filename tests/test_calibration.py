@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from quantizable import QuantizableNetwork, quantize
 from quantizable.calibrate import check_calibrated
 from quantizable.quantizers import LSQActivation, LSQPlusActivation, PACTActivation, Quantizer
+from quantizable.quantizers.base import sample
 from tests.test_network import SmallNet, images
 
 ACTIVATIONS = [LSQActivation, LSQPlusActivation, PACTActivation]
@@ -28,6 +29,16 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 
 def changed(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
     return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 4, 5, 6), (2, 3, 4, 5, 6)])
+def test_a_sample_does_not_depend_on_the_order_in_memory(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    layouts = [x, x.expand(3, *shape)[1], torch.randn(*shape, 2)[..., 0].copy_(x)]
+    if len(shape) == 4:
+        layouts.append(x.contiguous(memory_format=torch.channels_last))
+    for layout in layouts:
+        assert torch.equal(sample(layout), torch.stack([*x.flatten(), x.min(), x.max()]))
 
 
 def at(quantizer: Quantizer, bits: int, x: Tensor) -> Tensor:

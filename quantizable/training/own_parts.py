@@ -141,9 +141,9 @@ def _parts_of(network: QuantizableNetwork, mode: BitMode) -> Iterator[tuple[str,
                 continue
             held = dict(quantizer.named_parameters(recurse=False)) | dict(level.named_parameters())
             for key, value in held.items():
-                unit = held["scale" if "scale" in held else "alpha"]
+                step = held["scale" if "scale" in held else "alpha"]
                 kind = key if key in (CORRECTION, OFFSET) else STEP
-                yield f"{name}.{level.bits}.{key}", _part(kind, value, unit, level.bits)
+                yield f"{name}.{level.bits}.{key}", _part(kind, value, step, level.bits)
         for name, norm in network.norms().items():
             size = getattr(norm.active, "weight", None)
             for key, value in norm.active.named_parameters(recurse=False):

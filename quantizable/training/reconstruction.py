@@ -12,7 +12,7 @@ and the bias of each channel; and what is added to weights before they are round
 ICML 2021), at most one step, which chooses between up and down as AdaRound does (Nagel et al., ICML 2020).
 
 A mode that does not come closer is left as it was. Weights are shared with the float mode and stay. So
-cross-layer equalization, which scales them, has no place here; step sizes per channel do that for weights.
+cross-layer equalization, which scales them, has no place here; step sizes per channel do the same for them.
 """
 
 from __future__ import annotations
