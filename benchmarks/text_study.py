@@ -273,7 +273,8 @@ def cell(args: argparse.Namespace, model: str, data_name: str, seed: int) -> dic
     sets = sets_of(data, data_name, args.data, severities)
     few = {name: texts for name, texts in sets.items() if name[-1] == str(SEVERITY) or " " not in name}
     held = replace(texts_of(data, "val"), words=sets["test"].words)
-    about: dict[str, Any] = {"model": model, "data": data_name, "seed": seed, "machine": machine("cpu")}
+    where = machine("cpu") | {"command": f"python benchmarks/{Path(__file__).name} --data text"}
+    about: dict[str, Any] = {"model": model, "data": data_name, "seed": seed, "machine": where}
     about |= {"epochs": EPOCHS, "rates": RATES[model], "words": len(data.vocabulary), "strategies": {}}
 
     def keep(name: str, results: dict[str, Any], outputs: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
