@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from math import sqrt
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -261,17 +262,27 @@ FINDINGS: dict[str, Callable[[Sequence[Cell]], Iterator[str]]] = {
 }
 
 
-def print_tables(cells: Sequence[Cell]) -> None:
+def report(cells: Sequence[Cell]) -> str:
     """Everything that is measured, as Markdown."""
     if not cells:
-        print("nothing is measured yet")
-        return
-    print(f"{len(cells)} cells: mean ± standard deviation over seeds, or over cells; 95 % intervals\n")
+        return "Nothing is measured yet.\n"
+    made = cells[0]["machine"]
+    names = ", ".join(f"{model} on {data} ({len(some)})" for model, data, some in groups(cells))
+    said = [
+        f"`{made['command']}`, {made['date']}, torch {made['torch']}, {made['cpu']}, {made['threads']} thread. "
+        f"Cells, with the number of seeds: {names}. Figures are means ± standard deviations over seeds or, where "
+        "no network is named, over cells; in parentheses are 95 % intervals (Student, over cells)."
+    ]
     for title, make in TABLES.items():
         if rows := list(make(cells)):
-            print(f"## {title}\n\n{table(rows)}\n")
+            said.append(f"### {title}\n\n{table(rows)}")
     for title, say in FINDINGS.items():
-        print(f"## {title}\n")
-        for line in say(cells):
-            print(f"- {line}")
-        print()
+        said.append(f"### {title}?\n\n" + "\n".join(f"- {line}" for line in say(cells)))
+    return "\n\n".join(part.strip() for part in said) + "\n"
+
+
+def write(path: Path, cells: Sequence[Cell]) -> None:
+    """Put the report between ``<!-- text study -->`` and ``<!-- end -->`` of a Markdown file."""
+    start, end = "<!-- text study -->\n", "<!-- end -->"
+    before, _, rest = path.read_text().partition(start)
+    path.write_text(f"{before}{start}\n{report(cells)}\n{end}{rest.partition(end)[2]}")

@@ -83,6 +83,17 @@ def test_tables_hold_means_and_deviations_over_seeds() -> None:
     assert next(text_tables.cascades(CELLS))["10⁶ bit operations"] == "3.00 ± 0.00"
 
 
+def test_the_report_goes_between_its_marks(tmp_path: Path) -> None:
+    page, about = tmp_path / "text.md", {"command": "c", "date": "d", "torch": "t", "cpu": "p", "threads": 1}
+    page.write_text("before\n<!-- text study -->\nold\n<!-- end -->\nafter\n")
+    for _ in range(2):
+        text_tables.write(page, [{**one, "machine": about} for one in CELLS])
+    lines = page.read_text().splitlines()
+    assert (lines[0], lines[-1], lines.count("<!-- end -->")) == ("before", "after", 1)
+    assert "old" not in lines
+    assert lines.count("### The margin is the best indicator?") == 1
+
+
 def test_findings_say_how_often_and_how_much() -> None:
     stable = list(text_tables.most_stable(CELLS))
     assert stable[0].startswith("least disagreement in 6 rows (cell, mode)")
