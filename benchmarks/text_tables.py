@@ -59,7 +59,9 @@ def accuracy(cell: Cell, strategy: str, mode: str, which: str = "test") -> float
 def differs(cell: Cell, strategy: str, mode: str, sets: Sequence[str]) -> float | None:
     """How often a mode differs from the float network, as a mean over sets."""
     found = part(cell, strategy, mode)
-    return None if found is None else mean(found[0][which]["differs"][found[1]] for which in sets)
+    if found is None or not sets:
+        return None
+    return mean(found[0][which]["differs"][found[1]] for which in sets)
 
 
 def natural(cell: Cell) -> list[str]:
@@ -269,9 +271,9 @@ def report(cells: Sequence[Cell]) -> str:
     made = cells[0]["machine"]
     names = ", ".join(f"{model} on {data} ({len(some)})" for model, data, some in groups(cells))
     said = [
-        f"`{made['command']}`, {made['date']}, torch {made['torch']}, {made['cpu']}, {made['threads']} thread. "
-        f"Cells, with the number of seeds: {names}. Figures are means ± standard deviations over seeds or, where "
-        "no network is named, over cells; in parentheses are 95 % intervals (Student, over cells)."
+        f"`{made['command']}`, {made['date']}, torch {made['torch']}, {made['cpu']}, one thread. "
+        f"Cells, with the number of seeds: {names}. Figures are means ± standard deviations over seeds or, "
+        "where no network is named, over cells; in parentheses are 95 % intervals (Student, over cells)."
     ]
     for title, make in TABLES.items():
         if rows := list(make(cells)):
