@@ -2,7 +2,7 @@
 
     python benchmarks/text_study.py --data text --stage rates
     python benchmarks/text_study.py --data text
-    python benchmarks/text_study.py --tables
+    python benchmarks/text_study.py --tables --write docs/results/text.md
 
 ``--data`` is a folder with SST-2 (stsa.binary.*), movie reviews (rt-polarity.all), TREC questions, customer
 reviews (custrev.all) and the UCI sentences. A *cell* is one network (LSTM, GRU) on one data set with one
@@ -12,7 +12,7 @@ for each mode alone. All are shown the same texts. To save time there is one see
 mode alone on TREC, whose six classes are there for the indicators. Stage ``rates`` tries learning rates on
 seed 0 and looks at the validation texts alone; the best go into ``RATES``. A run that is finished is not
 trained again, and a cell that is in ``docs/results/evidence/text/`` is not measured again. ``--tables``
-prints what is there.
+shows what is there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from runs import ROOT, finished
 from steps import command_line, machine, positive
-from text_tables import print_tables
+from text_tables import report, write
 from torch import Tensor
 
 from quantizable import load, quantize
@@ -273,7 +273,8 @@ def cell(args: argparse.Namespace, model: str, data_name: str, seed: int) -> dic
     sets = sets_of(data, data_name, args.data, severities)
     few = {name: texts for name, texts in sets.items() if name[-1] == str(SEVERITY) or " " not in name}
     held = replace(texts_of(data, "val"), words=sets["test"].words)
-    about: dict[str, Any] = {"model": model, "data": data_name, "seed": seed, "machine": machine("cpu")}
+    where = machine("cpu") | {"command": f"python benchmarks/{Path(__file__).name} --data text"}
+    about: dict[str, Any] = {"model": model, "data": data_name, "seed": seed, "machine": where}
     about |= {"epochs": EPOCHS, "rates": RATES[model], "words": len(data.vocabulary), "strategies": {}}
 
     def keep(name: str, results: dict[str, Any], outputs: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
@@ -320,6 +321,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--output", type=Path, default=Path("checkpoints/evidence"))
     parser.add_argument("--tables", action="store_true", help="print the tables of what is measured, and end")
+    parser.add_argument("--write", type=Path, help="a Markdown file that gets the tables between its marks")
     args = parser.parse_args()
     if not args.tables:
         if args.data is None:
@@ -337,7 +339,10 @@ def main() -> None:
                         KEPT.mkdir(parents=True, exist_ok=True)
                         write_json(file, cell(args, model, name, seed))
                         print(f"kept {file.name}", flush=True)
-    print_tables([json.loads(file.read_text()) for file in sorted(KEPT.glob("*_*_*.json"))])
+    cells = [json.loads(file.read_text()) for file in sorted(KEPT.glob("*_*_*.json"))]
+    print(report(cells))
+    if args.write:
+        write(args.write, cells)
 
 
 if __name__ == "__main__":

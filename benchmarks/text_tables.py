@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from math import sqrt
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -35,8 +36,10 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def shown(values: Sequence[float], unit: float = 100) -> str:
-    """``1.20 (0.40 to 2.00)``."""
+    """``1.20 (0.40 to 2.00)``; of one value it alone."""
     value, low, high = interval(values)
+    if len(values) == 1:
+        return f"{unit * value:.2f}"
     return f"{unit * value:.2f} ({unit * low:.2f} to {unit * high:.2f})"
 
 
@@ -56,7 +59,9 @@ def accuracy(cell: Cell, strategy: str, mode: str, which: str = "test") -> float
 def differs(cell: Cell, strategy: str, mode: str, sets: Sequence[str]) -> float | None:
     """How often a mode differs from the float network, as a mean over sets."""
     found = part(cell, strategy, mode)
-    return None if found is None else mean(found[0][which]["differs"][found[1]] for which in sets)
+    if found is None or not sets:
+        return None
+    return mean(found[0][which]["differs"][found[1]] for which in sets)
 
 
 def natural(cell: Cell) -> list[str]:
@@ -174,16 +179,14 @@ def repairs(cells: Sequence[Cell]) -> Iterator[Row]:
 def most_stable(cells: Sequence[Cell]) -> Iterator[str]:
     """Finding 1: quantization-aware training is the most stable under shift."""
     some = [cell for cell in cells if natural(cell)]
-    rows = first = 0
-    for _, _, seeds in groups(some):
+    firsts: list[str] = []
+    for cell in some:  # those that have all strategies of the study
         for mode in LOWS:
-            means = {}
-            for name in PUBLISHED:
-                values = [differs(cell, name, mode, natural(cell) + synthetic(cell)) for cell in seeds]
-                if known(values):
-                    means[name] = mean(known(values))
-            rows, first = rows + 1, first + (min(means, key=lambda n: means[n]) == "alone")
-    yield f"one mode alone differs least in {first} of {rows} rows (network, data set, mode)"
+            found = {n: differs(cell, n, mode, natural(cell) + synthetic(cell)) for n in PUBLISHED}
+            if None not in found.values():
+                firsts.append(min(found, key=lambda name: found[name] or 0.0))
+    counts = ", ".join(f"{name} in {firsts.count(name)}" for name in PUBLISHED)
+    yield f"least disagreement in {len(firsts)} rows (cell, mode) with all four strategies: {counts}"
     for name in ("alone", "switchable"):
         for mode in LOWS:
             apart = [
@@ -199,17 +202,18 @@ def grows(cells: Sequence[Cell]) -> Iterator[str]:
     kinds = {"natural": natural, "synthetic": synthetic}
     for name in STRATEGIES:
         for kind, sets in kinds.items():
-            ratios, more = [], []
+            more = []  # of each cell its modes
             for cell in cells:
-                for mode in LOWS if sets(cell) else ():
-                    clean, moved = (differs(cell, name, mode, s) for s in (["test"], sets(cell)))
-                    if clean is not None and moved is not None:
-                        more.append(moved - clean)
-                        ratios.append(moved > clean)
-            if more:
+                pairs = [
+                    (differs(cell, name, mode, ["test"]), differs(cell, name, mode, sets(cell)))
+                    for mode in (LOWS if sets(cell) else ())
+                ]
+                more.append([b - a for a, b in pairs if a is not None and b is not None])
+            if some := [mean(one) for one in more if one]:
+                every = [value for one in more for value in one]
                 yield (
-                    f"{name}, {kind}: {shown(more)} points more than on the test texts; more in "
-                    f"{sum(ratios)} of {len(ratios)} (cell, mode)"
+                    f"{name}, {kind}: {shown(some)} points more than on the test texts; more in "
+                    f"{sum(value > 0 for value in every)} of {len(every)} (cell, mode)"
                 )
 
 
@@ -218,10 +222,10 @@ def best_indicator(cells: Sequence[Cell]) -> Iterator[str]:
     for classes, data in (("two", ("sst2", "reviews")), ("six", ("trec",))):
         apart: dict[str, list[float]] = {}
         for cell in cells:
-            for name in ("standard", "switchable") if cell["data"] in data else ():
-                for found in cell["strategies"][name]["indicators"].values():
-                    for other in ("gini", "least_confidence", "entropy"):
-                        apart.setdefault(other, []).append(found["margin"] - found[other])
+            both = [cell["strategies"][name]["indicators"] for name in ("standard", "switchable")]
+            found = [one for by_mode in both for one in by_mode.values()] if cell["data"] in data else []
+            for other in ("gini", "least_confidence", "entropy") if found else ():
+                apart.setdefault(other, []).append(mean(one["margin"] - one[other] for one in found))
         for other, values in apart.items():
             yield f"{classes} classes: AUROC of the margin minus that of {other}, points: {shown(values)}"
 
@@ -229,15 +233,15 @@ def best_indicator(cells: Sequence[Cell]) -> Iterator[str]:
 def repaired(cells: Sequence[Cell]) -> Iterator[str]:
     """Finding 4: retraining repairs some disagreements and creates new ones."""
     for name in ("standard", "switchable"):
-        found = [
-            one
-            for cell in cells
-            for one in cell["strategies"][name]["repair"].values()
-            if "skipped" not in one
-        ]
-        if found:
+        by_cell = [cell["strategies"][name]["repair"].values() for cell in cells]
+        counted = [[one for one in some if "skipped" not in one] for some in by_cell]
+        if found := [one for some in counted for one in some]:
             before, persist, new = (sum(one[k] for one in found) for k in ("before", "persisting", "new"))
-            net = [(one["persisting"] + one["new"] - one["before"]) / one["images"] for one in found]
+            net = [
+                mean((one["persisting"] + one["new"] - one["before"]) / one["images"] for one in some)
+                for some in counted
+                if some
+            ]
             yield (
                 f"{name}: of {before} disagreements {before - persist} are repaired, {new} are new; change "
                 f"of the share, points: {shown(net)}"
@@ -260,17 +264,27 @@ FINDINGS: dict[str, Callable[[Sequence[Cell]], Iterator[str]]] = {
 }
 
 
-def print_tables(cells: Sequence[Cell]) -> None:
+def report(cells: Sequence[Cell]) -> str:
     """Everything that is measured, as Markdown."""
     if not cells:
-        print("nothing is measured yet")
-        return
-    print(f"{len(cells)} cells: mean ± standard deviation over seeds, or over cells; 95 % intervals\n")
+        return "Nothing is measured yet.\n"
+    made = cells[0]["machine"]
+    names = ", ".join(f"{model} on {data} ({len(some)})" for model, data, some in groups(cells))
+    said = [
+        f"`{made['command']}`, {made['date']}, torch {made['torch']}, {made['cpu']}, one thread. "
+        f"Cells, with the number of seeds: {names}. Figures are means ± standard deviations over seeds or, "
+        "where no network is named, over cells; in parentheses are 95 % intervals (Student, over cells)."
+    ]
     for title, make in TABLES.items():
         if rows := list(make(cells)):
-            print(f"## {title}\n\n{table(rows)}\n")
+            said.append(f"### {title}\n\n{table(rows)}")
     for title, say in FINDINGS.items():
-        print(f"## {title}\n")
-        for line in say(cells):
-            print(f"- {line}")
-        print()
+        said.append(f"### {title}?\n\n" + "\n".join(f"- {line}" for line in say(cells)))
+    return "\n\n".join(part.strip() for part in said) + "\n"
+
+
+def write(path: Path, cells: Sequence[Cell]) -> None:
+    """Put the report between ``<!-- text study -->`` and ``<!-- end -->`` of a Markdown file."""
+    start, end = "<!-- text study -->\n", "<!-- end -->"
+    before, _, rest = path.read_text().partition(start)
+    path.write_text(f"{before}{start}\n{report(cells)}\n{end}{rest.partition(end)[2]}")
