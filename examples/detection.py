@@ -114,12 +114,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Train; print, and return by mode, the share of shapes found with the right name (IoU above 0.5)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=128, help="per epoch")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args(argv)
 
     pl.seed_everything(0, verbose=False)
     network = quantizable.quantize(detector(), bits=[2, 4, 8, 32])
-    optimizer = {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "warmup": 0.1}
+    optimizer = {"name": "adamw", "lr": 5e-3, "weight_decay": 1e-4, "warmup": 0.1}
     module = Detection(network, "adabits", optimizer, clip_norm=5.0)  # every mode learns from the boxes alone
     trainer = pl.Trainer(
         max_epochs=args.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,

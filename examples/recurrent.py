@@ -60,7 +60,7 @@ def agreement(network: quantizable.QuantizableNetwork, rows: Tensor, folder: Pat
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Train; print, and return by mode, the accuracy on 360 digits, and an engine's agreement at 4 bits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--engine", default="onnxruntime")
     args = parser.parse_args(argv)
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     rows, labels = torch.tensor(digits.images, dtype=torch.float32) / 16, torch.tensor(digits.target)
     network = quantizable.quantize(RowByRow(), bits=[2, 4, 8, 32])
     module = Reader(
-        network, "quantizable", {"name": "adamw", "lr": 5e-3, "weight_decay": 1e-4}, clip_norm=1.0
+        network, "quantizable", {"name": "adamw", "lr": 1e-2, "weight_decay": 1e-4}, clip_norm=1.0
     )
     trainer = pl.Trainer(
         max_epochs=args.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
