@@ -14,7 +14,15 @@ from torch import nn
 from torch.nn import functional as F
 
 import quantizable
-from quantizable.verify import Box, curve_bounds, mode_difference_bounds, pool_bounds, propagation, reach
+from quantizable.verify import (
+    Box,
+    curve_bounds,
+    decide,
+    mode_difference_bounds,
+    pool_bounds,
+    propagation,
+    reach,
+)
 from quantizable.verify.curves import FUNCTIONS, Curve
 from quantizable.verify.rearranging import Concat, Flatten, Pad, Slice
 from quantizable.verify.stages import Activation, Conv2d
@@ -253,3 +261,14 @@ def test_what_is_stated_of_a_function_is_true(name):
     if f.valley > -torch.inf:
         bottom = f.value(torch.tensor(f.valley, dtype=torch.float64))
         assert bottom <= f.value(x.detach()).min() + 1e-15
+
+
+@pytest.mark.parametrize("layer", ["GELU", "max pooling"])
+def test_what_the_program_cannot_encode_stays_open(layer):
+    """Bounds and search alone decide; a question between the two is neither proved nor refuted."""
+    first, others = graphs_with(layer)
+    box = Box.around(center(), 0.01)
+    high = float(mode_difference_bounds(first, others, box)["4"].output.magnitude[0, 0])
+    verdict = decide(first, others["4"], box, 0, 0.999 * high, time_limit=5)
+    assert (verdict.status, verdict.method) == ("unknown", "search")
+    assert decide(first, others["4"], box, 0, 1.001 * high).status == "proved"
