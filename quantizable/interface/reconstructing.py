@@ -25,9 +25,9 @@ class Reconstructing:
         """Learn what each mode has of its own, so that its blocks give what those of mode 32 give.
 
         That is step sizes, the norms' weights and biases, and which weights are rounded up and which down.
-        Weights stay as they are, and mode 32 gives the same outputs, bit for bit. A mode that does not come
-        closer to it is left as it was. Calibrate first, and
-        re-estimate the norms. Formulas and sources: ``training/reconstruction.py``.
+        Weights stay as they are, and mode 32 gives the same outputs, bit for bit. A mode whose outputs do not
+        come closer to it on the last 4 batches, which are held out if there are more than 8, is left as it
+        was. Calibrate first, and re-estimate the norms. Formulas and sources: ``training/reconstruction.py``.
 
         Args:
             loader: yields batches, read as :func:`~quantizable.nn.network_inputs.network_inputs` says; some

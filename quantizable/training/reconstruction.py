@@ -11,8 +11,9 @@ et al., ICLR 2020), which choose how much is clipped; the norms' weights and bia
 and the bias of each channel; and what is added to weights before they are rounded (AdaQuant, Hubara et al.,
 ICML 2021), at most one step, which chooses between up and down as AdaRound does (Nagel et al., ICML 2020).
 
-A mode that does not come closer is left as it was. Weights are shared with the float mode and stay. So
-cross-layer equalization, which scales them, has no place here; step sizes per channel do the same for them.
+A mode whose outputs do not come closer is left as it was, judged by batches that it was not fitted to where
+there are enough. Weights are shared with the float mode and stay. So cross-layer equalization, which scales
+them, has no place here; step sizes per channel do the same for them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ from quantizable.storage.digests import digest_network, digest_tensors
 from quantizable.training.own_parts import OwnSteps, Part, drop_empty_corrections, own_parts
 
 SMALLEST = 1e-12  # of a variance: a block may give a constant
-COMPARED = 4  # batches on which a mode must be closer than it was, or is left as it was
+COMPARED = (
+    4  # batches, the last, on which outputs must be closer than they were; held out if there are enough
+)
 
 
 def reconstruct(
@@ -59,6 +62,8 @@ def reconstruct(
     asked = _modes(network, modes)
     runs = [*first_runs(network, loader, batches, next(network.parameters()).device, forward)]
     kept = Kept(progress_file, _settings(network, runs, asked, passes, seed)) if progress_file else None
+    compared = runs[-COMPARED:] if len(runs) > 2 * COMPARED else runs
+    runs = runs[:-COMPARED] if len(runs) > 2 * COMPARED else runs
     own = own_parts(network, asked)
     parts = {name: part for mode in asked for name, part in own[mode].items()}
     if not parts:
@@ -67,7 +72,7 @@ def reconstruct(
     steps = OwnSteps(parts, passes * len(runs))
     with evaluating(network), _learnable(network, parts):
         try:
-            before = _off(network, runs[:COMPARED], asked)
+            before = _off(network, compared, asked)
             if kept:
                 kept.read(steps)
             for step in progress(range(steps.taken, steps.count), "reconstructing"):
@@ -77,7 +82,7 @@ def reconstruct(
                 steps.step()
                 if kept and place == len(runs) - 1:
                     kept.write(steps)
-            after = _off(network, runs[:COMPARED], asked)
+            after = _off(network, compared, asked)
             for mode in asked:
                 if not after[mode] < before[mode]:
                     steps.undo(own[mode])
@@ -118,14 +123,14 @@ def _visit(network: QuantizableNetwork, run: Run, modes: Sequence[BitMode]) -> N
 
 @torch.no_grad()
 def _off(network: QuantizableNetwork, runs: Sequence[Run], modes: Sequence[BitMode]) -> dict[BitMode, float]:
-    """The loss of each mode, summed over some batches."""
+    """How far the outputs of each mode are off, summed over some batches."""
     off = dict.fromkeys(modes, 0.0)
     for run in runs:
         with network.at_bits(network.modes[-1]):
-            wanted = _outputs(network, run)
+            wanted = _outputs(network, run)[-1:]
         for mode in modes:
             with network.at_bits(mode):
-                off[mode] += float(distance(_outputs(network, run), wanted))
+                off[mode] += float(distance(_outputs(network, run)[-1:], wanted))
     return off
 
 
