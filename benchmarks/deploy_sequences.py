@@ -10,6 +10,7 @@ prediction is the largest output of an input; ``noise`` as in ``deploy_networks.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import importlib.util
 import json
 import tempfile
@@ -85,7 +86,7 @@ def networks() -> Iterator[tuple[str, Callable[[], nn.Module], Callable[[], Any]
         )  # fmt: skip
         yield (
             "wav2vec 2.0",
-            lambda: hf.Wav2Vec2ForSequenceClassification(audio),
+            lambda: hf.Wav2Vec2Model(audio),
             lambda: {"input_values": torch.randn(COUNT, 400)},
         )
 
@@ -98,17 +99,22 @@ def answers(found: Any) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bits", default="8,4,2")
+    parser.add_argument("--only", default="*", help="shell pattern of names")
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     rows: list[dict[str, Any]] = []
     for name, make, inputs in networks():
+        if not fnmatch.fnmatchcase(name, args.only):
+            continue
         torch.manual_seed(0)
         batch = inputs()
         bits = [int(word) for word in args.bits.split(",")]
         network = quantize(make().eval(), bits, attention=True).eval()
         run = network_inputs(network.model, batch)
         network.calibrate([batch])
+        if any(isinstance(part, nn.BatchNorm1d) for part in network.modules()):
+            network.reestimate_norms([batch])  # so that predictions spread over the classes
         network.info |= describe_inputs(network, batch)
         for mode in bits:
             with network.at_bits(mode), torch.inference_mode():
