@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from quantizable.data.words import words_of
 from quantizable.interface.errors import unknown
+
+log = logging.getLogger(__name__)
 
 LAYOUTS = ("auto", "columns", "label_first", "label_last")
 DELIMITERS = "\t,;"
@@ -27,7 +30,7 @@ def read_texts_file(
 ) -> list[LabeledText]:
     """All texts of a file, in its order.
 
-    Bytes that are no UTF-8 are replaced. Blank lines are left out.
+    Bytes that are no UTF-8 are replaced. Blank lines are left out, and texts without words, with a warning.
 
     Args:
         file: the file.
@@ -39,8 +42,8 @@ def read_texts_file(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: an unknown layout, no such columns, or a line without a text or without a label; the
-            message names the line.
+        ValueError: an unknown layout, no such columns, or or a line without a label; the message names
+            the line.
     """
     if layout not in LAYOUTS:
         raise ValueError(unknown("layout", layout, LAYOUTS))
@@ -55,9 +58,13 @@ def read_texts_file(
             found = list(_columns(file, stream, head, text_column, label_column))
         else:
             found = list(_lines(stream, layout == "label_first"))
-    for text, label, line in found:
-        if not words_of(text):
-            raise ValueError(f"{file}, line {line}: the text is empty; remove it, or give it words")
+    if blank := [str(row.line) for row in found if not words_of(row.text)]:
+        some = ", ".join(blank[:5]) + ", ..." * (len(blank) > 5)
+        log.warning(
+            "%s: %d of %d texts have no words and are left out (line %s)", file, len(blank), len(found), some
+        )
+        found = [row for row in found if words_of(row.text)]
+    for _, label, line in found:
         if not label:
             raise ValueError(f"{file}, line {line}: there is no label; layout={layout} was read")
     if not found:

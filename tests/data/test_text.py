@@ -108,9 +108,8 @@ def test_bytes_that_are_no_utf8_and_odd_line_ends_stay_inside_a_text(tmp_path: P
             "has no column 'text'; its first line names sentence, label. Set data.",
         ),
         ("a.tsv", "good fun\t1\n", "has no column 'text'; its first line names good fun, 1"),
-        ("a.csv", "text,label\ngood,1\n,0\n", "line 3: the text is empty"),
         ("a.csv", "text,label\ngood\n", "line 2: there is no label"),
-        ("a.all", "1 good\n0 \n", "line 2: the text is empty"),
+        ("a.all", "0 \n", "holds no texts"),
         ("a.txt", "good\t1\nbad\t\n", "line 2: there is no label"),
         ("a.all", "", "holds no texts"),
         ("a.csv", "text,label\n", "holds no texts"),
@@ -125,6 +124,17 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str, conten
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"layout 'label_lst' is unknown.*did you mean 'label_last'"):
         read_texts_file(tmp_path / name, layout="label_lst")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv", "text,label\ngood,1\n,0\n"), ("a.all", "1 good\n0 \n")]
+)
+def test_texts_without_words_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert [(row.text, row.label) for row in read_texts_file(tmp_path / name)] == [("good", "1")]
+    assert "1 of 2 texts have no words and are left out (line" in caplog.text
 
 
 def read(**options: Any) -> None:
