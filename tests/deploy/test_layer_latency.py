@@ -63,7 +63,7 @@ def test_the_command_measures_milliseconds(
     monkeypatch.setattr("quantizable.deploy.command_cost.load", lambda path: network)
     monkeypatch.setattr("quantizable.deploy.command_cost.measure", lambda *_: {})  # of the whole network
     monkeypatch.setattr("quantizable.measure.latency.PAUSE", 0.0)
-    torch.save({}, tmp_path / "model.ckpt")  # a file is looked for before anything is loaded
+    torch.save({"quantizable": {}}, tmp_path / "model.ckpt")  # looked at before anything is loaded
     words = ["cost", str(tmp_path / "model.ckpt"), "--engine", "onnxruntime", "--threads", "1"]
     assert main([*words, "--layer-latency", str(tmp_path / "latency.json")]) == 0
     table = json.loads((tmp_path / "latency.json").read_text())
