@@ -94,18 +94,19 @@ def test_cifar10_is_trained_from_float_weights_and_nothing_else_needs_them(
 
 @pytest.mark.slow
 def test_a_run_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = [
-        "data=fake", "data.size=64", "data.batch_size=8", "data.image_size=8", "schedule.epochs=1",
-        "bits.modes=[2,32]", "trainer=cpu", "trainer.limit_train_batches=2",
-    ]  # fmt: skip
-    first = runs.trained("one", said, tmp_path)
+    commands: list[list[str]] = []
+
+    def train(command: list[str], check: bool) -> None:
+        commands.append(command)
+        (tmp_path / "one").mkdir()
+        (tmp_path / "one" / "results.json").write_text('{"modes": {"2": {}, "32": {}}}')
+
+    monkeypatch.setattr(runs.subprocess, "run", train)
+    first = runs.trained("one", ["data=fake"], tmp_path)
     assert list(first["modes"]) == ["2", "32"]
-
-    def refused(*_: object, **__: object) -> None:
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(runs.subprocess, "run", refused)
-    assert runs.trained("one", said, tmp_path) == first
+    assert runs.trained("one", ["data=fake"], tmp_path) == first
+    [command] = commands
+    assert command[1:] == [str(runs.ROOT / "train.py"), "data=fake", f"output={tmp_path}", "run=one"]
 
 
 def test_a_run_that_was_cut_off_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

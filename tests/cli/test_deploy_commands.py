@@ -189,7 +189,10 @@ def test_show_counts_the_bytes_of_each_file(tmp_path: Path, capsys: pytest.Captu
     assert "norm: float: LayerNorm has no integer form here" in capsys.readouterr().out
 
 
-def test_cost_writes_tables_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_cost_writes_tables_and_a_plot(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantizable.measure.latency.PAUSE", 0.0)
     results = tmp_path / "results.json"
     results.write_text(json.dumps({"modes": {"2": {"top1": 0.8}, "4": {"top1": 0.9}}}))
     network = quantizable.quantize(timm.create_model("resnet20", num_classes=10), [2, 4]).eval()

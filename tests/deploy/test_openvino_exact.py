@@ -144,8 +144,7 @@ def test_without_the_precaution_the_same_kernels_are_wrong(answers) -> None:
         assert np.abs(found[f"{name}.False"] - expected).max() > 0.05 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("ending", ["onnx", "xml"])
-@pytest.mark.parametrize("storage", ["int8", "int4"])
+@pytest.mark.parametrize(("ending", "storage"), [("onnx", "int4"), ("xml", "int8")])
 def test_only_layers_that_can_saturate_change(tmp_path: Path, ending: str, storage: str) -> None:
     network, images = branches(4)
     export = export_onnx if ending == "onnx" else export_openvino
