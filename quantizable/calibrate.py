@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.missing_modes import start_without_data
-from quantizable.nn.network_inputs import Inputs, moved, network_inputs, tensors_of
+from quantizable.nn.network_inputs import Inputs, moved, network_inputs
 from quantizable.nn.norm_statistics import (
     active_batch_norms,
     is_fresh,
@@ -153,7 +153,10 @@ def _find_operands(model: nn.Module, run: Run, config: Mapping[str, Any]) -> Non
     finally:
         for quantizer in waiting:
             quantizer.stop_calibration()
-    if not any(isinstance(module, QuantOperands) for module in model.modules()):
+    operands = [module for module in model.modules() if isinstance(module, QuantOperands)]
+    for module in operands:  # they were made while the network was in evaluation mode
+        module.train(model.training)
+    if not operands:
         warnings.warn("attention=True found no product of two activations in this network", stacklevel=5)
 
 
@@ -231,10 +234,13 @@ def _first(loader: Iterable[Any], batches: int) -> Iterator[tuple[int, Any]]:
 
 
 def _check_finite(inputs: Inputs, count: int) -> None:
-    # a mask may hide by minus infinity
-    named = {key: value for key, value in inputs.kwargs.items() if "mask" not in key}
-    if not all(torch.isfinite(x).all() for x in tensors_of((inputs.args, named))):
+    if not all(torch.isfinite(x).all() or _hides(x) for x in inputs.tensors()):
         raise ValueError(f"batch {count} of the loader has NaN or infinite values; clean the data first")
+
+
+def _hides(x: Tensor) -> bool:
+    """True for a mask that is added: zeros, and minus infinity for what it hides."""
+    return bool(((x == 0) | (x == -torch.inf)).all())
 
 
 def input_of(batch: Any) -> Any:

@@ -370,3 +370,23 @@ def test_a_few_passes_in_training_mode_change_no_later_calibration(bits: int) ->
     assert any("input_quantizer" in key for key in found[0])
     for other in found[1:]:
         torch.testing.assert_close(other, found[0])
+
+
+class Adds(nn.Module):
+    """A linear layer, and a mask that is added to its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        return (self.fc(x) + hidden).softmax(-1)
+
+
+def test_a_mask_may_hide_by_minus_infinity_and_an_input_may_not() -> None:
+    net, x = quantize(Adds(), [4, 32]), torch.randn(4, 4)
+    mask = torch.zeros(4, 4).masked_fill(torch.eye(4).bool(), -torch.inf)
+    net.calibrate([(x, mask)])
+    for value in (torch.inf, -torch.inf, torch.nan):
+        with pytest.raises(ValueError, match="batch 1 of the loader has NaN or infinite values"):
+            net.calibrate([(x.masked_fill(torch.eye(4).bool(), value), mask)])

@@ -13,8 +13,10 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 from quantizable import QuantizableNetwork, quantize
+from quantizable.models.create import create_model
 from quantizable.nn import PerModeNorm
 from quantizable.nn.layers import QuantConv2d, QuantLinear
+from quantizable.nn.operands import QuantOperands
 from quantizable.storage.load import load
 from quantizable.storage.qz import save_qz
 from quantizable.training.classifier import QuantizableClassifier
@@ -323,3 +325,17 @@ def test_a_classifier_wants_as_many_classes_as_outputs() -> None:
         QuantizableClassifier(net, 4)
     with pytest.raises(ValueError, match="quantizable already"):
         QuantizableClassifier(net, 10, weights="some.pt")
+
+
+def test_operands_that_calibration_finds_leave_the_name_of_the_network() -> None:
+    """So that a ``.qz`` file says how to build it."""
+    model = create_model("text_transformer", 2, vocabulary_size=9, embedding_dim=8, heads=2, num_layers=1)
+    net = quantize(model, [4, 32], attention=True)
+    net.info = {"model": "text_transformer", "num_classes": 2, "model_options": {}}
+    net.calibrate([torch.randint(1, 9, (4, 5))])
+    assert any(isinstance(module, QuantOperands) for module in net.modules())
+    assert all(module.training for module in net.modules())
+    assert net.info["model"] == "text_transformer"
+    net.model.encoder.norm = nn.Identity()
+    net.refresh()
+    assert net.info["model"] is None

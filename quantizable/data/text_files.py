@@ -52,6 +52,8 @@ def read_texts_file(
     with file.open(encoding="utf-8-sig", errors="replace", newline="\n") as stream:
         head = stream.readline()
         stream.seek(0)
+        if not head:
+            raise ValueError(f"{file} is empty")
         if layout == "auto":
             layout = layout_of(file, head)
         if layout == "columns":

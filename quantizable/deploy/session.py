@@ -251,6 +251,8 @@ class Session:
             free = self.engine == "openvino" and self.batch is None
             if free and (runner := self._one_by_one(graph, integers)):
                 return runner
+            if self.engine == "openvino" and integers and (runner := self._without_passes(mode)):
+                return runner
             why = " ".join(str(error).split())[:300]
             raise ValueError(f"{self.engine} cannot run {self.path}: {why}") from error
 
@@ -267,6 +269,18 @@ class Session:
             return None
         self.batch = 1
         log.warning("openvino refuses %s with a free batch size; it runs image by image (batch=1)", self.path)
+        return runner
+
+    def _without_passes(self, mode: BitMode | None) -> Runner | None:
+        """Some graphs OpenVINO compiles only without its integer passes."""
+        try:
+            runner = self._compile(mode, integers=False)
+        except ValueError:  # then it is not these passes
+            return None
+        log.warning(
+            "openvino's integer passes cannot compile %s in mode %s; it runs without them, in float",
+            self.path, MIXED if mode is None else mode.name,
+        )  # fmt: skip
         return runner
 
     def _torch_runner(self, mode: BitMode) -> Runner:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from quantizable.bits import BitMode
 from quantizable.nn import encoder_fast_path, reading, recurrent, shifted_windows
 from quantizable.nn.conversion import QuantizeConfig, check_weights, classifier_of, convert
+from quantizable.nn.derived_classes import DerivedClass
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.left_float import warn_of_left_float
 from quantizable.nn.norms import PerModeNorm
@@ -32,21 +33,39 @@ def parts(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
             yield from parts(child, seen)
 
 
+def named_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a model by name, without quantizers and what holds those of products."""
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if isinstance(module, QuantOperands | Quantizer | Level):
+            inside += (f"{name}.",)
+        elif not name.startswith(inside):
+            yield name, module
+
+
+def class_in_the_model(module: nn.Module) -> type[nn.Module]:
+    """The class without what was derived of it to quantize the products in its code."""
+    kind = type(module)
+    while isinstance(kind, DerivedClass):
+        kind = kind.__bases__[-1]
+    return kind
+
+
 class Structure:
     """Which module holds which, to notice at the cost of a few microseconds that it changed."""
 
     def __init__(self, model: nn.Module) -> None:
         self.children = [(module, dict(module._modules)) for module in parts(model, set())]
         head, self.classes = classifier_of(model)
-        # what a network of the same name has, whatever the number of its classes
+        # what a network of the same name has, whatever the number of its classes and where products of
+        # activations were found
         self.architecture = [
             (
                 name,
-                type(module),
+                class_in_the_model(module),
                 [p is not None and name != head and p.shape for p in module._parameters.values()],
             )
-            for name, module in model.named_modules()
-            if not isinstance(module, Quantizer | Level)
+            for name, module in named_parts(model)
         ]
         self.shared_norms = [m for m, _ in self.children if isinstance(m, _BatchNorm)]
         self.switchable: dict[str, Any] = {

@@ -43,18 +43,23 @@ def find_texts(words: Iterable[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: a name that ends in .txt and is no file.
-        ValueError: a file without texts, or a text that is empty.
+        ValueError: a folder, a file without texts or of something else, or a text that is empty.
     """
     found: list[str] = []
     for word in words:
         if word == "-":
             found += [line.strip() for line in sys.stdin if line.strip()]
         elif os.path.isfile(word):  # as Path's own, and a long sentence is none
-            lines = Path(word).read_text(encoding="utf-8", errors="replace").split("\n")
+            content = Path(word).read_bytes()
+            if b"\0" in content:
+                raise ValueError(f"{word} is no file of texts; this network reads words")
+            lines = content.decode("utf-8", errors="replace").split("\n")
             texts = [line.strip() for line in lines if line.strip()]
             if not texts:
                 raise ValueError(f"{word} holds no texts")
             found += texts
+        elif os.path.isdir(word):
+            raise ValueError(f"{word} is a folder; this network reads words: give texts, or files of them")
         elif word.endswith(".txt"):
             raise FileNotFoundError(f"there is no file {word}")
         elif not word.strip():

@@ -111,7 +111,7 @@ def test_bytes_that_are_no_utf8_and_odd_line_ends_stay_inside_a_text(tmp_path: P
         ("a.csv", "text,label\ngood\n", "line 2: there is no label"),
         ("a.all", "0 \n", "holds no texts"),
         ("a.txt", "good\t1\nbad\t\n", "line 2: there is no label"),
-        ("a.all", "", "holds no texts"),
+        ("a.all", "", "a.all is empty"),
         ("a.csv", "text,label\n", "holds no texts"),
         ("b.all", "", "there is no file of texts"),
     ],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quantizable import QuantizableNetwork, quantize
-from quantizable.deploy import Session
+from quantizable.deploy import Session, describe_inputs
 from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import METADATA, export_onnx, onnx_model
 from quantizable.measure.cost import layer_costs, mode_costs
@@ -167,3 +167,26 @@ def test_costs_of_the_products_are_those_of_the_layer() -> None:
     total = mode_costs(network(model, torch.randn(4, *SIZE)), costs)[0]
     assert total.parameters == sum(p.numel() for p in model.parameters())
     assert total.other_bytes == 0
+
+
+class Tagger(nn.Module):
+    """An answer at every step, straight from the states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(8, 8, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0])
+
+
+def test_what_integer_passes_cannot_compile_runs_without_them(tmp_path: Path) -> None:
+    x = torch.randn(4, 3, 8)
+    network = quantize(Tagger(), [4, 32]).eval()
+    network.calibrate([x])
+    network.info |= describe_inputs(network, x)
+    export_onnx(network, tmp_path / "tagger.onnx", 4)
+    found = Session(tmp_path / "tagger.onnx", engine="openvino")(x)
+    with network.at_bits(4), torch.no_grad():
+        np.testing.assert_allclose(found, network(x).numpy(), atol=1e-5)

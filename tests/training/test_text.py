@@ -13,6 +13,7 @@ from quantizable.cli import main
 from quantizable.data import Text
 from quantizable.deploy import Session, read_texts
 from quantizable.measure.evaluate import evaluate
+from quantizable.storage.input_files import find_texts
 from quantizable.storage.preprocessing import preprocessing
 from quantizable.training.run import train
 from tests.tiny import config, same
@@ -200,3 +201,12 @@ def test_hub_card_names_texts(run: Path, tmp_path: Path) -> None:
     again = quantizable.load(tmp_path / "shared")
     assert again.info["vocabulary"] == network.info["vocabulary"]
     assert preprocessing(again)["input_ids"] == len(network.info["vocabulary"])
+
+
+def test_a_command_line_names_texts_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\0\0")
+    (tmp_path / "b.txt").write_text("good film\n\nbad film\n")
+    assert find_texts(["a plot", str(tmp_path / "b.txt")]) == ["a plot", "good film", "bad film"]
+    for word, message in ((tmp_path / "a.png", "is no file of texts"), (tmp_path, "is a folder")):
+        with pytest.raises(ValueError, match=message):
+            find_texts([str(word)])
