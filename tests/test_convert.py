@@ -17,12 +17,11 @@ from tests.test_network import SmallNet, images
 
 TIMM_NETWORKS: list[tuple[str, int, dict[str, Any]]] = [
     ("resnet18", 32, {}),
-    ("resnet50", 32, {}),
     ("mobilenetv2_100", 32, {}),
     ("mobilenetv3_small_100", 32, {}),
     ("tf_efficientnet_b0", 32, {}),
     ("regnetx_002", 32, {}),
-    ("densenet121", 32, {}),
+    ("densenet121", 32, {"growth_rate": 8, "block_config": (2, 2, 1, 1)}),
     ("convnext_atto", 32, {}),
     ("vit_tiny_patch16_224", 32, {"img_size": 32}),
     ("swin_tiny_patch4_window7_224", 64, {"img_size": 64}),
