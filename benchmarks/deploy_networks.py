@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 if "--without-vnni" in sys.argv:  # read once, when OpenVINO is loaded
@@ -37,6 +38,7 @@ RUNS = (  # name, engine, exact
     ("onnxruntime", compile_onnxruntime, True),
     ("openvino", compile_openvino, True),
     ("openvino, exact=False", compile_openvino, False),
+    ("openvino, no integer passes", partial(compile_openvino, integers=False), True),
 )
 
 
@@ -56,6 +58,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--size", type=int, default=96, help="pixels (default: 96)")
     parser.add_argument("--norms", action="store_true", help="re-estimate the norms of each mode")
+    parser.add_argument(
+        "--fixed-batch", action="store_true", help="compile for the batch; default: a free one"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--without-vnni", action="store_true", help="run OpenVINO's saturating kernels (x86)")
     parser.add_argument("--output", type=Path, help="JSON file")
@@ -69,6 +74,7 @@ def main() -> None:
         bits = [int(word) for word in args.bits.split(",")]
         network = quantizable.quantize(timm.create_model(name, num_classes=10), bits).eval()
         images = smooth_noise(args.images, args.size)
+        shape = tuple(images.shape) if args.fixed_batch else None
         network.calibrate([images])
         if args.norms:
             network.reestimate_norms([images], batches=1)
@@ -82,7 +88,7 @@ def main() -> None:
                    "classes": len(np.unique(expected.argmax(1))),
                    "noise": int((noisy.argmax(1) != expected.argmax(1)).sum())}  # fmt: skip
             for engine, compiled, exact in RUNS:
-                got = compiled(model, args.threads, None, exact)(images.numpy())
+                got = compiled(model, args.threads, shape, exact)(images.numpy())
                 row[engine] = int((got.argmax(1) != expected.argmax(1)).sum())
             print(row, flush=True)
             results.append(row)

@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +80,14 @@ def steps(args: argparse.Namespace) -> Rows:
     """Ratio to the bare passes, and peak memory."""
     for execution in ("eager",) if args.dry_run else ("eager", "compiled"):
         for case in args.cases:
-            measure = lambda case=case, run=execution: compare(  # noqa: E731
-                case, setting_of(args, run), MODES, args.repeats
-            )
+            measure = partial(compare, case, setting_of(args, execution), MODES, args.repeats)
             yield f"{case.model} {execution}", measure
 
 
 def peers(args: argparse.Namespace) -> Rows:
     """Ours and the peers' step in turns, as multiples of the bare passes."""
     for case in args.cases[:2]:
-        yield case.model, lambda case=case: side_by_side(case, setting_of(args), args.repeats)
+        yield case.model, partial(side_by_side, case, setting_of(args), args.repeats)
     if importlib.util.find_spec("torchao"):
         yield "torchao", lambda: torchao_linear(args)
 
@@ -142,11 +141,7 @@ def switch(args: argparse.Namespace) -> Rows:
     case = args.cases[0]
     yield "set_bits", lambda: set_bits_row(case, setting_of(args), 20 if args.dry_run else 400)
     for scheme in ("quantizable", "sandwich"):
-        measure = lambda scheme=scheme: {  # noqa: E731
-            "scheme": scheme,
-            **compare(case, setting_of(args), SEVEN, args.repeats, scheme),
-        }
-        yield f"seven modes {scheme}", measure
+        yield f"seven modes {scheme}", partial(compare, case, setting_of(args), SEVEN, args.repeats, scheme)
 
 
 def set_bits_row(case: Case, setting: Setting, repeats: int) -> Row:
@@ -174,7 +169,7 @@ def tests(args: argparse.Namespace) -> Rows:
 def training(args: argparse.Namespace) -> Rows:
     """Accuracy by mode, the same settings for all sides."""
     for side, words in SIDES.items():
-        yield side, lambda side=side, words=words: trained_side(args, side, words)
+        yield side, partial(trained_side, args, side, words)
 
 
 def trained_side(args: argparse.Namespace, side: str, words: tuple[str, ...]) -> Row:

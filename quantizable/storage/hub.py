@@ -24,7 +24,7 @@ from quantizable.storage.card import merged, model_card
 from quantizable.storage.checkpoint import FORMAT, build_described, check_description
 from quantizable.storage.golden import SPAN, drawn
 from quantizable.storage.preprocessing import preprocessing
-from quantizable.storage.qz import describe_architecture, integer_modes, save_qz
+from quantizable.storage.qz import UNNAMED, describe_architecture, integer_modes, save_qz
 from quantizable.storage.signature import as_inputs, signature_of
 from quantizable.storage.stored_quantizers import StoredWeight
 
@@ -100,11 +100,10 @@ def _write_card(
 
 def describe(network: QuantizableNetwork) -> dict[str, Any]:
     """``config.json``: what a checkpoint says of its network, without the folders of training."""
-    unknown: dict[str, Any] = {"model": None, "num_classes": None, "model_options": {}}
     return {
         "library_name": "quantizable",
         "format": FORMAT,
-        **(describe_architecture(network) or unknown),
+        **(describe_architecture(network) or UNNAMED),
         "quantize": network.config,
         "modes": [mode.name for mode in network.modes],
         "data": preprocessing(network),

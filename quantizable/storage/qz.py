@@ -207,6 +207,9 @@ def stays_float(key: str, dropped: set[str]) -> bool:
     return not quantizer and key not in dropped and not key.endswith("num_batches_tracked")
 
 
+UNNAMED: dict[str, Any] = {"model": None, "num_classes": None, "model_options": {}}  # a module of one's own
+
+
 def describe_architecture(network: QuantizableNetwork) -> dict[str, Any] | None:
     """How ``create_model`` builds the float network: from the checkpoint's info, else from timm's config."""
     info = network.info

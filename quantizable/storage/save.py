@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,9 +10,7 @@ from quantizable.network import QuantizableNetwork
 from quantizable.report.files import written_whole
 from quantizable.storage.checkpoint import FORMAT
 from quantizable.storage.preprocessing import preprocessing
-from quantizable.storage.qz import describe_architecture
-
-BUILDING = ("model", "num_classes", "model_options")
+from quantizable.storage.qz import UNNAMED, describe_architecture
 
 
 def save_checkpoint(network: QuantizableNetwork, path: str | Path) -> None:
@@ -26,14 +23,13 @@ def save_checkpoint(network: QuantizableNetwork, path: str | Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    unknown: dict[str, Any] = {"model": None, "num_classes": None, "model_options": {}}
     data = {**preprocessing(network), **network.info}
     about = {
         "format": FORMAT,
-        **(describe_architecture(network) or unknown),
+        **(describe_architecture(network) or UNNAMED),
         "quantize": network.config,
         "modes": [mode.name for mode in network.modes],
-        "data": {key: value for key, value in data.items() if key not in BUILDING},
+        "data": {key: value for key, value in data.items() if key not in UNNAMED},
     }
     state = {f"network.{key}": value.detach().cpu() for key, value in network.state_dict().items()}
     with written_whole(path) as temporary:

@@ -40,9 +40,7 @@ from quantizable.storage.digests import digest_network, digest_tensors
 from quantizable.training.own_parts import OwnSteps, Part, drop_empty_corrections, own_parts
 
 SMALLEST = 1e-12  # of a variance: a block may give a constant
-COMPARED = (
-    4  # batches, the last, on which outputs must be closer than they were; held out if there are enough
-)
+COMPARED = 4  # batches, the last, on which outputs must come closer; held out where there are enough
 
 
 def reconstruct(
