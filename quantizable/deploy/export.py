@@ -18,6 +18,7 @@ from torch.onnx.errors import OnnxExporterError
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.deploy.engines import compile_onnxruntime
 from quantizable.deploy.integer_nodes import LAYER_KEY, OPSET, node_layer
+from quantizable.deploy.layer_bias import with_bias
 from quantizable.deploy.layer_report import layer_report
 from quantizable.deploy.lowering import Lowered, lower
 from quantizable.deploy.requirements import require
@@ -119,6 +120,8 @@ def onnx_model(
         weight.style = style
         if style == "qdq" and weight_storage == "int8" and name in lowered.inputs:
             weight.use_headroom(lowered.inputs[name].highest_code)
+    if style == "qdq":
+        with_bias(map(lowered.model.get_submodule, lowered.weights))
     for given in lowered.inputs.values():
         given.style = style
     model = _to_onnx(lowered, example, signature)
