@@ -35,7 +35,7 @@ class Clip(NamedTuple):
         )
         return (out,)
 
-    def gradients(self, grad: Tensor, x: Tensor, top: Tensor) -> tuple[Tensor, ...] | None:
+    def gradients(self, grad: Tensor, x: Tensor, top: Tensor) -> tuple[Tensor | None, ...] | None:
         found = loops_for(x)
         if found is None or not alike(x, grad):
             return None
@@ -85,7 +85,7 @@ class Unit(NamedTuple):
 
     def gradients(
         self, grad: Tensor, x: Tensor, tanh: Tensor, largest: Tensor, twice: Tensor, scale: Tensor
-    ) -> tuple[Tensor, ...] | None:
+    ) -> tuple[Tensor | None, ...] | None:
         found = loops_for(x)
         if found is None or not alike(x, grad) or tanh.stride() != x.stride():
             return None
@@ -133,7 +133,7 @@ class Nested(NamedTuple):
         )
         return (out,)
 
-    def gradients(self, grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, ...] | None:
+    def gradients(self, grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor | None, ...] | None:
         found, rows = loops_for(x), rows_and_length(x, scale)
         if found is None or rows is None or not alike(x, grad):
             return None
@@ -141,8 +141,8 @@ class Nested(NamedTuple):
         by_value, by_scale = (torch.empty_like(x, dtype=torch.float32) for _ in range(2))
         value = scale * self.shift
         found.nested_gradients(
-            HALF[x.dtype], *pointers(grad, x, grad_x, by_value, by_scale), *rows, *pointers(scale, value), *self,
-            clamp_passes_its_bounds(), torch.get_num_threads(),
+            HALF[x.dtype], *pointers(grad, x, grad_x, by_value, by_scale), *rows, *pointers(scale, value),
+            *self, clamp_passes_its_bounds(), torch.get_num_threads(),
         )  # fmt: skip
         by_value, by_scale = (part.sum_to_size(scale.shape) for part in (by_value, by_scale))
         return grad_x, by_value * self.shift + by_scale

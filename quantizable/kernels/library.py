@@ -1,8 +1,8 @@
 """``loops.cpp`` as a library: built on first use, kept in the user's cache, never a reason to fail.
 
-It is built where the process runs on Linux, finds g++ and uses GNU's OpenMP already, as torch's packages do. What
-it computes must be torch's numbers, bit for bit; this is tried on every start. Elsewhere there is no library,
-and torch's operations run one by one, with the same results.
+It is built where the process runs on Linux, finds g++ and uses GNU's OpenMP already, as torch's packages do.
+What it computes must be torch's numbers, bit for bit; this is tried on every start. Elsewhere there is no
+library, and torch's operations run one by one, with the same results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ VARIABLE = "QUANTIZABLE_FUSED_LOOPS"  # "off": torch's operations one by one; "o
 SOURCE = Path(__file__).with_name("loops.cpp")
 # -march=native: the name under which the library is kept names the processor. The others keep the numbers
 # exact (no product and sum in one rounding) and allow vectors (nobody reads errno or floating-point traps).
-FLAGS = "-std=c++17 -O3 -march=native -fopenmp -shared -fPIC -ffp-contract=off -fno-math-errno -fno-trapping-math"
+FLAGS = (
+    "-std=c++17 -O3 -march=native -fopenmp -shared -fPIC -ffp-contract=off -fno-math-errno -fno-trapping-math"
+)
 OF_A_PROCESSOR = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features")
 
 Check = Callable[[ctypes.CDLL], bool]
@@ -63,7 +65,7 @@ def library(check: Check) -> ctypes.CDLL | None:
 
 
 def attempts() -> Iterator[Callable[[], ctypes.CDLL]]:
-    """Ways to the library, the quickest first: from the cache, built for the cache, built for this process."""
+    """Ways to the library: out of the cache, built for the cache, built for this process alone."""
     if not sys.platform.startswith("linux"):
         return iter([refuse])
     return iter([kept, lambda: built(cache_folder()), lambda: built(None)])

@@ -29,7 +29,8 @@ static inline void write(bf16& at, float value) {  // to the nearest, ties to ev
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  at = bf16(value != value ? 0x7fc0u : rounded);
+  const uint32_t nan = 0u - uint32_t(value != value);  // no branch: it would keep a loop from vector units
+  at = bf16((rounded & ~nan) | (0x7fc0u & nan));
 }
 template <class T> static inline float stored(float value) {  // what is left of a result in a tensor
   T place;
@@ -40,7 +41,7 @@ static inline float clamp(float x, float low, float high) {  // NaN stays NaN
   x = x < low ? low : x;
   return x > high ? high : x;
 }
-static inline float where(bool yes, float x) {  // x or 0, without a branch that keeps a loop from vector units
+static inline float where(bool yes, float x) {  // x or 0, without a branch
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
   bits &= 0u - uint32_t(yes);
@@ -132,7 +133,8 @@ void fake_quantize_gradients(int half, const void* grad_, const void* x_, const 
         EACH_NUMBER {
           const float value = read(x[i]), g = read(grad[i]), passed = where(passes(value), g);
           write(grad_x[i], passed);
-          write(share[i], add_product(fused, stored<T>(g * read(out[i])), -passed, value));
+          const float first = stored<T>(g * read(out[i]));  // a product of two bfloat16 is exact: no rounding twice
+          write(share[i], sizeof(T) == 2 ? first - passed * value : add_product(fused, first, -passed, value));
         }
       }
       if (zero_share)

@@ -1,8 +1,7 @@
-"""The loops of ``loops.cpp`` on tensors. Each gives None where it does not fit: then torch's operations run."""
+"""The loops of ``loops.cpp`` on tensors. Each gives None where it does not fit, and torch runs then."""
 
 from __future__ import annotations
 
-import ctypes
 from ctypes import CDLL, c_float, c_int, c_int64, c_void_p
 from typing import Any
 
@@ -115,7 +114,9 @@ def rows_and_length(x: Tensor, *grids: Tensor | None) -> tuple[int, int] | None:
         if grid.dtype != torch.float32 or not grid.is_contiguous() or rows not in (None, count):
             return None
         if count > 1 and not (
-            grid.dim() == x.dim() and grid.shape[0] == count == x.shape[0] and x.stride(0) * count == x.numel()
+            grid.dim() == x.dim()
+            and grid.shape[0] == count == x.shape[0]
+            and x.stride(0) * count == x.numel()
         ):
             return None
         rows = count
@@ -133,7 +134,13 @@ def fake_quantize(
         return None
     out = torch.empty_like(x)
     found.fake_quantize(
-        HALF[x.dtype], *pointers(x, out), *rows, *pointers(scale, zero_point), low, high, torch.get_num_threads()
+        HALF[x.dtype],
+        *pointers(x, out),
+        *rows,
+        *pointers(scale, zero_point),
+        low,
+        high,
+        torch.get_num_threads(),
     )
     return out
 

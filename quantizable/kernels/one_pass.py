@@ -12,12 +12,14 @@ from torch import Tensor
 class Loops(Protocol):
     """A formula in loops."""
 
-    def values(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    @property
+    def values(self) -> Callable[..., tuple[Tensor, ...]]:
         """The result, and what else the gradients need."""
         ...
 
-    def gradients(self, grad: Tensor, *saved: Tensor) -> tuple[Tensor, ...] | None:
-        """One for each input, from the result's, the inputs and what :meth:`values` added; None: no loop fits."""
+    @property
+    def gradients(self) -> Callable[..., tuple[Tensor | None, ...] | None]:
+        """One for each input, from the result's, the inputs and what `values` added; None: no loop fits."""
         ...
 
 
