@@ -168,7 +168,7 @@ def fake_quantize_gradients(
     rows = rows_and_length(x, scale, zero_point) if found and isinstance(bounds[0], int) else None
     if found is None or rows is None or not alike(x, grad, out):
         return None
-    low, high = bounds
+    low, high = map(float, bounds)
     by_code = bool(scale.dim())
     if not by_code:
         step, zero = scale.item(), 0.0 if zero_point is None else zero_point.item()

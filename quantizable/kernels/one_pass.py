@@ -41,8 +41,8 @@ class _OnePass(torch.autograd.Function):
         inputs, needed = saved[: ctx.count], ctx.needs_input_grad[2:]
         with torch.enable_grad():
             out = ctx.operations(*inputs)
-        asked = [x for x, is_needed in zip(inputs, needed, strict=True) if is_needed]
-        got = iter(torch.autograd.grad(out, asked, *grads, create_graph=torch.is_grad_enabled()))
+        asked: list[Tensor] = [x for x, is_needed in zip(inputs, needed, strict=True) if is_needed]
+        got = iter(torch.autograd.grad(out, asked, grads[0], create_graph=torch.is_grad_enabled()))
         return None, None, *(next(got) if is_needed else None for is_needed in needed)
 
 

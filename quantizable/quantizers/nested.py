@@ -121,7 +121,7 @@ class NestedWeight(Quantizer):
         operations = partial(self._nested_quantize, level=level)
         shift, (low, high) = self._shift(level), level.bounds()
         if isinstance(low, int) and isinstance(high, int) and loops_for(x) and rows_and_length(x, scale):
-            loops = Nested(shift, *int_range(self.highest, signed=True), low, high)
+            loops = Nested(float(shift), *int_range(self.highest, signed=True), low, high)
             return one_pass(loops, operations, x, scale)
         return operations(x, scale)
 
