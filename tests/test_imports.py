@@ -10,7 +10,18 @@ import quantizable
 
 ROOT = Path(quantizable.__file__).parent
 ROOMS = [  # from the ground up; a room may import from those before it and from itself
-    *("interface", "bits", "seeds", "functional", "quantizers", "nn", "calibrate", "network", "convert"),
+    *(
+        "interface",
+        "bits",
+        "seeds",
+        "kernels",
+        "functional",
+        "quantizers",
+        "nn",
+        "calibrate",
+        "network",
+        "convert",
+    ),
     *("report", "models", "data", "storage", "measure", "training"),
     *("deploy", "certify", "verify", "search", "assess", "cli"),
 ]
