@@ -25,6 +25,7 @@ from quantizable.verify.pooling import MaxPool2d
 from quantizable.verify.reach import Reach
 from quantizable.verify.replay import Replay, search
 from quantizable.verify.stages import Activation
+from quantizable.verify.windows import Rows
 
 Status = Literal["proved", "refuted", "unknown"]
 MOST_ENTRIES = 2**26  # of one dense matrix of the program: 512 MiB
@@ -241,12 +242,11 @@ def _by_milp(
 
 def corners(first: Graph, second: Graph, box: Box, question: Question) -> Tensor:
     """Inputs worth trying first: the center, and where the symbolic bound has its maximum."""
-    value, size = len(first.nodes), first.shapes[-1].numel()
-    own = [Reach(graph, box, "symbolic").form(value) for graph in (first, second)]
-    plus, minus = question.output, question.output + size
-    rows = (minus, plus) if question.sign > 0 else (plus, minus)
-    form = own[0].rows(slice(rows[0], rows[0] + 1)) + own[1].rows(slice(rows[1], rows[1] + 1))
-    return torch.cat([box.center, form.maximizer(box)[:, 0]])
+    forms = []
+    for graph, sign in ((first, -1.0), (second, 1.0)):
+        weights = sign * question.weights(graph.shapes[-1].numel()).reshape(1, 1, 1, *graph.shapes[-1])
+        forms.append(Reach(graph, box, "symbolic").finish().upper(len(graph.nodes), Rows(weights)))
+    return torch.cat([box.center, (forms[0] + forms[1]).maximizer(box)[:, 0]])
 
 
 def _decide(query: Query) -> Verdict:
