@@ -27,6 +27,7 @@ from typing import Literal, get_args
 import torch
 
 from quantizable.verify.box import Box
+from quantizable.verify.execution import Execution, check_execution, widened
 from quantizable.verify.graph import NONLINEAR, Graph, check_pair
 from quantizable.verify.interval import Interval
 from quantizable.verify.propagation import stage_difference
@@ -67,30 +68,39 @@ class DifferenceBounds:
         )
 
 
-def difference_bounds(first: Graph, second: Graph, box: Box, method: Method = "combined") -> DifferenceBounds:
+def difference_bounds(
+    first: Graph, second: Graph, box: Box, method: Method = "combined", execution: Execution = "real"
+) -> DifferenceBounds:
     """Bound ``second(x) - first(x)`` for every ``x`` of each box.
 
     Args:
         first, second: two modes of one network (the same stages, other numbers).
         box: the inputs, in batch.
         method: see the module's table.
+        execution: what runs the networks: ``"real"`` arithmetic, ``"float32"`` or the ``"integers"`` of the
+            export, see :mod:`~quantizable.verify.execution`.
 
     Returns:
-        Intervals that hold in real arithmetic (float64 rounding is accounted for).
+        Intervals that hold for every such execution (float64 rounding is accounted for).
 
     Raises:
-        ValueError: an unknown method, networks of different structure, or a box of another
+        ValueError: an unknown method or execution, networks of different structure, or a box of another
             shape than the networks' input.
     """
-    return mode_difference_bounds(first, {"": second}, box, method)[""]
+    return mode_difference_bounds(first, {"": second}, box, method, execution)[""]
 
 
 def mode_difference_bounds(
-    first: Graph, others: Mapping[str, Graph], box: Box, method: Method = "combined"
+    first: Graph,
+    others: Mapping[str, Graph],
+    box: Box,
+    method: Method = "combined",
+    execution: Execution = "real",
 ) -> dict[str, DifferenceBounds]:
     """:func:`difference_bounds` of several modes against one, whose own bounds are shared."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; allowed are {', '.join(METHODS)}")
+    check_execution(execution)
     if box.low.shape[1:] != first.input_shape:
         raise ValueError(
             f"the box has inputs of shape {tuple(box.low.shape[1:])}, "
@@ -102,7 +112,7 @@ def mode_difference_bounds(
 
     @cache  # naive shares its bounds with symbolic (first network) and interval (second)
     def reach(name: str | None, own: str) -> Reach:
-        found = Reach(first if name is None else others[name], box, own)
+        found = Reach(first if name is None else others[name], box, own, execution)
         reaches.append(found)
         return found
 
@@ -148,13 +158,14 @@ class Lockstep:
             self.difference.append(naive)
             return
         source = node.inputs[0]
+        networks = (first, second)
+        befores, afters = ([getattr(n, side)[value - 1] for n in networks] for side in ("before", "after"))
+        own = [widened(n.bounds[source], error) for n, error in zip(networks, befores, strict=True)]
+        moved = [reduce(widened, befores, self.difference[i]) for i in node.inputs]
         found = stage_difference(
-            (node.stage, other.stage),
-            [self.difference[i] for i in node.inputs],
-            (first.bounds[source], second.bounds[source]),
-            first.fan_in,
-            both_ways=method == "joint",
+            (node.stage, other.stage), moved, (own[0], own[1]), first.fan_in, both_ways=method == "joint"
         )
+        found = reduce(widened, afters, found)
         if isinstance(node.stage, NONLINEAR):
             found = found & naive
         if method in ("symbolic", "joint") and value in first.refined:

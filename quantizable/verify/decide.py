@@ -19,10 +19,12 @@ from torch import Tensor
 from quantizable.verify.bounds import DifferenceBounds, difference_bounds
 from quantizable.verify.box import Box
 from quantizable.verify.curves import Curve
+from quantizable.verify.execution import Execution
 from quantizable.verify.graph import Graph
 from quantizable.verify.influence import influences
 from quantizable.verify.pooling import MaxPool2d
 from quantizable.verify.reach import Reach
+from quantizable.verify.refutation import exceeds
 from quantizable.verify.replay import Replay, search
 from quantizable.verify.stages import Activation
 from quantizable.verify.windows import Rows
@@ -93,6 +95,8 @@ def decide(
     eps: float,
     time_limit: float = 60.0,
     use_milp: bool = True,
+    *,
+    execution: Execution = "real",
 ) -> Verdict:
     """Prove or refute ``|second(x)[output] - first(x)[output]| < eps`` over one box.
 
@@ -103,6 +107,8 @@ def decide(
         time_limit: seconds for the whole query.
         use_milp: False stops after bounds and search, as for networks that the MILP cannot encode: with max
             pooling, smooth activations, or too many neurons for its dense matrices.
+        execution: what runs the networks, see :mod:`~quantizable.verify.execution`. The MILP is about
+            ``"real"`` arithmetic; else bounds alone prove, and only what every run shows refutes.
 
     Raises:
         ValueError: ``eps`` not above 0 or infinite, an output index the network lacks, more than one box; see
@@ -110,11 +116,17 @@ def decide(
     """
     check_query(first, box, output, eps)
     start = time.perf_counter()
-    bounds = difference_bounds(first, second, box)
+    bounds = difference_bounds(first, second, box, execution=execution)
     low, high = (float(side[0].flatten()[output]) for side in bounds.output)
     questions = [Question(output, 1.0, eps), Question(output, -1.0, eps)]
     deadline = start + time_limit
+    use_milp = use_milp and execution == "real"
     status, method, found = settle(first, second, box, bounds, questions, deadline, use_milp)
+    real = found is None or execution == "real"
+    if found is not None and not (
+        real or exceeds(first, second, box, found, execution, output=output, eps=eps)
+    ):
+        status, found = "unknown", None
     return Verdict(status, method, low, high, time.perf_counter() - start, found)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from quantizable.verify.box import Box
 from quantizable.verify.curve_bounds import relax_curve
 from quantizable.verify.curves import Curve
+from quantizable.verify.execution import errors_after, errors_before, widened
 from quantizable.verify.graph import AFFINE, NONLINEAR, Graph
 from quantizable.verify.interval import Interval, gamma, magnitude
 from quantizable.verify.pool_bounds import relax_pool
@@ -37,19 +38,24 @@ class Reach:
         method: ``"interval"`` for interval arithmetic alone, ``"symbolic"`` for
             back-substitution, ``"joint"`` for the intersection of both with tighter
             relaxations.
+        execution: what runs the network, see :mod:`~quantizable.verify.execution`.
 
     Attributes:
         bounds: one interval per value so far, ``(batch, *shape)``.
+        before, after: of each node, how far the value that it rounds and its result may be from real
+            arithmetic; None for not at all.
         refined: the values that have linear forms: the output, and those that a stage reads which is not
             linear, unless such a stage has made them (their interval is as tight then).
         fan_in: an upper bound of the number of products in one output of any stage.
     """
 
-    def __init__(self, graph: Graph, box: Box, method: str) -> None:
-        self.graph, self.box, self.method = graph, box, method
+    def __init__(self, graph: Graph, box: Box, method: str, execution: str = "real") -> None:
+        self.graph, self.box, self.method, self.execution = graph, box, method, execution
         self.fan_in = max(shape.numel() for shape in graph.shapes)
         self.refined = set() if method == "interval" else self._worth_refining()
         self.bounds = [Interval(box.low, box.high)]
+        self.before: list[Tensor | None] = []
+        self.after: list[Tensor | None] = []
         self._forms: list[Form] = []
         self._relaxations: dict[int, Bounds] = {}
         self._errors: dict[int, Tensor] = {}
@@ -58,8 +64,12 @@ class Reach:
         """Bound the next value."""
         index = len(self.bounds) - 1
         node = self.graph.nodes[index]
-        inputs = [self.bounds[i] for i in node.inputs]
+        self.before.append(errors_before(node.stage, self.bounds[node.inputs[0]], self.execution))
+        inputs = [widened(self.bounds[i], self.before[index]) for i in node.inputs]
         found = stage_interval(node.stage, *inputs, fan_in=self.fan_in)
+        reads = self.graph.nodes[node.inputs[0] - 1].stage if node.inputs[0] > 0 else None
+        self.after.append(errors_after(node.stage, inputs, found, reads, self.execution))
+        found = widened(found, self.after[index])
         self._forms = []
         if self.refined:
             self._prepare(index, inputs, tight=self.method == "joint")
@@ -134,7 +144,7 @@ class Reach:
     def _prepare(self, index: int, inputs: list[Interval], tight: bool) -> None:
         """Linear bounds and rounding errors of a node."""
         stage, x = self.graph.nodes[index].stage, inputs[0]
-        size = None
+        size, steepest = None, torch.ones(())
         if isinstance(stage, Activation | Curve):
             lines = relax(stage, x, tight) if isinstance(stage, Activation) else relax_curve(stage, x)
             self._relaxations[index] = lines
@@ -148,6 +158,11 @@ class Reach:
             size = magnitude(stage, x)
         elif isinstance(stage, Add):
             size = x.magnitude + inputs[1].magnitude
-        if size is not None:
-            # One factor for the whole walk: no sum in it has more terms than the largest value.
-            self._errors[index] = 4 * gamma(self.fan_in) * size
+        if size is None:
+            return
+        # One factor for the whole walk: no sum in it has more terms than the largest value.
+        error = 4 * gamma(self.fan_in) * size
+        before, after = self.before[index], self.after[index]
+        if before is not None:
+            error = error + steepest * before
+        self._errors[index] = error if after is None else error + after

@@ -41,7 +41,7 @@ class Affine(Protocol):
         """``A^T y``: ``(batch, *out_shape)`` to ``(batch, *in_shape)``."""
 
     def absolute(self) -> Affine:
-        """The stage with ``|A|`` and ``|bias|``."""
+        """The stage with ``|A|`` and ``|bias|`` (of a sum, the sum of absolute values)."""
 
     def minus(self, other: Affine) -> Affine:
         """The stage with ``A - A_other`` and ``bias - bias_other``."""
@@ -49,10 +49,18 @@ class Affine(Protocol):
 
 @dataclass(frozen=True)
 class Linear:
-    """Fully connected layer, on the last axis: ``weight`` (out, in), ``bias`` (out,)."""
+    """Fully connected layer, on the last axis: ``weight`` (out, in), ``bias`` (out,).
+
+    Attributes:
+        bias_size: of a bias that is a sum, as of a layer and its norm, the sum of the absolute values, which
+            its rounding errors are relative to; None: of the bias itself. The same for all three stages.
+        codes: the weights of each output are integers times a scale, as an engine multiplies them.
+    """
 
     weight: Tensor
     bias: Tensor
+    bias_size: Tensor | None = None
+    codes: bool = False
 
     @property
     def offset(self) -> Tensor:
@@ -69,11 +77,11 @@ class Linear:
         return y @ self.weight
 
     def absolute(self) -> Linear:
-        return replace(self, weight=self.weight.abs(), bias=self.bias.abs())
+        return replace(self, weight=self.weight.abs(), bias=largest_bias(self))
 
     def minus(self, other: Affine) -> Linear:
         assert isinstance(other, Linear)
-        return replace(self, weight=self.weight - other.weight, bias=self.bias - other.bias)
+        return replace(self, weight=self.weight - other.weight, bias=self.bias - other.bias, bias_size=None)
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,8 @@ class Conv2d:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    bias_size: Tensor | None = None
+    codes: bool = False
 
     @property
     def offset(self) -> Tensor:
@@ -128,11 +138,11 @@ class Conv2d:
         return result.permute(0, 3, 1, 2)
 
     def absolute(self) -> Conv2d:
-        return replace(self, weight=self.weight.abs(), bias=self.bias.abs())
+        return replace(self, weight=self.weight.abs(), bias=largest_bias(self))
 
     def minus(self, other: Affine) -> Conv2d:
         assert isinstance(other, Conv2d)
-        return replace(self, weight=self.weight - other.weight, bias=self.bias - other.bias)
+        return replace(self, weight=self.weight - other.weight, bias=self.bias - other.bias, bias_size=None)
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,7 @@ class Scale:
 
     factor: Tensor
     bias: Tensor
+    bias_size: Tensor | None = None
 
     @property
     def offset(self) -> Tensor:
@@ -160,11 +171,16 @@ class Scale:
         return y * self.factor
 
     def absolute(self) -> Scale:
-        return Scale(self.factor.abs(), self.bias.abs())
+        return Scale(self.factor.abs(), largest_bias(self))
 
     def minus(self, other: Affine) -> Scale:
         assert isinstance(other, Scale)
         return Scale(self.factor - other.factor, self.bias - other.bias)
+
+
+def largest_bias(stage: Linear | Conv2d | Scale) -> Tensor:
+    """What the rounding errors of a bias are relative to, in its shape."""
+    return stage.bias.abs() if stage.bias_size is None else stage.bias_size
 
 
 @dataclass(frozen=True)
