@@ -157,10 +157,9 @@ class Lockstep:
         if method == "naive":
             self.difference.append(naive)
             return
-        source = node.inputs[0]
         networks = (first, second)
         befores, afters = ([getattr(n, side)[value - 1] for n in networks] for side in ("before", "after"))
-        own = [widened(n.bounds[source], error) for n, error in zip(networks, befores, strict=True)]
+        own = [n.read[value - 1] for n in networks]
         moved = [reduce(widened, befores, self.difference[i]) for i in node.inputs]
         found = stage_difference(
             (node.stage, other.stage), moved, (own[0], own[1]), first.fan_in, both_ways=method == "joint"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from quantizable.verify.windows import Rows, single_neurons
 # maps.
 MOST_COEFFICIENTS = 2**24
 MOST_AT_ONCE = 2**23
+BESIDE = 2.0**-40  # of a tie, how far beside it the relaxations of a limited neuron end
 
 
 class Reach:
@@ -39,9 +40,13 @@ class Reach:
             back-substitution, ``"joint"`` for the intersection of both with tighter
             relaxations.
         execution: what runs the network, see :mod:`~quantizable.verify.execution`.
+        limits: of some activation nodes, the part of the values they read that is looked at, ``(batch,
+            *shape)``. The limit of one that rounds is a tie: below it, it takes the code below.
 
     Attributes:
         bounds: one interval per value so far, ``(batch, *shape)``.
+        read: of each node so far, the interval of what it reads first.
+        empty: the boxes in which nothing is within the limits, ``(batch,)``.
         before, after: of each node, how far the value that it rounds and its result may be from real
             arithmetic; None for not at all.
         refined: the values that have linear forms: the output, and those that a stage reads which is not
@@ -49,11 +54,21 @@ class Reach:
         fan_in: an upper bound of the number of products in one output of any stage.
     """
 
-    def __init__(self, graph: Graph, box: Box, method: str, execution: str = "real") -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        box: Box,
+        method: str,
+        execution: str = "real",
+        limits: Mapping[int, Interval] | None = None,
+    ) -> None:
         self.graph, self.box, self.method, self.execution = graph, box, method, execution
+        self.limits = limits or {}
         self.fan_in = max(shape.numel() for shape in graph.shapes)
         self.refined = set() if method == "interval" else self._worth_refining()
-        self.bounds = [Interval(box.low, box.high)]
+        self.empty = torch.zeros(len(box), dtype=torch.bool)
+        self.bounds = [self._limited(0, Interval(box.low, box.high))]
+        self.read: list[Interval] = []
         self.before: list[Tensor | None] = []
         self.after: list[Tensor | None] = []
         self._forms: list[Form] = []
@@ -66,19 +81,21 @@ class Reach:
         node = self.graph.nodes[index]
         self.before.append(errors_before(node.stage, self.bounds[node.inputs[0]], self.execution))
         inputs = [widened(self.bounds[i], self.before[index]) for i in node.inputs]
+        inputs[0], moved = self._beside_ties(index, inputs[0])
+        self.read.append(inputs[0])
         found = stage_interval(node.stage, *inputs, fan_in=self.fan_in)
         reads = self.graph.nodes[node.inputs[0] - 1].stage if node.inputs[0] > 0 else None
         self.after.append(errors_after(node.stage, inputs, found, reads, self.execution))
         found = widened(found, self.after[index])
         self._forms = []
         if self.refined:
-            self._prepare(index, inputs, tight=self.method == "joint")
+            self._prepare(index, inputs, moved)
         if index + 1 in self.refined:
             self._forms = list(self._upper_forms(index + 1))
             plus, minus = self._of_neurons([form.maximum(self.bounds) for form in self._forms], index + 1)
             symbolic = Interval(-minus, plus)
             found = symbolic if self.method != "joint" else found & symbolic
-        self.bounds.append(found)
+        self.bounds.append(self._limited(index + 1, found))
 
     def finish(self) -> Reach:
         """Bound all values."""
@@ -103,8 +120,13 @@ class Reach:
         high, low = self._of_neurons(highest, len(self.bounds) - 1)
         return Interval(-low, high)
 
-    def upper(self, value: int, rows: Rows) -> Form:
-        """A linear form that is at least ``C v`` everywhere in the box, for a value that has been bounded."""
+    def upper_of(self, value: int, coefficients: Tensor) -> Form:
+        """A linear form that is at least ``C v`` everywhere in the box, for a value that has been bounded.
+
+        Args:
+            coefficients: ``C``, ``(1, 1, rows, *shape)``.
+        """
+        rows = Rows(coefficients)
         return upper_form(self.graph, value, rows, self._relaxations, self._errors, MOST_COEFFICIENTS)
 
     def _worth_refining(self) -> set[int]:
@@ -141,8 +163,33 @@ class Reach:
 
         return joined(0), joined(1)
 
-    def _prepare(self, index: int, inputs: list[Interval], tight: bool) -> None:
+    def _limited(self, value: int, found: Interval) -> Interval:
+        """The part of a value that its readers are limited to."""
+        for index, limit in self.limits.items():
+            if self.graph.nodes[index].inputs[0] == value:
+                found = found & limit
+                self.empty |= (found.low > found.high).flatten(1).any(1)
+                found = Interval(found.low, torch.maximum(found.low, found.high))
+        return found
+
+    def _beside_ties(self, index: int, x: Interval) -> tuple[Interval, Tensor | None]:
+        """What a node reads without the ties it is limited by, and by how much that is less.
+
+        A line over the rest is one of the whole, too, if it gives way by its slope times what was cut off.
+        """
+        stage = self.graph.nodes[index].stage
+        if index not in self.limits or not isinstance(stage, Activation) or stage.step == 0:
+            return x, None
+        limit = self.limits[index]
+        off = torch.where(x.low == limit.low, BESIDE * (limit.low.abs() + stage.step), 0.0)
+        cut = torch.where(x.high == limit.high, BESIDE * (limit.high.abs() + stage.step), 0.0)
+        fits = x.low + off < x.high - cut
+        off, cut = off * fits, cut * fits
+        return Interval(x.low + off, x.high - cut), torch.maximum(off, cut)
+
+    def _prepare(self, index: int, inputs: list[Interval], moved: Tensor | None) -> None:
         """Linear bounds and rounding errors of a node."""
+        tight = self.method == "joint"
         stage, x = self.graph.nodes[index].stage, inputs[0]
         size, steepest = None, torch.ones(())
         if isinstance(stage, Activation | Curve):
@@ -162,7 +209,7 @@ class Reach:
             return
         # One factor for the whole walk: no sum in it has more terms than the largest value.
         error = 4 * gamma(self.fan_in) * size
-        before, after = self.before[index], self.after[index]
-        if before is not None:
-            error = error + steepest * before
+        for reading in (self.before[index], moved):
+            error = error if reading is None else error + steepest * reading
+        after = self.after[index]
         self._errors[index] = error if after is None else error + after
