@@ -224,7 +224,9 @@ def norm_stage(norm: nn.Module, axes: int) -> Scale:
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
     factor, bias = scale_and_bias(norm)
     shape = (-1,) + (1,) * (axes - 1)
-    return Scale(factor.reshape(shape), bias.reshape(shape))
+    beta = torch.zeros_like(bias) if norm.bias is None else norm.bias.detach().double()
+    size = (bias - beta).abs() + beta.abs()  # of mean * factor and beta apart
+    return Scale(factor.reshape(shape), bias.reshape(shape), size.reshape(shape))
 
 
 def average_pooling(shape: torch.Size, kernel: tuple[int, int], stride: tuple[int, int]) -> Conv2d:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from quantizable.bits import ModeLike
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantConv2d, QuantLayer, QuantLinear
 from quantizable.nn.norms import PerModeNorm, is_plain
+from quantizable.storage.integers import is_quantized
 from quantizable.verify.graph import Graph, Node, apply
 from quantizable.verify.layers import (
     OPTIONS,
@@ -151,7 +153,9 @@ class _Lowering:
             module = module.active
         if isinstance(module, QuantConv2d | QuantLinear):
             x = self._emit(quantizer_stage(module.input_quantizer, name), x)
-            x = self._emit(layer_stage(module, module.quantized_weight(), name), x)
+            stage = layer_stage(module, module.quantized_weight(), name)
+            codes = is_quantized(module.weight_quantizer)
+            x = self._emit(replace(stage, codes=codes), x)
         elif type(module) is nn.Conv2d or type(module) is nn.Linear:
             x = self._emit(layer_stage(module, module.weight, name), x)
         elif is_plain(module):
