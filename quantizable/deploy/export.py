@@ -20,6 +20,7 @@ from quantizable.deploy.engines import compile_onnxruntime
 from quantizable.deploy.integer_nodes import LAYER_KEY, OPSET, node_layer
 from quantizable.deploy.layer_report import layer_report
 from quantizable.deploy.lowering import Lowered, lower
+from quantizable.deploy.repeated_codes import drop_repeated_codes
 from quantizable.deploy.requirements import require
 from quantizable.deploy.residual import integer_residuals
 from quantizable.interface.choices import STYLES, WEIGHT_STORAGE
@@ -105,6 +106,11 @@ def onnx_model(
         raise ValueError("Quant nodes hold float weights; choose style 'qdq' to store weights in int4")
     if residual_images is not None and style != "qdq":
         raise ValueError(f"integer residual additions need style 'qdq', not {style!r}")
+    if residual_images is not None and network.additions():
+        raise ValueError(
+            "the network was made with residual=..., so that its additions have integers of their own; "
+            "export it without residual_images (--residual float)"
+        )
     onnx = require("onnx", "ONNX export")
     require("onnxscript", "ONNX export")
     signature = signature_of(network, input_size)
@@ -122,6 +128,7 @@ def onnx_model(
     for given in lowered.inputs.values():
         given.style = style
     model = _to_onnx(lowered, example, signature)
+    drop_repeated_codes(model.graph)
     if residual_images is not None:
         model = integer_residuals(model, residual_images)
     if weight_storage == "int4":
@@ -131,6 +138,8 @@ def onnx_model(
     about["info"] = preprocessing(network)
     about["outputs"] = lowered.outputs
     about["residual additions"] = "float" if residual_images is None else "int8"
+    if network.additions():
+        about["residual additions"] = "as trained"
     if samples:
         kept = golden(
             network, {MIXED if isinstance(bits, Mapping) else str(BitMode.parse(bits)): bits}, input_size

@@ -13,6 +13,7 @@ from quantizable.deploy.lowering import Lowered
 from quantizable.deploy.real_zero_point import RemainderShare, adds_remainder
 from quantizable.deploy.saturation import can_saturate
 from quantizable.nn import QuantLayer
+from quantizable.nn.additions import INPUT, Additions
 from quantizable.nn.operands import QuantOperands
 from quantizable.nn.recurrent import Recurrent
 from quantizable.nn.recurrent_products import Product
@@ -43,6 +44,8 @@ def layer_report(lowered: Lowered) -> dict[str, str]:
                 report[name] = "float: evaluation never calls it"
         elif isinstance(module, QuantLayer):
             report[name] = _runs(lowered, name, module)
+        elif isinstance(module, Additions):
+            report[name] = _adds(lowered, name)
         elif isinstance(module, QuantOperands):
             first = next(iter(module.operands))
             report[name] = "integer products" if f"{name}.{first}" in lowered.inputs else "float: mode 32"
@@ -76,6 +79,11 @@ def _codes_can_saturate(lowered: Lowered, name: str) -> bool:
         for left, right in pairs
         if left is not None and right is not None
     )
+
+
+def _adds(lowered: Lowered, name: str) -> str:
+    given = lowered.inputs.get(f"{name}.{INPUT}")
+    return "float: mode 32" if given is None else f"integer a{given.grid.bits}"
 
 
 def _runs(lowered: Lowered, name: str, layer: QuantLayer) -> str:

@@ -22,7 +22,7 @@ from quantizable.nn import PerModeNorm, QuantLayer
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.module_names import replace_module
 from quantizable.nn.network_inputs import network_inputs
-from quantizable.nn.operands import QuantOperands
+from quantizable.nn.operands import Operands
 from quantizable.nn.own_forward import has_inputs_first
 from quantizable.storage.integers import integer_input, integer_weight, is_quantized
 from quantizable.storage.outputs import INPUT, OUTPUT, Structure, structure_of
@@ -85,8 +85,8 @@ def lower(
             continue
         elif isinstance(module, QuantLayer):
             _lower_layer(lowered, name, module)
-        elif isinstance(module, QuantOperands):
-            _lower_attention(lowered, name, module)
+        elif isinstance(module, Operands):
+            _lower_operands(lowered, name, module)
     with torch.no_grad():
         lowered.outputs = structure_of(inputs(model), inputs.kwargs or (INPUT,))
     lowered.folded, lowered.kept = fold_norms(model, inputs, lowered.weights)
@@ -109,7 +109,7 @@ def _lower_layer(lowered: Lowered, name: str, layer: QuantLayer) -> None:
         lowered.inputs[name] = layer.input_quantizer = InputNode(integer_input(given, given.bits), name)  # type: ignore[assignment]
 
 
-def _lower_attention(lowered: Lowered, name: str, block: QuantOperands) -> None:
+def _lower_operands(lowered: Lowered, name: str, block: Operands) -> None:
     for operand, quantizer in list(block.operands.items()):
         if is_quantized(quantizer):  # type: ignore[arg-type]
             key = f"{name}.{operand}"

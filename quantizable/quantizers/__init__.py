@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from quantizable.quantizers.addend import LSQAddend
 from quantizable.quantizers.base import Level, Quantizer
 from quantizable.quantizers.dorefa import DoReFaActivation, DoReFaWeight
 from quantizable.quantizers.lsq import LSQActivation, LSQWeight
@@ -44,6 +45,7 @@ __all__ = [
     "DoReFaActivation",
     "DoReFaWeight",
     "LSQActivation",
+    "LSQAddend",
     "LSQPlusActivation",
     "LSQWeight",
     "Level",

@@ -14,6 +14,8 @@ from quantizable.functional import QParams
 from quantizable.models.create import check_own, create_model
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention
+from quantizable.nn.added_forward import ADDITIONS
+from quantizable.nn.additions import add_operands
 from quantizable.nn.module_names import names_of, replace_module
 from quantizable.nn.reading import PRODUCTS, add_products
 from quantizable.nn.recurrent import split_products
@@ -132,7 +134,9 @@ def _fill(model: nn.Module, about: dict[str, Any], tensors: Tensors) -> Quantiza
 def _fill_operands(model: nn.Module, name: str, operands: dict[str, Any], tensors: Tensors) -> None:
     made = partial(next, iter([_read_input(tensors, f"{name}.{key}", own) for key, own in operands.items()]))
     holder, _, last = name.rpartition(".")
-    if last == PRODUCTS:
+    if last == ADDITIONS:
+        add_operands(model.get_submodule(holder), operands, made)
+    elif last == PRODUCTS:
         add_products(model.get_submodule(holder), operands, made)
     else:
         QuantAttention.convert(model.get_submodule(name), made)
