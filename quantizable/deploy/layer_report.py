@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from quantizable.deploy.integer_nodes import InputNode, WeightNode
+from quantizable.deploy.integer_nodes import InputNode, RangeNode, WeightNode
 from quantizable.deploy.lowering import Lowered
 from quantizable.deploy.real_zero_point import RemainderShare, adds_remainder
 from quantizable.deploy.saturation import can_saturate
@@ -101,7 +101,7 @@ def _runs(lowered: Lowered, name: str, layer: QuantLayer) -> str:
 
 
 def _is_leaf(module: nn.Module) -> bool:
-    own = InputNode | WeightNode | RemainderShare
+    own = InputNode | RangeNode | WeightNode | RemainderShare
     return not list(module.children()) and not isinstance(
         module, own | nn.ModuleList | nn.Sequential | nn.ModuleDict
     )

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from quantizable.calibrate import check_calibrated
-from quantizable.deploy.integer_nodes import InputNode, WeightNode
+from quantizable.deploy.integer_nodes import InputNode, RangeNode, WeightNode
 from quantizable.deploy.norm_folding import fold_norms
 from quantizable.deploy.real_zero_point import RemainderShare, share_remainder
 from quantizable.network import Assignment, QuantizableNetwork
@@ -24,6 +24,7 @@ from quantizable.nn.module_names import replace_module
 from quantizable.nn.network_inputs import network_inputs
 from quantizable.nn.operands import Operands
 from quantizable.nn.own_forward import has_inputs_first
+from quantizable.quantizers import Unrounded
 from quantizable.storage.integers import integer_input, integer_weight, is_quantized
 from quantizable.storage.outputs import INPUT, OUTPUT, Structure, structure_of
 
@@ -113,6 +114,9 @@ def _lower_operands(lowered: Lowered, name: str, block: Operands) -> None:
     for operand, quantizer in list(block.operands.items()):
         if is_quantized(quantizer):  # type: ignore[arg-type]
             key = f"{name}.{operand}"
+            if isinstance(quantizer, Unrounded):
+                block.operands[operand] = RangeNode(integer_input(quantizer, quantizer.bits))  # type: ignore[index]
+                continue
             node = InputNode(integer_input(quantizer, quantizer.bits), key)  # type: ignore[arg-type]
             lowered.inputs[key] = node
             block.operands[operand] = node  # type: ignore[index]

@@ -22,6 +22,7 @@ from quantizable.deploy.fixed_point_multiplier import (
     rescale,
     to_fixed,
 )
+from quantizable.deploy.integer_nodes import RangeNode
 from quantizable.deploy.lowering import lower
 from quantizable.deploy.real_zero_point import FixedWeight, adds_remainder
 from quantizable.network import Assignment, QuantizableNetwork
@@ -139,6 +140,9 @@ def integer_network(
         for key in [*additions.operands] if isinstance(additions, Additions) else ():
             if given := lowered.inputs.get(f"{name}.{key}"):
                 additions.operands[key] = Addend(given.grid, fixed_point)
+            elif fixed_point and isinstance(clamp := additions.operands[key], RangeNode):
+                limits = torch.tensor([clamp.low, clamp.high], dtype=torch.float64)
+                clamp.low, clamp.high = from_fixed(to_fixed(limits)).tolist()
     if fixed_point:
         for module in model.modules():
             if isinstance(module, POOLING):

@@ -20,6 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 from quantizable.nn.added_forward import ADDITIONS, may_add
 from quantizable.nn.additions import (
     INPUT,
+    RANGE,
     ResidualBlock,
     add_operands,
     make_block,
@@ -29,7 +30,7 @@ from quantizable.nn.additions import (
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm
 from quantizable.nn.operands import Operands
-from quantizable.quantizers import LSQAddend, Quantizer
+from quantizable.quantizers import LSQActivation, LSQAddend, LSQRange, Quantizer
 
 # what these give out is on the grid of what they were given (in evaluation)
 PASSING = {"Identity", "Dropout", "Dropout2d", "DropPath", "MaxPool2d", "ReLU", "PadShortcut"}
@@ -94,13 +95,18 @@ def quantize_additions(
             continue
         block.get_submodule(ADDITIONS).reader = found.reader  # type: ignore[assignment]
         reader = reading_quantizer(block, found.reader)
-        add_operands(block, [INPUT], partial(LSQAddend, bits, width, reader))
-        add_operands(block, found.operands, partial(LSQAddend, bits, width))
+        add_operands(block, [INPUT, *found.operands], partial(_quantizer, bits, width, reader))
     if untraced:
         warnings.warn(
-            f"{', '.join(untraced)}: the code cannot be traced by torch.fx, and its additions stay float",
+            f"{', '.join(untraced)}: torch.fx cannot read or trace the code, and its additions stay float",
             stacklevel=4,
         )
+
+
+def _quantizer(bits: list[int], width: int, reader: LSQActivation | None, name: str) -> LSQAddend:
+    if name.endswith(RANGE):
+        return LSQRange(bits, width)
+    return LSQAddend(bits, width, reader if name == INPUT else None)
 
 
 def _find(block: Any) -> Found:
@@ -113,10 +119,20 @@ def _find(block: Any) -> Found:
         if node.op == "call_module" and node.target == ADDITIONS:
             number, *sides = node.args[:3]
             if all(_is_activation(side) for side in sides):
-                named = zip(("left", "right"), sides, strict=True)
-                operands += [f"{number}_{name}" for name, side in named if _source(block, side) is not given]
+                operands += _operands(block, number, sides, given)
     readers = (_first_layer(block, node.target) for node in given.users if node.op == "call_module")
     return Found(operands, next(filter(None, readers), ""))
+
+
+def _operands(block: nn.Module, number: int, sides: list[fx.Node], given: fx.Node) -> list[str]:
+    """Names of the operands that are not on the grid of the block's input; what a module computes adds last.
+
+    Of two such the left one does: a block runs its main branch before its shortcut.
+    """
+    named = zip(("left", "right"), sides, strict=True)
+    other = {name: side for name, side in named if _source(block, side) is not given}
+    last = next((name for name, side in other.items() if side.op == "call_module"), None)
+    return [f"{number}_{name}{RANGE if name == last else ''}" for name in other]
 
 
 def _source(block: nn.Module, node: fx.Node) -> Any:

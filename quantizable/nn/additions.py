@@ -14,14 +14,15 @@ from quantizable.nn.layers import QuantLayer
 from quantizable.nn.operands import Operands
 from quantizable.quantizers import LSQActivation, LSQAddend, Quantizer
 
-INPUT = "input"
+INPUT, RANGE = "input", "_range"
 
 
 class Additions(Operands):
     """The additions in the code of one block, numbered in the order of the code.
 
-    The operands of number n are ``n_left`` and ``n_right``, where they have a quantizer; ``input`` is what
-    the block is given: its layers and its shortcut read the same codes.
+    The operands of number n are ``n_left`` and ``n_right``, where they have a quantizer; one that is clamped
+    and not rounded ends in ``_range``. ``input`` is what the block is given: its layers and its shortcut read
+    the same codes.
 
     Attributes:
         reader: name of the layer in the block that reads the input itself; "" if none does.
@@ -31,13 +32,20 @@ class Additions(Operands):
 
     def forward(self, number: int, left: Any, right: Any, in_place: bool = False) -> Any:
         """Their sum, each operand quantized first; plain where neither has a quantizer."""
-        names = [name for name in (f"{number}_left", f"{number}_right") if name in self.operands]
-        if not names:
+        lefts, rights = (
+            [
+                self.operands[name]
+                for name in (f"{number}_{side}", f"{number}_{side}{RANGE}")
+                if name in self.operands
+            ]
+            for side in ("left", "right")
+        )
+        if not lefts and not rights:
             return operator.iadd(left, right) if in_place else left + right
-        if names[0].endswith("left"):
-            left = self.operands[names[0]](left)
-        if names[-1].endswith("right"):
-            right = self.operands[names[-1]](right)
+        for quantize in lefts:
+            left = quantize(left)
+        for quantize in rights:
+            right = quantize(right)
         return left + right
 
 
@@ -82,14 +90,14 @@ def make_block(module: nn.Module) -> None:
     module.add_module(ADDITIONS, additions.train(module.training))
 
 
-def add_operands(block: nn.Module, names: Iterable[str], make_quantizer: Callable[[], Quantizer]) -> None:
+def add_operands(block: nn.Module, names: Iterable[str], make: Callable[[str], Quantizer]) -> None:
     """Give operands of a block's additions quantizers, in place; ``block`` may be of its float class."""
     if not isinstance(block, ResidualBlock):
         make_block(block)
     device = next((p.device for p in block.parameters()), None)
     held = block.get_submodule(f"{ADDITIONS}.operands")
     for name in names:
-        held.add_module(name, make_quantizer().to(device).train(block.training))
+        held.add_module(name, make(name).to(device).train(block.training))
 
 
 def share_grids(model: nn.Module) -> None:

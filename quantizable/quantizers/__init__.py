@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from quantizable.quantizers.addend import LSQAddend
+from quantizable.quantizers.addend import LSQAddend, LSQRange, Unrounded
 from quantizable.quantizers.base import Level, Quantizer
 from quantizable.quantizers.dorefa import DoReFaActivation, DoReFaWeight
 from quantizable.quantizers.lsq import LSQActivation, LSQWeight
@@ -47,6 +47,7 @@ __all__ = [
     "LSQActivation",
     "LSQAddend",
     "LSQPlusActivation",
+    "LSQRange",
     "LSQWeight",
     "Level",
     "NestedWeight",
@@ -54,4 +55,5 @@ __all__ = [
     "Quantizer",
     "Recipe",
     "SATWeight",
+    "Unrounded",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quantizable.bits import FLOAT_BITS
+from quantizable.functional import SMALLEST_SCALE
 from quantizable.quantizers.level import Level
 from quantizable.quantizers.lsq import LSQActivation
 
@@ -83,3 +84,22 @@ class LSQAddend(LSQActivation):
             return super().forward(x, **options)
         assert self.reader is not None  # which the layer calibrates, from the same values
         return x if self.reader.calibrating else self.reader(x, **options)
+
+
+class Unrounded:
+    """A quantizer that clamps to the range of its codes and leaves the rounding to the grid of the sum."""
+
+
+class LSQRange(Unrounded, LSQAddend):
+    """The operand that a convolution has just computed: clamped to the range of ``width`` bits, not rounded.
+
+    An integer kernel adds the other operand's codes to its int32 sums and rounds once, to the grid of what
+    reads the sum: codes of this operand would never be stored.
+    """
+
+    def fake_quantize(self, x: Tensor, level: Level, in_product: bool = False) -> Tensor:
+        low, high = level.bounds()
+        scaled = level.scale * self.grad_scale(x, level)
+        # the value of the step size, with the gradient of LSQ's
+        scale = level.scale.detach().clamp_min(SMALLEST_SCALE) + (scaled - scaled.detach())
+        return x.clamp((low * scale).to(x.dtype), (high * scale).to(x.dtype))
