@@ -122,12 +122,7 @@ def quantize(
             f"{type(model).__name__} has no quantizable layers; "
             "needed is at least one convolution, linear or recurrent layer"
         )
-    adding = {} if residual is None else adding_blocks(model)
-    named = [f"{name}.{ADDITIONS}".lstrip(".") for name in adding]
-    named += [*layers, *recurrent.recurrent_layers(model), *left_float(model)[0]]
-    for pattern in [*config.include, *config.exclude, *config.overrides]:
-        if not any(fnmatchcase(name, pattern) for name in named):
-            raise ValueError(f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}")
+    _check_patterns(model, config, layers)
     warn_of_left_float(model, config.exclude, embedding=embedding)
     if embedding and not any(isinstance(m, EMBEDDINGS) for m in model.modules()):
         raise ValueError("embedding=True quantizes the tables of nn.Embedding, but the model has none")
@@ -140,6 +135,16 @@ def quantize(
             f"{type(model).__name__}; give residual=None"
         )
     return QuantizableNetwork(model, modes, config.asdict())
+
+
+def _check_patterns(model: nn.Module, config: QuantizeConfig, layers: Iterable[str]) -> None:
+    """``ValueError`` for a pattern of the config that matches no layer and no addition of ``model``."""
+    adding = {} if config.residual is None else adding_blocks(model)
+    named = [f"{name}.{ADDITIONS}".lstrip(".") for name in adding]
+    named += [*layers, *recurrent.recurrent_layers(model), *left_float(model)[0]]
+    for pattern in [*config.include, *config.exclude, *config.overrides]:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            raise ValueError(f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}")
 
 
 def to_float(network: QuantizableNetwork, mode: ModeLike | None = None) -> nn.Module:

@@ -104,20 +104,11 @@ def onnx_model(
             raise ValueError(unknown(what, value, allowed))
     if (style, weight_storage) == ("qonnx", "int4"):
         raise ValueError("Quant nodes hold float weights; choose style 'qdq' to store weights in int4")
-    if residual_images is not None and style != "qdq":
-        raise ValueError(f"integer residual additions need style 'qdq', not {style!r}")
-    if residual_images is not None and network.additions():
-        raise ValueError(
-            "the network was made with residual=..., so that its additions have integers of their own; "
-            "export it without residual_images (--residual float)"
-        )
     onnx = require("onnx", "ONNX export")
     require("onnxscript", "ONNX export")
     signature = signature_of(network, input_size)
-    if residual_images is not None and not takes_one(signature):
-        raise ValueError(
-            f"int8 residual additions are fitted to images; the network takes {', '.join(signature)}"
-        )
+    if residual_images is not None:
+        _check_residual(network, style, signature)
     example = example_inputs(network, 2, input_size)
     lowered = lower(network, bits, example, share_remainders=style == "qdq")
     _check_widths(lowered)
@@ -149,6 +140,21 @@ def onnx_model(
         about["golden"] = kept.plain()
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)} | ({KEY: BLANK} if samples else {}))
     return model
+
+
+def _check_residual(network: QuantizableNetwork, style: str, signature: Signature) -> None:
+    """``ValueError`` where additions cannot be fitted to images at export."""
+    if style != "qdq":
+        raise ValueError(f"integer residual additions need style 'qdq', not {style!r}")
+    if network.additions():
+        raise ValueError(
+            "the network was made with residual=..., and its additions are integer already; export it "
+            "without residual_images (--residual float)"
+        )
+    if not takes_one(signature):
+        raise ValueError(
+            f"int8 residual additions are fitted to images; the network takes {', '.join(signature)}"
+        )
 
 
 def fits_bytes(mode: BitMode) -> bool:
