@@ -19,7 +19,7 @@ from quantizable.nn.norm_statistics import (
     active_batch_norms,
     is_fresh,
 )
-from quantizable.nn.operands import QuantOperands
+from quantizable.nn.operands import Operands, QuantOperands
 from quantizable.nn.passes import batch_statistics, evaluating
 from quantizable.nn.product_search import find_products, quantize_products
 from quantizable.quantizers import Quantizer
@@ -80,7 +80,7 @@ def widths_used(model: nn.Module, modes: Iterable[BitMode]) -> Widths:
     """The bit-widths at which each quantizer runs in these modes."""
     found: Widths = {}
     for name, layer in model.named_modules():
-        for mode in modes if isinstance(layer, QuantLayer | QuantOperands) else ():
+        for mode in modes if isinstance(layer, QuantLayer | Operands) else ():
             own = layer.resolve(mode)
             for part in quantizers_of(layer):
                 if "." not in part or part.startswith("operands."):

@@ -16,6 +16,7 @@ from quantizable.calibrate import Forward, Run, Widths
 from quantizable.interface.reconstructing import Reconstructing
 from quantizable.interface.sharing import Sharing
 from quantizable.nn import encoder_fast_path, reading, shifted_windows
+from quantizable.nn.additions import Additions
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layer_modes import held, modes_by_layer, modes_by_pattern, plain_modes
 from quantizable.nn.layers import QuantLayer
@@ -90,7 +91,7 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
 
     def apply(self, fn: Callable[[nn.Module], None]) -> QuantizableNetwork:
         """As every module has; weights that ``fn`` changed get first step sizes of their own."""
-        layers = [layer for layer in self.layers().values() if isinstance(layer, QuantLayer)]
+        layers = self._parts(QuantLayer).values()
         before = [layer.float_weight().detach().clone() for layer in layers]
         super().apply(fn)
         for layer, weight in zip(layers, before, strict=True):
@@ -113,18 +114,19 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
 
     def layers(self) -> dict[str, QuantLayer | QuantOperands]:
         """The switchable layers by name, in the order in which the network registers them."""
-        self.refresh()
-        return {n: m for n, m in self.model.named_modules() if isinstance(m, QuantLayer | QuantOperands)}
+        return self._parts(QuantLayer | QuantOperands)
+
+    def additions(self) -> dict[str, Additions]:
+        """The residual additions on integer grids, by name (``layer1.0.additions``)."""
+        return self._parts(Additions)
 
     def norms(self) -> dict[str, PerModeNorm]:
         """The norms kept per mode, by name."""
-        self.refresh()
-        return {n: m for n, m in self.model.named_modules() if isinstance(m, PerModeNorm)}
+        return self._parts(PerModeNorm)
 
     def quantizers(self) -> dict[str, Quantizer]:
         """All quantizers by name."""
-        self.refresh()
-        return {n: m for n, m in self.model.named_modules() if isinstance(m, Quantizer)}
+        return self._parts(Quantizer)
 
     # -- switching ---------------------------------------------------------------------------------
 
@@ -201,7 +203,7 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
         new, source = BitMode.parse(mode), self.check_mode(like)
         if new in self.modes:
             raise ValueError(f"the network has mode {new.name} already")
-        layers = self.layers()
+        layers = {**self.layers(), **self.additions()}
         for name, layer in layers.items():
             try:
                 layer.check_widths(new)
@@ -290,9 +292,8 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
 
     def _reference(self, in_float: bool) -> None:
         self._switch(self.modes[-1])
-        if in_float:
-            for quantizer in self.quantizers().values():
-                quantizer.set_bits(FLOAT_BITS)
+        for quantizer in self.quantizers().values() if in_float else ():
+            quantizer.set_bits(FLOAT_BITS)
 
     def coverage(self, example: Any) -> Coverage:
         """Every product, its share, its bits in the current mode; ``example``: as one batch of a loader."""
@@ -330,9 +331,8 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
         result = self.to_float().load_state_dict(state_dict, strict=strict)
         wanted = for_each_mode(state_dict, self.norms())
         self.model.load_state_dict(wanted, strict=False, assign=assign)
-        for layer in self.layers().values():
-            if isinstance(layer, QuantLayer):
-                layer.weight_quantizer.refit(layer.float_weight())
+        for layer in self._parts(QuantLayer).values():
+            layer.weight_quantizer.refit(layer.float_weight())
         return result
 
     def to_float(self, mode: ModeLike | None = None) -> nn.Module:

@@ -21,6 +21,7 @@ from quantizable.deploy.integer_nodes import LAYER_KEY, OPSET, node_layer
 from quantizable.deploy.layer_bias import with_bias
 from quantizable.deploy.layer_report import layer_report
 from quantizable.deploy.lowering import Lowered, lower
+from quantizable.deploy.repeated_codes import drop_repeated_codes
 from quantizable.deploy.requirements import require
 from quantizable.deploy.residual import integer_residuals
 from quantizable.interface.choices import STYLES, WEIGHT_STORAGE
@@ -104,15 +105,11 @@ def onnx_model(
             raise ValueError(unknown(what, value, allowed))
     if (style, weight_storage) == ("qonnx", "int4"):
         raise ValueError("Quant nodes hold float weights; choose style 'qdq' to store weights in int4")
-    if residual_images is not None and style != "qdq":
-        raise ValueError(f"integer residual additions need style 'qdq', not {style!r}")
     onnx = require("onnx", "ONNX export")
     require("onnxscript", "ONNX export")
     signature = signature_of(network, input_size)
-    if residual_images is not None and not takes_one(signature):
-        raise ValueError(
-            f"int8 residual additions are fitted to images; the network takes {', '.join(signature)}"
-        )
+    if residual_images is not None:
+        _check_residual(network, style, signature)
     example = example_inputs(network, 2, input_size)
     lowered = lower(network, bits, example, share_remainders=style == "qdq")
     _check_widths(lowered)
@@ -125,6 +122,7 @@ def onnx_model(
     for given in lowered.inputs.values():
         given.style = style
     model = _to_onnx(lowered, example, signature)
+    drop_repeated_codes(model.graph)
     if residual_images is not None:
         model = integer_residuals(model, residual_images)
     if weight_storage == "int4":
@@ -134,6 +132,8 @@ def onnx_model(
     about["info"] = preprocessing(network)
     about["outputs"] = lowered.outputs
     about["residual additions"] = "float" if residual_images is None else "int8"
+    if network.additions():
+        about["residual additions"] = "as trained"
     if samples:
         kept = golden(
             network, {MIXED if isinstance(bits, Mapping) else str(BitMode.parse(bits)): bits}, input_size
@@ -143,6 +143,21 @@ def onnx_model(
         about["golden"] = kept.plain()
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)} | ({KEY: BLANK} if samples else {}))
     return model
+
+
+def _check_residual(network: QuantizableNetwork, style: str, signature: Signature) -> None:
+    """``ValueError`` where additions cannot be fitted to images at export."""
+    if style != "qdq":
+        raise ValueError(f"integer residual additions need style 'qdq', not {style!r}")
+    if network.additions():
+        raise ValueError(
+            "the network was made with residual=..., and its additions are integer already; export it "
+            "without residual_images (--residual float)"
+        )
+    if not takes_one(signature):
+        raise ValueError(
+            f"int8 residual additions are fitted to images; the network takes {', '.join(signature)}"
+        )
 
 
 def fits_bytes(mode: BitMode) -> bool:

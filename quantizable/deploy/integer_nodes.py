@@ -117,6 +117,22 @@ class InputNode(nn.Module):
         return value - self.remainder if self.remainder and not self.drops_remainder else value
 
 
+class RangeNode(nn.Module):
+    """Clamps what a convolution computed to the range of a grid; the reader of the sum rounds.
+
+    Args:
+        grid: scale, zero point and code range.
+    """
+
+    def __init__(self, grid: IntegerInput) -> None:
+        super().__init__()
+        self.low, self.high = (float((code - grid.zero_point) * grid.scale) for code in (grid.low, grid.high))
+        self.calibrating = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(self.low, self.high)
+
+
 class WeightNode(nn.Module):
     """Holds a layer's weight as integers and one scale per tensor or output channel.
 

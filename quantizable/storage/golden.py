@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from quantizable.bits import FLOAT_BITS
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import QuantLayer
-from quantizable.nn.operands import QuantOperands
+from quantizable.nn.operands import Operands
 from quantizable.storage.outputs import tensors_in
 from quantizable.storage.signature import (
     FLOAT,
@@ -317,7 +317,7 @@ def rounding_noise(model: nn.Module, amount: float = NOISE, seed: int = 0) -> It
     for module in model.modules():
         if isinstance(module, QuantLayer):
             quantizers.append(module.input_quantizer)
-        elif isinstance(module, QuantOperands):
+        elif isinstance(module, Operands):
             quantizers += module.operands.values()
     handles = [quantizer.register_forward_pre_hook(disturb) for quantizer in quantizers]
     try:

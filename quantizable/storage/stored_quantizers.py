@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quantizable.functional import QParams, dequantize
-from quantizable.quantizers import Quantizer
+from quantizable.quantizers import Level, Quantizer, Unrounded
 
 
 class StoredInput(Quantizer):
@@ -34,6 +34,15 @@ class StoredInput(Quantizer):
         level = self.level(bits)
         low, high = self.ranges[level.bits]
         return QParams(level.get_buffer("stored_scale"), level.get_buffer("stored_zero_point"), low, high)
+
+
+class StoredRange(Unrounded, StoredInput):
+    """Clamps to the range of a stored grid."""
+
+    def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
+        grid = self.qparams(x, level.bits)
+        low, high = ((code - grid.zero_point) * grid.scale for code in (grid.quant_min, grid.quant_max))
+        return x.clamp(low, high)
 
 
 class StoredWeight(StoredInput):

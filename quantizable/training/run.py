@@ -164,6 +164,7 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: DataModule) -> Qua
             "per_channel": cfg["quantizer"]["per_channel"],
             "attention": cfg["quantizer"]["attention"],
             "embedding": cfg["quantizer"]["embedding"],
+            "residual": cfg["quantizer"]["residual"],
         },
         optimizer=cfg["schedule"]["optimizer"],
         label_smoothing=cfg["train"]["label_smoothing"],

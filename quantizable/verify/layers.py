@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantizable.nn.norms import scale_and_bias
-from quantizable.quantizers import Quantizer
+from quantizable.quantizers import Quantizer, Unrounded
 from quantizable.verify.curves import Curve
 from quantizable.verify.pooling import MaxPool2d
 from quantizable.verify.rearranging import Flatten, Pad, Slice
@@ -194,6 +194,8 @@ def quantizer_stage(quantizer: Quantizer, name: str) -> Activation:
     if scale.numel() != 1:
         raise ValueError(f"the input quantizer of {name} has a scale per channel; supported is one")
     step, zero = float(scale), float(zero_point)
+    if isinstance(quantizer, Unrounded):
+        return Activation(low=(quant_min - zero) * step, high=(quant_max - zero) * step)
     return Activation(step, (quant_min - zero) * step, (quant_max - zero) * step, True, zero)
 
 

@@ -19,6 +19,7 @@ from quantizable.bits import ModeLike
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantConv2d, QuantLayer, QuantLinear
 from quantizable.nn.norms import PerModeNorm, is_plain
+from quantizable.quantizers import Quantizer
 from quantizable.storage.integers import is_quantized
 from quantizable.verify.graph import Graph, Node, apply
 from quantizable.verify.layers import (
@@ -52,7 +53,7 @@ class LayerTracer(fx.Tracer):
         return Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, QuantLayer | PerModeNorm | nn.modules.batchnorm._BatchNorm)
+        ours = isinstance(m, QuantLayer | Quantizer | PerModeNorm | nn.modules.batchnorm._BatchNorm)
         return ours or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -151,7 +152,9 @@ class _Lowering:
             raise ValueError(f"layer {name} has a forward hook, which is not verified; remove it first")
         if isinstance(module, PerModeNorm):
             module = module.active
-        if isinstance(module, QuantConv2d | QuantLinear):
+        if isinstance(module, Quantizer):  # of an operand of an addition
+            x = self._emit(quantizer_stage(module, name), x)
+        elif isinstance(module, QuantConv2d | QuantLinear):
             x = self._emit(quantizer_stage(module.input_quantizer, name), x)
             stage = layer_stage(module, module.quantized_weight(), name)
             codes = is_quantized(module.weight_quantizer)
