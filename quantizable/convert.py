@@ -53,6 +53,7 @@ def quantize(
     exclude: str | Iterable[str] = (),
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     embedding: bool = False,
+    assignments: Mapping[str, Mapping[str, ModeLike]] | None = None,
 ) -> QuantizableNetwork:
     """A quantizable copy of ``model``: the same weights, run at any of ``bits``.
 
@@ -81,6 +82,8 @@ def quantize(
         overrides: options by layer-name pattern, the last match counts: ``{"layer4.*": {"bits": 8}}``;
             keys ``quantizer``, ``per_channel`` and ``bits`` (a fixed width, ``"mode"`` or ``"float"``).
         embedding: also quantize the tables of ``nn.Embedding`` and ``nn.EmbeddingBag``, row by row.
+        assignments: bits per layer to hold as modes, by name: ``{"found": {"*": 4, "layer3.*": 2}}``; see
+            :meth:`QuantizableNetwork.add_assignment`.
 
     Raises:
         ValueError: an illegal bit-width, an unknown option, a pattern that matches nothing, a model
@@ -125,7 +128,10 @@ def quantize(
     convert(model, modes, config)
     if not any(isinstance(m, QuantLayer) for m in model.modules()):
         raise ValueError("include, exclude and overrides leave no layer to quantize")
-    return QuantizableNetwork(model, modes, config.asdict())
+    network = QuantizableNetwork(model, modes, config.asdict())
+    for name, own in (assignments or {}).items():
+        network.add_assignment(name, own)
+    return network
 
 
 def to_float(network: QuantizableNetwork, mode: ModeLike | None = None) -> nn.Module:

@@ -14,6 +14,7 @@ from quantizable.functional import QParams
 from quantizable.models.create import check_own, create_model
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention
+from quantizable.nn.added_modes import ASSIGNMENTS
 from quantizable.nn.module_names import names_of, replace_module
 from quantizable.nn.reading import PRODUCTS, add_products
 from quantizable.nn.recurrent import split_products
@@ -115,7 +116,9 @@ def _fill(model: nn.Module, about: dict[str, Any], tensors: Tensors) -> Quantiza
         integers |= weight_keys(model, module)
         weight_of(module).data = weight.value(max(layer["weight"]["widths"]))
     for name in about["norms"]:
-        replace_module(model, norm := model.get_submodule(name), PerModeNorm(norm, modes))
+        replace_module(model, norm := model.get_submodule(name), held := PerModeNorm(norm, modes))
+        for assignment in about["config"].get(ASSIGNMENTS, {}):
+            held.add_mode(assignment, modes[-1])
     for name in about.get("unused", ()):  # never called: their float weights are not in the file
         unused = model.get_submodule(name)
         integers |= {f"{one}.{key}" for one in names_of(model, unused) for key in unused.state_dict()}

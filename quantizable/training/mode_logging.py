@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class ModeLogging(pl.Callback):
         """Say what W&B keeps of each metric."""
         if trainer.is_global_zero:
             for logger in trainer.loggers:
-                trackers.define_summaries(logger, [mode.name for mode in pl_module.modes], AGAINST_BITS)
+                trackers.define_summaries(logger, pl_module.names, AGAINST_BITS)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Begin to count images and seconds."""
@@ -99,13 +100,13 @@ class ModeLogging(pl.Callback):
         costs = costs_by_mode(module)
         rows = [
             {
-                "mode": mode.name,
-                "bits": mean_bits(mode),
-                **{name: modes[mode.name][name] for name in COLUMNS if name in modes[mode.name]},
-                **costs.get(mode.name, {}),
+                "mode": mode,
+                "bits": mean_bits(module.network.check_held(mode)),
+                **{name: modes[mode][name] for name in COLUMNS if name in modes[mode]},
+                **costs.get(mode, {}),
             }
-            for mode in module.modes
-            if mode.name in modes
+            for mode in module.names
+            if mode in modes
         ]
         spent = {
             f"{name}/{mode}": value
@@ -118,9 +119,11 @@ class ModeLogging(pl.Callback):
                 logger.log_metrics(spent, step=trainer.global_step)
 
 
-def mean_bits(mode: BitMode) -> float:
-    """The bits of a mode as a place on an axis: the mean of its weights' and its inputs'."""
-    return (mode.weight + mode.activation) / 2
+def mean_bits(mode: BitMode | Mapping[str, BitMode | str]) -> float:
+    """The bits of a mode as a place on an axis: the mean of its weights' and its inputs', and over layers."""
+    if isinstance(mode, BitMode):
+        return (mode.weight + mode.activation) / 2
+    return fmean(mean_bits(own) for own in mode.values() if isinstance(own, BitMode))
 
 
 def costs_by_mode(module: Any) -> dict[str, dict[str, float]]:

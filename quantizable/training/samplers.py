@@ -13,7 +13,7 @@ from typing import Protocol
 
 from quantizable.bits import BitMode
 
-Visit = BitMode | dict[str, BitMode]
+Visit = BitMode | str | dict[str, BitMode]  # a str names an assignment that the network holds
 
 
 class Sampler(Protocol):
@@ -26,6 +26,27 @@ class Sampler(Protocol):
     def check(self, modes: Sequence[BitMode]) -> None:
         """Raise ``ValueError`` if the modes do not suit the sampler."""
         ...
+
+
+def visits(
+    sampler: Sampler,
+    modes: Sequence[BitMode],
+    assignments: Sequence[str],
+    layers: Sequence[str],
+    seed: int,
+    step: int,
+) -> list[Visit]:
+    """What a step visits: the sampler's choice, and every assignment that the network holds after it.
+
+    Args:
+        sampler: :class:`Only` chooses among the assignments, too.
+        modes: of the network, from the lowest to the highest.
+        assignments: their names.
+        layers: the names of the network's layers.
+        seed, step: as :meth:`Sampler.visits` takes them.
+    """
+    chosen = sampler.visits(modes, layers, seed, step)
+    return chosen if isinstance(sampler, Only) else [*chosen, *assignments]
 
 
 def check_one_mode(modes: Sequence[BitMode]) -> None:
@@ -90,6 +111,28 @@ class RandomK:
     def visits(self, modes: Sequence[BitMode], layers: Sequence[str], seed: int, step: int) -> list[Visit]:
         chosen = _generator(seed, step).sample(list(modes[:-1]), min(self.k, len(modes) - 1))
         return [modes[-1], *sorted(chosen, reverse=True)]
+
+
+@dataclass(frozen=True)
+class Only:
+    """Some modes or assignments alone, in the order given; what the others share with them moves along.
+
+    To fine-tune for deployment in these: weights and the step sizes of their widths are no longer those that
+    the other modes were trained with.
+    """
+
+    modes: Sequence[int | str]
+
+    def check(self, modes: Sequence[BitMode]) -> None:
+        """``ValueError`` for none; whether the network holds them is known when it is built."""
+        if not self.modes:
+            raise ValueError(
+                "the scheme trains chosen modes alone; name some, as scheme.sampler.modes=[found]"
+            )
+
+    def visits(self, modes: Sequence[BitMode], layers: Sequence[str], seed: int, step: int) -> list[Visit]:
+        known = {mode.name: mode for mode in modes}
+        return [known.get(str(name), str(name)) for name in self.modes]
 
 
 @dataclass(frozen=True)
