@@ -254,7 +254,7 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         before, top = self._assignment, self.modes[-1]
         if modes is None:
             modes = [*self.modes, *self.assignments] if isinstance(before, BitMode) else []
-        asked = [self.check_held(mode) for mode in modes] or [before]
+        asked: list[Modes] = [*map(self.check_held, modes)] or [before]
         runs = [*self._runs(loader, batches, forward)]
         in_float = not top.is_float and norms_are_copies(self.model)
         fit_top = not in_float and top in asked and (asked == [top] or has_fresh_norms(self.model))

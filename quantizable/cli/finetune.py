@@ -12,7 +12,7 @@ from quantizable.cli.train import run as train
 from quantizable.storage.network_file import NOT_OURS, assignment_name, check_checkpoint, read_about
 
 TEXT = "make an assignment of quantizable search one more mode of its network, and train it a few epochs"
-NOT_CARRIED = ("seed", "augment")  # of the data: those of the run, not of the training before
+SCHEDULED = {"augment": "schedule.augment"}  # settings of the data that a run takes from elsewhere
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -101,9 +101,9 @@ def _of_data(about: dict[str, Any]) -> dict[str, str]:
 
     if about.get("data") not in options()["data"]:
         return {}
-    kept = {
-        f"data.{key}": value for key, value in (about.get("settings") or {}).items() if key not in NOT_CARRIED
-    }
+    # the seed of order and augmentation is the run's
+    kept = {k: value for k, value in (about.get("settings") or {}).items() if k != "seed"}
+    kept = {SCHEDULED.get(key, f"data.{key}"): value for key, value in kept.items()}
     return {"data": about["data"]} | {key: plain(value) for key, value in kept.items() if key in settings()}
 
 

@@ -85,7 +85,7 @@ def layer_costs(
         modes: modes, and names of assignments that it holds; by default all of both.
     """
     held = network.assignments
-    asked = [*held, *network.modes] if modes is None else [*modes]
+    asked: list[ModeLike] = [*held, *network.modes] if modes is None else [*modes]
     uniform = {mode: network.check_mode(mode) for mode in asked if mode not in held}
     device = next((one.device for one in network.parameters()), torch.device("cpu"))
     macs, calls, _ = count_macs(network, example_inputs(network, 1, input_size).to(device))

@@ -31,6 +31,10 @@ class NamedModes(dict[str, "BitMode | str"]):
         for part, module in parts.items():
             self[part] = name if isinstance(module, PerModeNorm) else BitMode.parse(modes.get(part, highest))
 
+    def layer_mode(self, layer: str) -> BitMode:
+        """The mode of a layer."""
+        return BitMode.parse(self[layer])
+
 
 def check_name(name: str) -> None:
     """``ValueError`` unless an assignment can be held under that name."""

@@ -92,7 +92,8 @@ def save_qz(
     dropped: set[str] = set()
     unused = _unused_layers(network, chosen[0])
     left_out = [] if _are_read(network, unused, chosen[0]) else unused
-    for one in (*chosen, *named):
+    stored: list[ModeLike] = [*chosen, *named]
+    for one in stored:
         with network.at_bits(one):
             check_calibrated(network.model, unused)
     for name, layer in network.layers().items():
@@ -101,7 +102,9 @@ def save_qz(
             if name in left_out:
                 dropped |= {f"{one}.{key}" for one in own_names for key in layer.state_dict()}
             continue
-        widths = [layer.resolve(mode) for mode in (*chosen, *(own[name] for own in named.values()))]
+        widths = [
+            layer.resolve(mode) for mode in (*chosen, *(own.layer_mode(name) for own in named.values()))
+        ]
         if isinstance(layer, QuantOperands):
             layers[name] = {"operands": {
                 key: _store_input(tensors, f"{name}.{key}", operand, widths)  # type: ignore[arg-type]

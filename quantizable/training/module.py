@@ -287,7 +287,8 @@ class MultiModeModule(NetworkModule):
 
     def outputs_by_mode(self, batch: Any) -> Iterator[tuple[BitMode | str, Any]]:
         """Each mode's output on a batch, from the highest mode to the lowest, then each assignment's."""
-        for mode in (*reversed(self.modes), *self.network.assignments):
+        held: list[BitMode | str] = [*reversed(self.modes), *self.network.assignments]
+        for mode in held:
             with self.network.at_bits(mode):
                 yield mode, run_on(self.network, self.inputs(batch))
 
