@@ -273,6 +273,6 @@ def _split_norms(model: nn.Module, modes: list[BitMode], config: QuantizeConfig)
             if child is not None and is_norm(child):
                 if child not in split:
                     split[child] = PerModeNorm(child, modes, config.norms == "shared_affine")
-                    for name in config.assignments:
-                        split[child].add_mode(name, modes[-1])
+                    for assignment in config.assignments:
+                        split[child].add_mode(assignment, modes[-1])
                 setattr(parent, name, split[child])

@@ -35,6 +35,10 @@ class NamedModes(dict[str, "BitMode | str"]):
         """The mode of a layer."""
         return BitMode.parse(self[layer])
 
+    def of_layers(self) -> list[BitMode]:
+        """The modes of all layers."""
+        return [mode for mode in self.values() if isinstance(mode, BitMode)]
+
 
 def check_name(name: str) -> None:
     """``ValueError`` unless an assignment can be held under that name."""

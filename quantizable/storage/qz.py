@@ -24,6 +24,7 @@ from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantLayer
 from quantizable.nn.added_modes import ASSIGNMENTS
 from quantizable.nn.layer_calls import layer_calls
+from quantizable.nn.layer_modes import NamedModes
 from quantizable.nn.module_names import names_of
 from quantizable.nn.network_inputs import Inputs
 from quantizable.nn.operands import QuantOperands
@@ -66,27 +67,7 @@ def save_qz(
         OSError: the target cannot be written.
     """
     path = check_target(path)
-    if modes is None:
-        modes = [*integer_modes(network), *network.assignments]
-    named = {mode: network.assignments[mode] for mode in modes if mode in network.assignments}  # type: ignore[index]
-    chosen = sorted({network.check_mode(mode) for mode in modes if mode not in named})
-    if keeps := [mode.name for mode in chosen if mode.weight == FLOAT_BITS]:
-        raise ValueError(
-            f"mode {', '.join(keeps)} keeps float weights; a .qz file holds integer weights only"
-        )
-    if not chosen:
-        more = f" beside {', '.join(named)}" if named else ""
-        raise ValueError(f"there is no mode to store; name at least one{more}, as 8")
-    float_layers = [
-        (name, layer)
-        for name, own in named.items()
-        for layer, mode in own.items()
-        if isinstance(mode, BitMode) and mode.weight == FLOAT_BITS
-    ]
-    if float_layers:
-        raise ValueError(
-            "{!r} keeps float weights in {}; a .qz file holds integer weights only".format(*float_layers[0])
-        )
+    chosen, named = _chosen(network, modes)
     tensors: dict[str, Tensor] = {}
     layers: dict[str, dict[str, Any]] = {}
     dropped: set[str] = set()
@@ -102,9 +83,8 @@ def save_qz(
             if name in left_out:
                 dropped |= {f"{one}.{key}" for one in own_names for key in layer.state_dict()}
             continue
-        widths = [
-            layer.resolve(mode) for mode in (*chosen, *(own.layer_mode(name) for own in named.values()))
-        ]
+        asked = [*chosen, *(own.layer_mode(name) for own in named.values())]
+        widths = [layer.resolve(mode) for mode in asked]
         if isinstance(layer, QuantOperands):
             layers[name] = {"operands": {
                 key: _store_input(tensors, f"{name}.{key}", operand, widths)  # type: ignore[arg-type]
@@ -135,6 +115,28 @@ def save_qz(
         # written by Python, as safetensors' own file is for its owner's eyes only
         about_file = {METADATA: metadata, CHECKSUM: checksum(contiguous, metadata)}
         temporary.write_bytes(_in_order(save(contiguous, about_file)))
+
+
+def _chosen(
+    network: QuantizableNetwork, modes: Iterable[ModeLike] | None
+) -> tuple[list[BitMode], dict[str, NamedModes]]:
+    """The modes to store, from the lowest to the highest, and the assignments by name."""
+    held = network.assignments
+    asked = [*integer_modes(network), *held] if modes is None else [*modes]
+    named = {str(mode): held[str(mode)] for mode in asked if mode in held}
+    chosen = sorted({network.check_mode(mode) for mode in asked if mode not in held})
+    keeps = [mode.name for mode in chosen if mode.weight == FLOAT_BITS]
+    keeps += [
+        name for name, own in named.items() if any(mode.weight == FLOAT_BITS for mode in own.of_layers())
+    ]
+    if keeps:
+        raise ValueError(
+            f"mode {', '.join(keeps)} keeps float weights; a .qz file holds integer weights only"
+        )
+    if not chosen:
+        more = f" beside {', '.join(named)}, as 8" if named else ""
+        raise ValueError(f"there is no mode to store; name at least one{more}")
+    return chosen, named
 
 
 def _example(network: QuantizableNetwork) -> Inputs | None:

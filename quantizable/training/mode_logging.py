@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +14,7 @@ from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.interface.lightning_package import pl
 from quantizable.measure.cost import layer_costs, mode_costs
 from quantizable.nn import QuantLayer
+from quantizable.nn.layer_modes import NamedModes
 from quantizable.report.metric_names import AGAINST_BITS, COSTS, TABLE, THROUGHPUT
 from quantizable.report.tables import COLUMNS, by_mode
 from quantizable.training import trackers
@@ -119,11 +120,11 @@ class ModeLogging(pl.Callback):
                 logger.log_metrics(spent, step=trainer.global_step)
 
 
-def mean_bits(mode: BitMode | Mapping[str, BitMode | str]) -> float:
+def mean_bits(mode: BitMode | NamedModes) -> float:
     """The bits of a mode as a place on an axis: the mean of its weights' and its inputs', and over layers."""
     if isinstance(mode, BitMode):
         return (mode.weight + mode.activation) / 2
-    return fmean(mean_bits(own) for own in mode.values() if isinstance(own, BitMode))
+    return fmean(map(mean_bits, mode.of_layers()))
 
 
 def costs_by_mode(module: Any) -> dict[str, dict[str, float]]:
