@@ -12,7 +12,7 @@ from quantizable.cli.arguments import Parser
 from quantizable.interface.errors import mendable, nearest, one_line
 
 COMMANDS = (
-    *("train", "finetune", "evaluate", "compare", "assess", "verify", "search", "recipe"),
+    *("train", "evaluate", "compare", "assess", "verify", "search", "finetune", "recipe"),
     *("calibrate", "export", "predict", "demo", "cost", "report", "dashboard"),
 )
 DEBUG = "--debug"

@@ -104,7 +104,9 @@ def _of_data(about: dict[str, Any]) -> dict[str, str]:
     # the seed of order and augmentation is the run's
     kept = {k: value for k, value in (about.get("settings") or {}).items() if k != "seed"}
     kept = {SCHEDULED.get(key, f"data.{key}"): value for key, value in kept.items()}
-    return {"data": about["data"]} | {key: plain(value) for key, value in kept.items() if key in settings()}
+    here = {key for key, one in settings().items() if f"data={about['data']}" in one.places}
+    here |= {*SCHEDULED.values()} if "data.augment" in here else set()
+    return {"data": about["data"]} | {key: plain(value) for key, value in kept.items() if key in here}
 
 
 def _of_model(name: str) -> dict[str, str]:

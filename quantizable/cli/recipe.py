@@ -1,4 +1,4 @@
-"""``quantizable recipe CHECKPOINT search=bytes``: search, fine-tuning and export, in one resumable command."""
+"""``quantizable recipe CHECKPOINT search=bytes``: search, fine-tuning, export in one resumable command."""
 
 from __future__ import annotations
 

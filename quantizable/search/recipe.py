@@ -1,4 +1,4 @@
-"""What a recipe keeps beside the files of its commands: its own words, what was chosen, table and pictures."""
+"""What a recipe keeps beside the files of its commands: its own words, what was chosen, table, pictures."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class Only:
     the other modes were trained with.
     """
 
-    modes: Sequence[int | str]
+    modes: Sequence[int | str] = ()
 
     def check(self, modes: Sequence[BitMode]) -> None:
         """``ValueError`` for none; whether the network holds them is known when it is built."""
