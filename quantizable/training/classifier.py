@@ -171,7 +171,7 @@ class QuantizableClassifier(MultiModeModule):
 
     def _log_metrics(self, stage: str) -> None:
         top1, losses = [], {}
-        for mode in self.names:
+        for mode in self.evaluated:
             metrics: Any = self.metrics[f"{stage}_{mode}"]
             values = metrics.compute()
             if mode in self.trained:

@@ -87,6 +87,8 @@ class ModeLogging(pl.Callback):
         if trainer.state.fn == pl.trainer.states.TrainerFn.VALIDATING:
             return self._log_table(trainer, pl_module, "val")
         for mode in pl_module.modes if all("top1" in values for values in modes.values()) else []:
+            if mode.name not in modes:
+                continue
             point = (mean_bits(mode), modes[mode.name]["top1"], trainer.current_epoch)
             for logger in trainer.loggers:
                 trackers.log_point(logger, dict(zip(AGAINST_BITS, point, strict=True)))

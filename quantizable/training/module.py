@@ -123,6 +123,11 @@ class MultiModeModule(NetworkModule):
         sampler = self.scheme.sampler
         return [str(name) for name in sampler.modes] if isinstance(sampler, Only) else self.names
 
+    @property
+    def evaluated(self) -> list[str]:
+        """The names of what is trained and of the highest mode, in the order of :attr:`names`."""
+        return [name for name in self.names if name in (*self.trained, str(self.modes[-1]))]
+
     # -- the task ----------------------------------------------------------------------------------
 
     def loss(self, output: Any, batch: Any) -> Tensor:
@@ -286,9 +291,12 @@ class MultiModeModule(NetworkModule):
     # -- evaluation: the same for validation and test -----------------------------------------------
 
     def outputs_by_mode(self, batch: Any) -> Iterator[tuple[BitMode | str, Any]]:
-        """Each mode's output on a batch, from the highest mode to the lowest, then each assignment's."""
+        """Each mode's output on a batch, from the highest mode to the lowest, then each assignment's.
+
+        Where the scheme trains some alone, these and the highest mode, which they are compared with.
+        """
         held: list[BitMode | str] = [*reversed(self.modes), *self.network.assignments]
-        for mode in held:
+        for mode in (one for one in held if str(one) in self.evaluated):
             with self.network.at_bits(mode):
                 yield mode, run_on(self.network, self.inputs(batch))
 

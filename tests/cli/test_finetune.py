@@ -60,6 +60,7 @@ def test_found_is_trained_beside_the_modes_and_alone(checkpoint: Path, found: Pa
     }
     assert steps["4"][0] == steps["4"][1]
     assert steps["2"][0] != steps["2"][1]
+    assert set(json.loads((tmp_path / "alone" / "results.json").read_text())["modes"]) == {"2", "32"}
     rows = (tmp_path / "alone" / "metrics.csv").read_text().splitlines()
     column = rows[0].split(",").index("val/top1/mean")
     own = rows[0].split(",").index("val/top1/2")
@@ -136,7 +137,7 @@ def test_a_recipe_killed_in_each_phase_gives_what_one_that_was_not_gives(
 
     kills: list[tuple[type, str, int]] = [
         (Journal, "add", 2),  # two scores are kept
-        (recipe.Phases, "evaluate", 1),
+        (recipe.Phases, "evaluate", 0),
         (AtomicCheckpointIO, "save_checkpoint", 2),  # best and last of the first epoch
         (recipe.Phases, "export", 0),
     ]
