@@ -95,8 +95,7 @@ class Phases:
         check_same_recipe(self.folder, self.checkpoint, self.recipe, self.given)
         names = [FOUND, UNIFORM] if self.recipe["compare"] else [FOUND]
         status = self.search()
-        for name in names:
-            status = status or self.evaluate(name)
+        status = status or self.evaluate(names)
         for name in names:
             status = status or self.finetune(name)
         status = status or self.export()
@@ -122,18 +121,17 @@ class Phases:
             choose_best(self.folder, bits["objective"])
         return status
 
-    def evaluate(self, name: str) -> int:
+    def evaluate(self, names: Sequence[str]) -> int:
         """The test accuracy of what was chosen before it is trained, beside that of the network's modes."""
         from quantizable.cli import main
 
-        output = self.folder / f"{name}_before"
+        output = self.folder / "before"
         if (output / "results.json").is_file():
             return 0
         say("evaluation before training", output)
+        files = [str(self.folder / f"{name}.yaml") for name in names]
+        bits = ",".join([*files, *(read_about(self.checkpoint) or {})["modes"]])
         words = ["evaluate", str(self.checkpoint), *self.data, "--output", str(output)]
-        bits = str(self.folder / f"{name}.yaml")
-        if name == FOUND:
-            bits += f",{','.join((read_about(self.checkpoint) or {})['modes'])}"
         return main([*words, "--bits", bits])
 
     def finetune(self, name: str) -> int:

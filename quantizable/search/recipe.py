@@ -61,11 +61,11 @@ def show(folder: Path, checkpoint: Path, names: Sequence[str], cost: str) -> Non
     """
     network = load(checkpoint)
     layers = layer_costs(network)
-    before = {name: results(folder / f"{name}_before")["modes"] for name in names}
+    before = results(folder / "before")["modes"]
     rows = {
         total.mode: {"bytes": total.weight_bytes, "bops": total.bops} for total in mode_costs(network, layers)
     }
-    for mode, values in before[FOUND].items():
+    for mode, values in before.items():
         if mode in rows:
             rows[mode] |= {"before": values["top1"]}
     own: dict[str, list[LayerCost]] = {}
@@ -77,7 +77,7 @@ def show(folder: Path, checkpoint: Path, names: Sequence[str], cost: str) -> Non
         rows[name] = {
             "bytes": total.weight_bytes,
             "bops": total.bops,
-            "before": before[name][name]["top1"],
+            "before": before[name]["top1"],
             "after": results(run)["modes"][name]["top1"],
         }
     write_json(folder / "summary.json", {"modes": rows, "layers": {n: widths(r) for n, r in own.items()}})

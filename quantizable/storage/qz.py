@@ -122,7 +122,7 @@ def _chosen(
 ) -> tuple[list[BitMode], dict[str, NamedModes]]:
     """The modes to store, from the lowest to the highest, and the assignments by name."""
     held = network.assignments
-    asked = [*integer_modes(network), *held] if modes is None else [*modes]
+    asked: list[ModeLike] = [*integer_modes(network), *held] if modes is None else [*modes]
     named = {str(mode): held[str(mode)] for mode in asked if mode in held}
     chosen = sorted({network.check_mode(mode) for mode in asked if mode not in held})
     keeps = [mode.name for mode in chosen if mode.weight == FLOAT_BITS]
