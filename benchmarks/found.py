@@ -4,9 +4,9 @@
         --output benchmarks/results/found --settings mean_bits bytes_a4 --seeds 0 1 2 --epochs 3
 
 Each setting is a file of conf/search. A search chooses by held-out training images; the test set is asked
-once for each trained network. At a budget between two widths the line to beat goes through the uniform bits below
-and above it, which get the same training (learning rates, images, teacher, seeds). With several seeds the
-difference has a 95 % interval (Student's t over seeds).
+once for each trained network. At a budget between two widths the line to beat goes through the uniform bits
+below and above it, which get the same training (learning rates, images, teacher, seeds). With several seeds
+the difference has a 95 % interval (Student's t over seeds).
 
 All is kept in the output folder: a run that was cut off goes on where it was.
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantizable.cli.arguments import Parser, check_data
-from quantizable.cli.finetune import quoted, settings
+from quantizable.cli.finetune import plain, quoted, settings
 from quantizable.cli.train import explained
 from quantizable.cli.train import run as train
 from quantizable.storage.network_file import check_checkpoint, read_about
@@ -136,17 +136,18 @@ class Phases:
 
     def finetune(self, name: str) -> int:
         """A run of training in the folder of that name; it goes on from its last epoch."""
+        from quantizable.training.overrides import leaves
         from quantizable.training.run_names import latest, numbered
 
         run = self.folder / name
         if any((one / "results.json").is_file() for one in numbered(run)):
             return 0
         say("fine-tuning", run)
-        wanted = {key: value for key, value in self.recipe["finetune"].items() if value is not None}
-        if wanted.get("train.teacher") == "start":
-            wanted["train.teacher"] = quoted(str(self.checkpoint))
         own = {word.partition("=")[0] for word in self.given}
-        words = [f"{key}={value}" for key, value in wanted.items() if key not in own] + self.given
+        wanted = {k: v for k, v in leaves(self.recipe["finetune"] or {}) if not isinstance(v, dict)}
+        if wanted.get("train.teacher") == "start":
+            wanted["train.teacher"] = str(self.checkpoint)
+        words = [f"{key}={plain(value)}" for key, value in wanted.items() if key not in own] + self.given
         words += [f"output={quoted(str(self.folder))}", f"run={name}"]
         if (latest(run) / "last.ckpt").is_file():
             words.append("resume=last")
