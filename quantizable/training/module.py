@@ -248,7 +248,10 @@ class MultiModeModule(NetworkModule):
             )
 
     def _visits(self, step: int) -> list[Visit]:
-        layers, named = list(self.network.layers()), [*self.network.assignments]
+        layers = {
+            name: sum(p.numel() for p in one.parameters()) for name, one in self.network.layers().items()
+        }
+        named = [*self.network.assignments]
         return visits(self.scheme.sampler, self.modes, named, layers, self.seed, step)
 
     def _enter(self, visit: Visit) -> None:
