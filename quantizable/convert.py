@@ -57,6 +57,7 @@ def quantize(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     embedding: bool = False,
     residual: int | None = None,
+    assignments: Mapping[str, Mapping[str, ModeLike]] | None = None,
 ) -> QuantizableNetwork:
     """A quantizable copy of ``model``: the same weights, run at any of ``bits``.
 
@@ -88,6 +89,8 @@ def quantize(
         residual: bits (2 to 16) of the operands of residual additions, as ``8``, in every mode that quantizes
             activations (more where that has more): what engines fuse is then what is trained. They are found
             in blocks with convolutions and named ``layer1.0.additions``; None: additions stay float.
+        assignments: bits per layer to hold as modes, by name: ``{"found": {"*": 4, "layer3.*": 2}}``; see
+            :meth:`QuantizableNetwork.add_assignment`.
 
     Raises:
         ValueError: an illegal bit-width, an unknown option, a pattern that matches nothing, a model
@@ -135,6 +138,10 @@ def quantize(
             f"{type(model).__name__}; give residual=None"
         )
     return QuantizableNetwork(model, modes, config.asdict())
+    network = QuantizableNetwork(model, modes, config.asdict())
+    for name, own in (assignments or {}).items():
+        network.add_assignment(name, own)
+    return network
 
 
 def _check_patterns(model: nn.Module, config: QuantizeConfig, layers: Iterable[str]) -> None:

@@ -16,9 +16,10 @@ from quantizable.calibrate import Forward, Run, Widths
 from quantizable.interface.reconstructing import Reconstructing
 from quantizable.interface.sharing import Sharing
 from quantizable.nn import encoder_fast_path, reading, shifted_windows
+from quantizable.nn.added_modes import AddedModes
 from quantizable.nn.additions import Additions
 from quantizable.nn.float_copy import float_copy
-from quantizable.nn.layer_modes import held, modes_by_layer, modes_by_pattern, plain_modes
+from quantizable.nn.layer_modes import NamedModes, held, modes_by_layer, modes_by_pattern, plain_modes
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.model_attributes import ModelAttributes
 from quantizable.nn.norm_fitting import fit_norms, has_fresh_norms, norms_are_copies
@@ -33,10 +34,11 @@ from quantizable.quantizers import Quantizer
 if TYPE_CHECKING:
     from quantizable import Coverage
 
-Assignment = ModeLike | Mapping[str, ModeLike]
+Assignment = ModeLike | Mapping[str, ModeLike]  # a name of an assignment is a str, as a mode's is
+Modes = BitMode | Mapping[str, BitMode] | NamedModes
 
 
-class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
+class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
     """A network that runs at any of its bit modes; made by :func:`quantizable.quantize`.
 
     What is set on it and belongs to the model reaches the model; layers put in later are converted like the
@@ -53,6 +55,7 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
 
     >>> network.set_bits(4)                                  # doctest: +SKIP
     >>> network.set_bits({"layer1.*": 2}, default="w4a8")    # doctest: +SKIP
+    >>> network.set_bits("found")                            # doctest: +SKIP
     >>> with network.at_bits(2): logits = network(images)    # doctest: +SKIP
     """
 
@@ -138,11 +141,11 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
         """Switch the network to a mode, or each layer to its own.
 
         Args:
-            bits: a mode (``4``, ``"w4a8"``), or a mapping from layer-name patterns to modes, of which the
-                last that matches a layer counts. A norm takes the mode of a pattern that matches its
-                own name, else of the layer registered before it (of the one before that, if the
-                network has no such mode). First and last layers keep their fixed
-                width whatever a pattern with a wildcard says.
+            bits: a mode (``4``, ``"w4a8"``), the name of an assignment that the network holds
+                (:meth:`add_assignment`), or a mapping from layer-name patterns to modes, of which the last
+                that matches a layer counts. A norm takes the mode of a pattern that matches its own name,
+                else of the layer registered before it (of the one before that, if the network has no such
+                mode). First and last layers keep their fixed width whatever a pattern with a wildcard says.
             default: with a mapping, the mode of the layers that no pattern matches.
 
         Raises:
@@ -156,13 +159,13 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
         elif default is not None:
             raise ValueError(f'default={default!r} goes with a mapping, as {{"layer1.*": {bits!r}}}')
         else:
-            self._switch(self.check_mode(bits))
+            self._switch(self.check_held(bits))
 
-    def _switch(self, assignment: BitMode | dict[str, BitMode]) -> None:
+    def _switch(self, assignment: Modes) -> None:
         self._history.record(assignment)
 
     @property
-    def _assignment(self) -> BitMode | dict[str, BitMode]:
+    def _assignment(self) -> Modes:
         return self._history.current
 
     def set_layer_modes(self, modes: Mapping[str, BitMode]) -> None:
@@ -175,7 +178,7 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
 
     @property
     def bits(self) -> int | str | dict[str, int | str]:
-        """The current assignment, as ``set_bits`` takes it: ``4``, ``"w4a8"``, or a mapping of all parts."""
+        """The current assignment, as ``set_bits`` takes it: ``4``, ``"found"``, or a mapping of all parts."""
         return plain_modes(self._switchable, self._assignment)
 
     @contextmanager
@@ -188,35 +191,6 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
             yield self
         finally:
             self._switch(before)
-
-    def add_mode(self, mode: ModeLike, like: ModeLike) -> None:
-        """Hold one more mode: ``add_mode("w4a8", like=4)``, ``add_mode(3, like=4)``.
-
-        Its norms start as copies of those of ``like``; ``reestimate_norms`` fits them. Step sizes of a
-        bit-width that the quantizers lack start from the weights; for activations call
-        ``calibrate(loader, modes=[mode])``. Add modes before an optimizer is made: they have parameters.
-
-        Raises:
-            ValueError: the mode is there already, ``like`` is not, or a quantizer is not defined at one of
-                the bit-widths. The network stays as it was.
-        """
-        new, source = BitMode.parse(mode), self.check_mode(like)
-        if new in self.modes:
-            raise ValueError(f"the network has mode {new.name} already")
-        layers = {**self.layers(), **self.additions()}
-        for name, layer in layers.items():
-            try:
-                layer.check_widths(new)
-            except ValueError as error:
-                raise ValueError(f"mode {new.name} cannot be added; layer {name!r}: {error}") from None
-        for layer in layers.values():
-            layer.add_widths(new)
-        for norm in self.norms().values():
-            norm.add_mode(new, source)
-        self.modes = sorted([*self.modes, new])
-        self.added.add(new)
-        self._warned.clear()
-        self.config = {**self.config, "bits": [held.name for held in self.modes]}  # a checkpoint holds it too
 
     # -- fitting to data ---------------------------------------------------------------------------
 
@@ -272,15 +246,17 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
 
         Args:
             loader, forward: as for :meth:`calibrate`.
-            modes: which modes; None: the current assignment as it stands if it is a mapping, else all.
+            modes: which modes, and names of assignments; None: the current assignment as it stands if it is
+                one, else all.
             batches: how many batches, at least 1.
 
         Raises:
             ValueError: as for :meth:`calibrate`, or a mode that the network lacks.
         """
         before, top = self._assignment, self.modes[-1]
-        named = self.modes if isinstance(before, BitMode) else [before]
-        asked = [*named] if modes is None else [self.check_mode(mode) for mode in modes]
+        if modes is None:
+            modes = [*self.modes, *self.assignments] if isinstance(before, BitMode) else []
+        asked: list[Modes] = [*map(self.check_held, modes)] or [before]
         runs = [*self._runs(loader, batches, forward)]
         in_float = not top.is_float and norms_are_copies(self.model)
         fit_top = not in_float and top in asked and (asked == [top] or has_fresh_norms(self.model))

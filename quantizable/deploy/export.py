@@ -27,6 +27,7 @@ from quantizable.deploy.residual import integer_residuals
 from quantizable.interface.choices import STYLES, WEIGHT_STORAGE
 from quantizable.interface.errors import unknown
 from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.nn.added_modes import ASSIGNMENTS
 from quantizable.nn.network_inputs import Inputs
 from quantizable.report.files import check_target, written_whole
 from quantizable.storage.golden import MIXED, golden
@@ -127,17 +128,18 @@ def onnx_model(
         model = integer_residuals(model, residual_images)
     if weight_storage == "int4":
         _store_int4(onnx, model)
+    named = isinstance(bits, str) and bits in network.assignments
     with network.at_bits(bits):
-        about: dict[str, Any] = {"bits": network.bits, "style": style, "layers": layer_report(lowered)}
+        shown = network.config.get(ASSIGNMENTS, {}).get(bits) if named else network.bits
+        about: dict[str, Any] = {"bits": shown, "style": style, "layers": layer_report(lowered)}
     about["info"] = preprocessing(network)
     about["outputs"] = lowered.outputs
     about["residual additions"] = "float" if residual_images is None else "int8"
     if network.additions():
         about["residual additions"] = "as trained"
     if samples:
-        kept = golden(
-            network, {MIXED if isinstance(bits, Mapping) else str(BitMode.parse(bits)): bits}, input_size
-        )
+        mixed = named or isinstance(bits, Mapping)
+        kept = golden(network, {MIXED if mixed else str(BitMode.parse(bits)): bits}, input_size)  # type: ignore[arg-type]
         if residual_images is not None:  # the file computes another function than training did
             kept = kept.answered_by(compile_onnxruntime(model.SerializeToString(), None, None))
         about["golden"] = kept.plain()

@@ -44,6 +44,7 @@ class QuantizeConfig:
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     embedding: bool = False
     residual: int | None = None
+    assignments: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known_quantizer(self.quantizer)
@@ -68,8 +69,8 @@ class QuantizeConfig:
                     true_or_false(value, f"per_channel of override {pattern!r}")
 
     def asdict(self) -> dict[str, Any]:
-        """The config as plain dictionaries, lists and scalars."""
-        return asdict(self)
+        """The config as plain dictionaries, lists and scalars; without assignments it does not name them."""
+        return {key: value for key, value in asdict(self).items() if key != "assignments" or value}
 
 
 def known_quantizer(name: str) -> None:
@@ -191,7 +192,7 @@ def convert(
         widths = {mode.activation for mode in modes} - {FLOAT_BITS}
         quantize_additions(model, widths, partial(addition_width, config), known)
     if config.norms != "shared":
-        _split_norms(model, modes, shared_affine=config.norms == "shared_affine")
+        _split_norms(model, modes, config)
 
 
 def classifier_of(model: nn.Module) -> tuple[str | None, int | None]:
@@ -280,12 +281,14 @@ def _quantize_attention(model: nn.Module, config: QuantizeConfig) -> None:
         QuantAttention.convert(block, lambda: operand_quantizer(config.asdict()))
 
 
-def _split_norms(model: nn.Module, modes: list[BitMode], shared_affine: bool) -> None:
+def _split_norms(model: nn.Module, modes: list[BitMode], config: QuantizeConfig) -> None:
     split: dict[nn.Module, PerModeNorm] = {}  # a norm that a network uses in two places stays one
     inside = {m for n in model.modules() if isinstance(n, PerModeNorm) for m in n.modules()}
     for parent in [m for m in model.modules() if m not in inside]:
         for name, child in list(parent._modules.items()):  # a second name of one norm too
             if child is not None and is_norm(child):
                 if child not in split:
-                    split[child] = PerModeNorm(child, modes, shared_affine)
+                    split[child] = PerModeNorm(child, modes, config.norms == "shared_affine")
+                    for assignment in config.assignments:
+                        split[child].add_mode(assignment, modes[-1])
                 setattr(parent, name, split[child])

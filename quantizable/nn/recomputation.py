@@ -8,6 +8,7 @@ switched tells the mode in which the node was made that asks for the recomputati
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import deque
 from typing import Any
@@ -108,7 +109,9 @@ class ModeHistory:
             for name, module in modules.items():
                 assignment[name] = held.get(id(module)) or self.current.get(name, latest)
                 latest = assignment[name] if assignment[name] in modes else latest
-            self.current = assignment
+            self.current = copy.copy(self.current)  # of a named assignment it keeps the name
+            self.current.clear()
+            self.current.update(assignment)
         self.modules = modules
         self._point(self.current)
 

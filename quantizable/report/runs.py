@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 from quantizable.bits import BitMode
 
+NAME = re.compile(r"[A-Za-z][\w-]*")  # of an assignment that a network holds as a mode
 NOT_COMPARED = (
     "seed",
     "run",
@@ -166,7 +168,8 @@ def check_results(results: Mapping[str, Any]) -> None:
     if not results["modes"]:
         raise ValueError("it has no modes")
     for mode, row in results["modes"].items():
-        BitMode.parse(mode)
+        if by_width(mode)[0] and not NAME.fullmatch(mode):
+            raise ValueError(f"{mode!r} is no mode")
         top1 = row["top1"]
         if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 1:
             raise ValueError(f"top-1 of mode {mode} is {top1}, which is no fraction")
@@ -175,6 +178,14 @@ def check_results(results: Mapping[str, Any]) -> None:
             raise ValueError(f"its {key}: {results[key]!r}, which is no integer")
     if not isinstance(results["set"], str) or not isinstance(results.get("images") or 1, int):
         raise ValueError("it does not say the set and how many images it has")
+
+
+def by_width(name: str) -> tuple[bool, Any]:
+    """Puts modes in the order of their widths, then assignments in that of their names."""
+    try:
+        return False, BitMode.parse(name)
+    except ValueError:
+        return True, name
 
 
 def present_name(value: Any) -> Any:

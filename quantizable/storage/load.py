@@ -15,6 +15,7 @@ from quantizable.models.create import check_own, create_model
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention
 from quantizable.nn.added_forward import ADDITIONS
+from quantizable.nn.added_modes import ASSIGNMENTS
 from quantizable.nn.additions import RANGE, add_operands
 from quantizable.nn.module_names import names_of, replace_module
 from quantizable.nn.reading import PRODUCTS, add_products
@@ -117,7 +118,9 @@ def _fill(model: nn.Module, about: dict[str, Any], tensors: Tensors) -> Quantiza
         integers |= weight_keys(model, module)
         weight_of(module).data = weight.value(max(layer["weight"]["widths"]))
     for name in about["norms"]:
-        replace_module(model, norm := model.get_submodule(name), PerModeNorm(norm, modes))
+        replace_module(model, norm := model.get_submodule(name), held := PerModeNorm(norm, modes))
+        for assignment in about["config"].get(ASSIGNMENTS, {}):
+            held.add_mode(assignment, modes[-1])
     for name in about.get("unused", ()):  # never called: their float weights are not in the file
         unused = model.get_submodule(name)
         integers |= {f"{one}.{key}" for one in names_of(model, unused) for key in unused.state_dict()}

@@ -257,7 +257,7 @@ def test_modes_of_one_run_are_compared_beside_other_runs_too(run: Path, tmp_path
         ("results.json", {"modes": {"2": {"top1": float("nan")}}}, "top-1 of mode 2 is nan"),
         ("results.json", {"modes": {"2": {"top1": 80.0}}}, "top-1 of mode 2 is 80.0"),
         ("results.json", {"modes": {}}, "it has no modes"),
-        ("results.json", {"modes": {"two": {"top1": 0.5}}}, "two"),
+        ("results.json", {"modes": {"two bits": {"top1": 0.5}}}, "two"),
         ("results.json", {"seed": "1"}, "its seed"),
     ],
 )
