@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from quantizable.bits import check_bits
 from quantizable.cli.arguments import (
     add_bits,
     add_checkpoint,
@@ -12,8 +13,10 @@ from quantizable.cli.arguments import (
     add_output,
     check_listed,
     check_network,
+    listed,
     read_json,
 )
+from quantizable.interface.budget_words import read_budgets
 from quantizable.interface.choices import COSTS, METHODS, OBJECTIVES
 from quantizable.interface.errors import unknown
 
@@ -28,9 +31,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     bits.add_argument("--cost", default="bops", help=f"what is limited: one of {', '.join(COSTS)}")
     bits.add_argument(
         "--budget",
-        default="4bit",
-        help="uniform bits or a number: 3bit,60000 (default: 4bit)",
+        nargs="+",
+        action="extend",
+        metavar="LIMIT",
+        help="uniform bits or a number: 3bit,60000 are two searches; "
+        "bytes=4bit bops=3.5bit are limits that hold together (default: 4bit)",
     )
+    for side in ("weights", "activations"):
+        text = f"widths of the {side} to choose from, as 2,4; one fixes them (default: all)"
+        bits.add_argument(f"--{side}", type=_widths, default=(), metavar="BITS", help=text)
     bits.add_argument(
         "--latency-table", type=Path, help="JSON {layer: {mode: milliseconds}}, for --cost latency"
     )
@@ -63,6 +72,13 @@ def _part(parts: argparse._SubParsersAction, name: str, text: str, images: int) 
     return parser
 
 
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(check_bits(int(word)) for word in listed(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of bit-widths such as 2,4: {error}") from None
+
+
 def _smoothing(parser: argparse.ArgumentParser, n: int) -> None:
     parser.add_argument("--sigma", type=float, default=0.25, help="noise, in pixels of [0, 1] (0.25)")
     parser.add_argument("--n", type=int, default=n, help="noisy images that bound a radius (%(default)s)")
@@ -85,11 +101,15 @@ def run(args: argparse.Namespace) -> int:
         check_listed("method", args.methods, METHODS)
         if args.cost not in COSTS:
             raise ValueError(unknown("cost", args.cost, COSTS))
+        words = args.budget or ["4bit"]
+        # what follows --budget is taken for its words, up to the next option
+        args.data += [word for word in words if word.startswith(("data=", "data."))]
+        args.budgets = read_budgets([word for word in words if word not in args.data], args.cost)
         if args.latency_table is not None:
             read_json(args.latency_table, "table of latencies")
-        elif args.cost == "latency":
+        elif any("latency" in budget for budget in args.budgets):
             raise ValueError(
-                "--cost latency needs --latency-table FILE; to measure one: "
+                "a budget of latency needs --latency-table FILE; to measure one: "
                 "quantizable cost CHECKPOINT --engine openvino --layer-latency FILE"
             )
         if args.evaluations < 1:

@@ -25,7 +25,7 @@ STYLES = ("qdq", "qonnx")
 WEIGHT_STORAGE = ("int8", "int4")
 METHODS = ("uniform", "greedy", "integer", "evolution", "reinforcement")
 OBJECTIVES = ("accuracy", "agreement", "acr")
-COSTS = ("bops", "bytes", "latency")
+COSTS = ("bops", "bytes", "mean_bits", "weight_bits", "activation_bits", "latency")
 LOWEST_BITS = {  # quantizer=NAME: the smallest bit-width that it defines
     "lsq": 2,
     "lsq_plus": 2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,22 @@ from quantizable.data import ImageDataModule
 from quantizable.data.choice import trained_data, validation_loader
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.report.files import write_json
-from quantizable.search.costs import Cost, bops_cost, bytes_cost, latency_cost
+from quantizable.search.budget import make_budget
+from quantizable.search.costs import (
+    Cost,
+    activation_bits_cost,
+    bops_cost,
+    bytes_cost,
+    latency_cost,
+    weight_bits_cost,
+)
 from quantizable.search.evolution import check_installed
 from quantizable.search.front import print_outcomes, write_front
 from quantizable.search.methods import METHODS
 from quantizable.search.problem import Problem, solve
 from quantizable.search.scoring import Scorer
 from quantizable.search.sensitivity import print_sensitivity, sensitivity, write_sensitivity
-from quantizable.search.space import Space, parse_budget
+from quantizable.search.space import Space
 from quantizable.storage.assignment import SavedAssignment, add_modes, noisy_inputs, write_assignment
 from quantizable.storage.digests import digest_network, digest_tensors
 from quantizable.storage.load import load
@@ -101,12 +109,12 @@ def run_bits(args: argparse.Namespace) -> int:
         check_installed()
     setting = Setting(args, test=False)
     network = setting.network
-    space = Space.of(network)
-    cost = make_cost(args.cost, network, setting.example(), args.latency_table)
-    for mode in space.modes:  # a table may lack some
-        cost.total(space.layer_modes(space.uniform(mode)))
-    texts = [text.strip() for text in args.budget.split(",")]
-    budgets = {text: parse_budget(text, space, cost) for text in texts}
+    space = Space.of(network, args.weights, args.activations)
+    costs = cache(partial(make_cost, space=space, setting=setting, table=args.latency_table))
+    budgets = [make_budget(named, space, costs) for named in args.budgets]
+    for cost in {limit.cost.name: limit.cost for budget in budgets for limit in budget.limits}.values():
+        for mode in space.modes:  # a table may lack some
+            cost.total(space.layer_modes(space.uniform(mode)))
     incremental = None
     if args.objective == "acr":
         incremental = Incremental(setting.smoothing(args, SEARCH_SEED), args.samples)
@@ -127,31 +135,37 @@ def run_bits(args: argparse.Namespace) -> int:
         robust_images=args.robust_images,
     )
     outcomes = []
-    for text, budget in budgets.items():
+    for budget in budgets:
         for name in methods:
-            problem = Problem(space, cost, budget, scorer, args.objective, args.evaluations, args.seed)
+            problem = Problem(space, budget, scorer, args.objective, args.evaluations, args.seed)
             outcome = solve(name, METHODS[name], problem)
             outcomes.append(outcome)
-            about = {"method": name, "cost": cost.name, "of": outcome.best.cost, **outcome.best.score}
+            about = {"method": name, "budget": str(budget), **outcome.best.costs, **outcome.best.score}
+            text = str(budget).replace("=", "-").replace(" ", "-")
             bits = space.assignment(outcome.best.genome)
             saved = SavedAssignment(bits, args.norm_batches, noise, about)
             write_assignment(setting.output / f"{name}-{text}.yaml", network, saved)
             found = f"{args.objective} {outcome.best.score[args.objective]:.4f}"
-            print(f"{text}, {name}: {found}, {outcome.seconds:.0f} s", flush=True)
-            write_front(setting.output, outcomes, cost, args.objective)
-    print_outcomes(outcomes, cost, args.objective)
+            print(f"{budget}, {name}: {found}, {outcome.seconds:.0f} s", flush=True)
+            write_front(setting.output, outcomes, args.objective)
+    print_outcomes(outcomes, args.objective)
     asked = sum(len(outcome.trials) for outcome in outcomes)
     print(f"{asked} evaluations, {scorer.measured} of them measured now; the others were known already")
     print(f"kept in {setting.output}: front.csv, front.png and the best assignments, METHOD-BUDGET.yaml")
     return 0
 
 
-def make_cost(name: str, network: QuantizableNetwork, example: Any, table: Path | None) -> Cost:
+def make_cost(name: str, space: Space, setting: Setting, table: Path | None) -> Cost:
     """The cost of that name; latency has a table."""
+    network = setting.network
     if name == "latency":
         assert table is not None, "the command asks for it"
         return latency_cost(table, network)
-    return bops_cost(network, example) if name == "bops" else bytes_cost(network)
+    if name == "activation_bits":
+        return activation_bits_cost(network, space.layers, setting.example())
+    if name == "weight_bits":
+        return weight_bits_cost(network, space.layers)
+    return bops_cost(network, setting.example()) if name == "bops" else bytes_cost(network)
 
 
 def run_sensitivity(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from quantizable.search.costs import Cost
+from quantizable.search.limits import Budget
 from quantizable.search.scoring import Scorer, check_objective
 from quantizable.search.space import Genome, Space
 
@@ -18,11 +18,16 @@ class OutOfEvaluations(Exception):
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluated candidate: its genome, cost, and what the scorer measured."""
+    """One evaluated candidate: its genome, costs by name, and what the scorer measured."""
 
     genome: Genome
-    cost: float
+    costs: dict[str, float]
     score: dict[str, float]
+
+    @property
+    def cost(self) -> float:
+        """That of the budget's first limit."""
+        return next(iter(self.costs.values()))
 
 
 @dataclass
@@ -34,8 +39,7 @@ class Problem:
 
     Args:
         space: what may be chosen.
-        cost: what is limited.
-        budget: the limit, in the cost's unit.
+        budget: what is limited, and to how much.
         scorer: measures a candidate.
         objective: ``"accuracy"``, ``"agreement"`` or ``"acr"``.
         evaluations: how many distinct candidates may be evaluated, at least 1.
@@ -47,8 +51,7 @@ class Problem:
     """
 
     space: Space
-    cost: Cost
-    budget: float
+    budget: Budget
     scorer: Scorer
     objective: str = "accuracy"
     evaluations: int = 100
@@ -64,16 +67,20 @@ class Problem:
             )
         if self.evaluations < 1:
             raise ValueError(f"evaluations is {self.evaluations}; at least 1 is needed")
-        self.space.check_budget(self.cost, self.budget)
+        self.space.check_budget(self.budget)
 
     def cost_of(self, genome: Genome) -> float:
-        """Its cost."""
-        return self.cost.total(self.space.layer_modes(genome))
+        """Its cost, that of the budget's first limit."""
+        return self.budget.cost.total(self.space.layer_modes(genome))
+
+    def holds(self, genome: Genome) -> bool:
+        """True if it is within the budget."""
+        return self.budget.holds(self.space.layer_modes(genome))
 
     @property
     def baseline(self) -> Genome:
         """What fits: the mode of most bits, equal for weights and activations, or else what is cheapest."""
-        return self.space.most_uniform(self.cost, self.budget)
+        return self.space.most_uniform(self.budget)
 
     def evaluate(self, genome: Genome) -> Trial:
         """Cost and score of a candidate, within the budget or not; ``OutOfEvaluations`` at the end."""
@@ -83,7 +90,7 @@ class Problem:
             started = time.perf_counter()
             score = self.scorer(self.space.assignment(genome))
             self.scoring_seconds += time.perf_counter() - started
-            self.trials[genome] = Trial(genome, self.cost_of(genome), score)
+            self.trials[genome] = Trial(genome, self.budget.costs(self.space.layer_modes(genome)), score)
         return self.trials[genome]
 
     def value(self, genome: Genome) -> float:
@@ -94,7 +101,7 @@ class Problem:
     def best(self) -> Trial:
         """The best candidate within the budget so far (the cheaper of equals); the baseline at least."""
         self.evaluate(self.baseline)
-        fitting = [trial for trial in self.trials.values() if trial.cost <= self.budget]
+        fitting = [trial for trial in self.trials.values() if self.holds(trial.genome)]
         return max(fitting, key=lambda t: (t.score[self.objective], -t.score["kl"], -t.cost))
 
 
@@ -114,7 +121,7 @@ class Outcome:
     """
 
     method: str
-    budget: float
+    budget: Budget
     trials: list[Trial]
     best: Trial
     seconds: float
