@@ -57,7 +57,7 @@ def evolution(problem: Problem) -> None:
         def _evaluate(self, x: np.ndarray, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
             trial = problem.evaluate(tuple(int(v) for v in x))
             # the KL divergence decides between candidates of equal score
-            value = trial.score[problem.objective] - 1e-6 * trial.score["kl"]
+            value = trial.value(problem.objective) - 1e-6 * trial.score["kl"]
             out["F"] = [-value, problem.budget.limits[0].of(trial.cost)]
 
     uniform = [problem.space.uniform(mode) for mode in problem.space.modes]

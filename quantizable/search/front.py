@@ -18,8 +18,8 @@ from quantizable.search.problem import Outcome, Trial
 def pareto(trials: Sequence[Trial], objective: str) -> list[Trial]:
     """The trials that no other one beats in score at the same or a lower cost, from cheap to expensive."""
     front: list[Trial] = []
-    for trial in sorted(trials, key=lambda t: (t.cost, -t.score[objective])):
-        if not front or trial.score[objective] > front[-1].score[objective]:
+    for trial in sorted(trials, key=lambda t: (t.cost, -t.value(objective))):
+        if not front or trial.value(objective) > front[-1].value(objective):
             front.append(trial)
     return front
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from quantizable.search.limits import Budget
-from quantizable.search.scoring import Scorer, check_objective
+from quantizable.search.scoring import Scorer, check_objective, value_of
 from quantizable.search.space import Genome, Space
 
 
@@ -29,6 +29,10 @@ class Trial:
         """That of the budget's first limit."""
         return next(iter(self.costs.values()))
 
+    def value(self, objective: str) -> float:
+        """The objective, turned so that higher is better."""
+        return value_of(self.score, objective)
+
 
 @dataclass
 class Problem:
@@ -41,7 +45,7 @@ class Problem:
         space: what may be chosen.
         budget: what is limited, and to how much.
         scorer: measures a candidate.
-        objective: ``"accuracy"``, ``"agreement"`` or ``"acr"``.
+        objective: one of ``OBJECTIVES``.
         evaluations: how many distinct candidates may be evaluated, at least 1.
         seed: of methods that draw at random.
 
@@ -58,6 +62,7 @@ class Problem:
     seed: int = 0
     trials: dict[Genome, Trial] = field(default_factory=dict, init=False)
     scoring_seconds: float = field(default=0.0, init=False)
+    looks: dict[Genome, dict[str, float]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         check_objective(self.objective)
@@ -93,16 +98,24 @@ class Problem:
             self.trials[genome] = Trial(genome, self.budget.costs(self.space.layer_modes(genome)), score)
         return self.trials[genome]
 
+    def quick(self, genome: Genome) -> float:
+        """A quick look at a candidate, which counts for the time but is no evaluation: KL in nats."""
+        if genome not in self.looks:
+            started = time.perf_counter()
+            self.looks[genome] = self.scorer.quick(self.space.assignment(genome))
+            self.scoring_seconds += time.perf_counter() - started
+        return self.looks[genome]["kl"]
+
     def value(self, genome: Genome) -> float:
         """The objective of a candidate; higher is better."""
-        return self.evaluate(genome).score[self.objective]
+        return self.evaluate(genome).value(self.objective)
 
     @property
     def best(self) -> Trial:
         """The best candidate within the budget so far (the cheaper of equals); the baseline at least."""
         self.evaluate(self.baseline)
         fitting = [trial for trial in self.trials.values() if self.holds(trial.genome)]
-        return max(fitting, key=lambda t: (t.score[self.objective], -t.score["kl"], -t.cost))
+        return max(fitting, key=lambda t: (t.value(self.objective), -t.score["kl"], -t.cost))
 
 
 Method = Callable[[Problem], None]
@@ -117,7 +130,9 @@ class Outcome:
         budget: the budget it had.
         trials: everything it evaluated, in order.
         best: the best candidate within the budget.
-        seconds: of its own, plus those of all its evaluations, measured now or when they were first made.
+        seconds: of its own, plus those of all its evaluations and quick looks, measured now or when they were
+            first made.
+        looks: how many candidates it had a quick look at.
     """
 
     method: str
@@ -125,6 +140,7 @@ class Outcome:
     trials: list[Trial]
     best: Trial
     seconds: float
+    looks: int = 0
 
 
 def solve(name: str, method: Method, problem: Problem) -> Outcome:
@@ -135,4 +151,6 @@ def solve(name: str, method: Method, problem: Problem) -> Outcome:
         method(problem)
     own = time.perf_counter() - started - problem.scoring_seconds
     trials = list(problem.trials.values())
-    return Outcome(name, problem.budget, trials, problem.best, own + sum(t.score["seconds"] for t in trials))
+    scored = [*(trial.score for trial in trials), *problem.looks.values()]
+    best, looks = problem.best, len(problem.looks)
+    return Outcome(name, problem.budget, trials, best, own + sum(one["seconds"] for one in scored), looks)

@@ -32,7 +32,7 @@ class AssignmentProgram:
         damage: of each mode of each layer, ``[layers, modes]``, smaller is better.
         limits: on the sums of costs.
         pairs: what two modes of two layers do together, beside what each does alone.
-        seconds: the most that one solution may take; what was found by then counts.
+        nodes: the most that one solution may branch, 0: no end; what was found by then counts.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class AssignmentProgram:
         damage: np.ndarray,
         limits: Sequence[Within],
         pairs: Mapping[Pair, float] | None = None,
-        seconds: float = 30.0,
+        nodes: int = 0,
     ) -> None:
         self.layers, self.modes = damage.shape
         pairs = pairs or {}
-        self.size, self.seconds = damage.size, seconds
+        self.size, self.nodes = damage.size, nodes
         self.objective = np.concatenate([damage.ravel(), [*pairs.values()]])
         one_mode = np.kron(np.eye(self.layers), np.ones(self.modes))
         self.constraints = [LinearConstraint(self._padded(one_mode), 1, 1)]
@@ -59,7 +59,7 @@ class AssignmentProgram:
         """The mode of each layer, ``[layers]``, in the best assignment not excluded; None: there is none."""
         kinds = np.concatenate([np.ones(self.size), np.zeros(len(self.objective) - self.size)])
         # exact, as the next best is asked for; equal costs within the solver's tolerance may swap places
-        options = {"mip_rel_gap": 0, "time_limit": self.seconds}
+        options = {"mip_rel_gap": 0} | ({"node_limit": self.nodes} if self.nodes else {})
         result = milp(self.objective, integrality=kinds, bounds=Bounds(0, 1),
                       constraints=self.constraints, options=options)  # fmt: skip
         if result.x is None:

@@ -121,7 +121,7 @@ def test_sensitivity_leaves_its_table_and_picture(checkpoint: str, tmp_path: Pat
         (["bits", "--budget", "5"], "the smallest assignment needs"),
         (
             ["bits", "--objective", "speed"],
-            "objective 'speed' is unknown; choose from accuracy, agreement, acr",
+            "objective 'speed' is unknown; choose from accuracy, agreement, kl, acr",
         ),
         (["bits", "--methods", "luck"], "method 'luck' is unknown"),
         (["bits", "--cost", "joule"], "cost 'joule' is unknown"),
