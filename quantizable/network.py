@@ -84,13 +84,9 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         if torch.compiler.is_compiling():
             return self.model(*args, **kwargs)
         self.refresh()
-        if torch.is_grad_enabled():
-            self._history.note_thread()
-        self._history.running.append(None)
-        try:
+        fitting.warn_of_unsought_products(self)
+        with self._history.running_forward():
             return self.model(*args, **kwargs)
-        finally:
-            self._history.running.pop()
 
     def apply(self, fn: Callable[[nn.Module], None]) -> QuantizableNetwork:
         """As every module has; weights that ``fn`` changed get first step sizes of their own."""
