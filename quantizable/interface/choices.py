@@ -23,6 +23,7 @@ FORMATS = ("qz", "onnx", "openvino")
 CALIBRATED = ("ckpt", "qz")  # what quantizable calibrate writes
 STYLES = ("qdq", "qonnx")
 WEIGHT_STORAGE = ("int8", "int4")
+PREPROCESS = ("outside", "in-graph")  # who normalizes an image
 METHODS = ("uniform", "greedy", "integer", "evolution", "reinforcement")
 OBJECTIVES = ("accuracy", "agreement", "acr")
 COSTS = ("bops", "bytes", "latency")
