@@ -8,12 +8,14 @@ smooth noise; a prediction is the largest of ten logits. ``--norms`` re-estimate
 too: predictions then spread over more classes, and a network of many layers amplifies each code that rounding
 moves. ``noise`` counts the predictions that rounding alone changes in fake quantization: noise of 4e-6 on
 what each quantizer reads, as golden samples are made with. No engine can be expected to be below it.
+``torch, channels last`` is fake quantization itself in the other memory layout, which sums in another order.
 ``off %`` is the mean difference of the logits in percent of their mean size.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import sys
@@ -84,16 +86,21 @@ def main() -> None:
         network.calibrate([images])
         if args.norms:
             network.reestimate_norms([images], batches=1)
+        other = copy.deepcopy(network).to(memory_format=torch.channels_last)
         for mode in bits:
             with network.at_bits(mode), torch.inference_mode():
                 expected = network(images).numpy()
                 with rounding_noise(network.model):
                     noisy = network(images).numpy()
+            with other.at_bits(mode), torch.inference_mode():
+                again = other(images.contiguous(memory_format=torch.channels_last)).numpy()
             model = onnx_model(network, mode, input_size=(3, args.size, args.size)).SerializeToString()
             row = {"network": name, "bits": mode, "images": len(images),
                    "classes": len(np.unique(expected.argmax(1))),
                    "noise": int((noisy.argmax(1) != expected.argmax(1)).sum()),
-                   "noise, off %": off(noisy, expected)}  # fmt: skip
+                   "noise, off %": off(noisy, expected),
+                   "torch, channels last": int((again.argmax(1) != expected.argmax(1)).sum()),
+                   "torch, channels last, off %": off(again, expected)}  # fmt: skip
             for engine, compiled, exact in RUNS:
                 got = compiled(model, args.threads, shape, exact)(images.numpy())
                 row[engine] = int((got.argmax(1) != expected.argmax(1)).sum())
