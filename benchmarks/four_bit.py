@@ -4,9 +4,10 @@
     python benchmarks/four_bit.py --networks vit_small_patch16_224 --threads 2 --out four_bit_small
 
 Rows: float; weights of 8 and of 4 bits with float activations; weights and activations of 8 bits. "4-bit
-kernel" is ONNX Runtime's MatMulNBits and what OpenVINO does with compressed weights; "unpacked" is ONNX Runtime
-without it. "Input rounded" lets the engine round the input of each layer to 8 bits, batch by batch, which is not
-what was trained. Networks have random weights, which changes no time. All rows take turns in one process.
+kernel" is ONNX Runtime's MatMulNBits and what OpenVINO does with compressed weights; "unpacked" is ONNX
+Runtime without it. "Input rounded" lets the engine round the input of each layer to 8 bits, batch by batch,
+which is not what was trained. Networks have random weights, which changes no time. All rows take turns in
+one process.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 quantize   ``timm.create_model`` and ``quantize`` in four modes, beside ``create_model`` alone
 calibrate  eight batches of four images, beside as many forward passes of the float network
 export     one mode of 8 bits as ONNX with golden samples, beside ``torch.onnx.export`` of the float network
-session    start of ``Session`` on that file and one inference, beside the engine's own start on the same bytes
+session    start of ``Session`` on that file and one inference, beside the engine's own on the same bytes
 
 Each side runs in a process of its own. The peak is counted from before the network is built.
 """
