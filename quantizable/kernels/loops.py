@@ -41,13 +41,19 @@ def same(found: CDLL) -> bool:
     typed(found)
     if not any(_tried(found, fused) for fused in (1, 0)):
         return False
-    found.sums = any(_sums(found, lanes) for lanes in (16, 8, 4))
+    lanes = (count for count in (16, 8, 4) if _sums(found, count))
+    lanes_of_torch(found).value = next(lanes, 0)
     return True
+
+
+def lanes_of_torch(found: CDLL) -> c_int:
+    """How many numbers the vectors of torch's sums have; 0: the library does not know torch's order."""
+    return c_int.in_dll(found, "lanes_of_torch")
 
 
 def _sums(found: CDLL, lanes: int) -> bool:
     """True if the library adds numbers in torch's order, which decides the last bits of a sum."""
-    c_int.in_dll(found, "lanes_of_torch").value = lanes
+    lanes_of_torch(found).value = lanes
     values = torch.rand(200003, generator=torch.Generator().manual_seed(0)) - 0.3
     ones = torch.ones_like(values)
     for count in (1, 5, 63, 64, 1000, 4099, 32767, 32768, 65537, 200003):
@@ -196,7 +202,7 @@ def fake_quantize_gradients(
         step, zero = scale.item(), 0.0 if zero_point is None else zero_point.item()
         low, high = (low - zero) * step, (high - zero) * step
     grad_x = torch.empty_like(x)
-    if wanted == (True, False) and not by_code and x.dtype == torch.float32 and found.sums:
+    if wanted == (True, False) and not by_code and x.dtype == torch.float32 and lanes_of_torch(found).value:
         parts = torch.zeros(torch.get_num_threads())
         found.fake_quantize_gradients_summed(
             *pointers(grad, x, out, grad_x, parts), x.numel(), low, high, len(parts)
