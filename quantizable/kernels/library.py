@@ -55,7 +55,10 @@ def library(check: Check) -> ctypes.CDLL | None:
                 return found
             reasons.append("the loops do not compute torch's numbers here")
             break  # nor would they if they were built again
-        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        except subprocess.TimeoutExpired as error:
+            reasons.append(str(error))
+            break
+        except (OSError, RuntimeError) as error:
             reasons.append(str(error))
     if said == "on":
         warnings.warn(
@@ -88,7 +91,7 @@ def built(folder: Path | None) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as private:
         target = Path(private) / file_name()
         command = [*compiler(), *FLAGS.split(), str(SOURCE), "-o", str(target)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         if done.returncode:
             raise OSError(f"{command[0]} cannot build them: {done.stderr.strip()[-300:]}")
         if folder is None:

@@ -63,6 +63,58 @@ static inline float add_product(bool fused, float x, float a, float b) {  // x +
   return x + a * b;
 }
 
+// The sum of value(from) to value(to - 1) in the order of torch (aten/src/ATen/native/cpu/SumKernel.cpp): four
+// vectors side by side, each number of them in four levels of partial sums. WIDTH: numbers in four vectors.
+template <int WIDTH, class Value> static float summed(i64 from, i64 to, Value value) {
+  const int lanes = WIDTH / 4;
+  const i64 vectors = (to - from) / lanes, rows = vectors / 4;
+  int power = 1;
+  while ((i64(1) << power) < rows) power++;
+  power = power / 4 > 4 ? power / 4 : 4;
+  float sums[4][WIDTH] = {};
+  i64 row = 0;
+  auto add_row = [&](i64 at) {
+    float values[WIDTH];
+#pragma GCC ivdep
+    for (int i = 0; i < WIDTH; i++) values[i] = value(at + i);
+    for (int i = 0; i < WIDTH; i++) sums[0][i] += values[i];
+  };
+  while (row + (i64(1) << power) <= rows) {
+    for (i64 end = row + (i64(1) << power); row < end; row++) add_row(from + row * WIDTH);
+    for (int level = 1; level < 4; level++) {
+      for (int i = 0; i < WIDTH; i++) sums[level][i] += sums[level - 1][i], sums[level - 1][i] = 0.f;
+      if (row & (((i64(1) << power) - 1) << (level * power))) break;
+    }
+  }
+  for (; row < rows; row++) add_row(from + row * WIDTH);
+  for (int level = 1; level < 4; level++)
+    for (int i = 0; i < WIDTH; i++) sums[0][i] += sums[level][i];
+  for (i64 vector = rows * 4; vector < vectors; vector++)
+    for (int i = 0; i < lanes; i++) sums[0][i] += value(from + vector * lanes + i);
+  for (int k = 1; k < 4; k++)
+    for (int i = 0; i < lanes; i++) sums[0][i] += sums[0][k * lanes + i];
+  float total = 0.f;
+  for (i64 at = from + vectors * lanes; at < to; at++) total += value(at);
+  for (int i = 0; i < lanes; i++) total += sums[0][i];
+  return total;
+}
+extern "C" {
+int lanes_of_torch = 16;  // numbers in a vector of its kernels
+}
+// The sum of value(0) to value(n - 1) in the parts that torch gives its threads, one number of `parts` each.
+template <class Value> static void sum_parts(float* parts, i64 n, int threads, Value value) {
+  const i64 grain = 32768, most = (n + grain - 1) / grain;
+  const i64 count = n < grain ? 1 : most < threads ? most : threads, length = (n + count - 1) / count;
+#pragma omp parallel for schedule(static, 1) num_threads(threads) if (count > 1)
+  for (i64 i = 0; i < count; i++) {
+    const i64 from = i * length, to = from + length < n ? from + length : n;
+    if (from < to)
+      parts[i] = lanes_of_torch == 16  ? summed<64>(from, to, value)
+                 : lanes_of_torch == 8 ? summed<32>(from, to, value)
+                                       : summed<16>(from, to, value);
+  }
+}
+
 #define EACH_NUMBER _Pragma("GCC ivdep") for (i64 i = from; i < to; i++)  // no number needs another
 
 template <class Work> static void typed(int half, Work work) {
@@ -141,6 +193,25 @@ void fake_quantize_gradients(int half, const void* grad_, const void* x_, const 
         EACH_NUMBER write(zero_share[i], read(grad_x[i]) - read(grad[i]));
     });
   });
+}
+
+// The same of float32 with one scale, where x itself is compared; parts gets the sums of share (see sum_parts).
+void fake_quantize_gradients_summed(const float* grad, const float* x, const float* out, float* grad_x, float* parts,
+                                    i64 n, float low, float high, int threads) {
+  if (out) {
+    const bool fused = one_rounding;
+    sum_parts(parts, n, threads, [=](i64 i) {
+      const float passed = where((x[i] > low) & (x[i] < high), grad[i]);
+      grad_x[i] = passed;
+      return add_product(fused, grad[i] * out[i], -passed, x[i]);
+    });
+  } else {
+    sum_parts(parts, n, threads, [=](i64 i) {
+      const float passed = where((x[i] > low) & (x[i] < high), grad[i]);
+      grad_x[i] = passed;
+      return passed * x[i];
+    });
+  }
 }
 
 // DoReFaActivation, PACTActivation: out = round(clipped / scale) * scale, clipped between bottom and top.

@@ -14,6 +14,7 @@ HALF = {torch.float32: 0, torch.bfloat16: 1}  # what the loops call `half`
 SIGNATURES = {  # p: pointer, n: count, f: float, i: int
     "fake_quantize": "ippnnppffi",
     "fake_quantize_gradients": "ippppppnnppffi",
+    "fake_quantize_gradients_summed": "pppppnffi",
     "clip": "ippnfffi",
     "clip_gradients": "ipppppnffi",
     "unit_codes": "ppnffifi",
@@ -38,7 +39,32 @@ def typed(found: CDLL) -> CDLL:
 def same(found: CDLL) -> bool:
     """True if the library rounds, divides and multiplies as torch does here: a trial of each."""
     typed(found)
-    return any(_tried(found, fused) for fused in (1, 0))
+    if not any(_tried(found, fused) for fused in (1, 0)):
+        return False
+    lanes = (count for count in (16, 8, 4) if _sums(found, count))
+    lanes_of_torch(found).value = next(lanes, 0)
+    return True
+
+
+def lanes_of_torch(found: CDLL) -> c_int:
+    """How many numbers the vectors of torch's sums have; 0: the library does not know torch's order."""
+    return c_int.in_dll(found, "lanes_of_torch")
+
+
+def _sums(found: CDLL, lanes: int) -> bool:
+    """True if the library adds numbers in torch's order, which decides the last bits of a sum."""
+    lanes_of_torch(found).value = lanes
+    values = torch.rand(200003, generator=torch.Generator().manual_seed(0)) - 0.3
+    ones = torch.ones_like(values)
+    for count in (1, 5, 63, 64, 1000, 4099, 32767, 32768, 65537, 200003):
+        part, parts = values[:count], torch.zeros(torch.get_num_threads())
+        grad_x = torch.empty_like(part)
+        found.fake_quantize_gradients_summed(
+            *pointers(ones, part, None, grad_x, parts), count, -1, 1, len(parts)
+        )
+        if not torch.equal(parts.sum(), part.sum()):
+            return False
+    return True
 
 
 def _tried(found: CDLL, fused: int) -> bool:
@@ -156,6 +182,8 @@ def fake_quantize_gradients(
 ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
     """Backward of ``functional.fake_quantize``: the gradient of ``x``, and what is summed for the others.
 
+    Of a single scale in float32 it is the sum itself, where the library adds in torch's order.
+
     Args:
         grad: gradient of the result.
         x: the input.
@@ -173,8 +201,14 @@ def fake_quantize_gradients(
     if not by_code:
         step, zero = scale.item(), 0.0 if zero_point is None else zero_point.item()
         low, high = (low - zero) * step, (high - zero) * step
-    grad_x, share, zero_share = (torch.empty_like(x) if want else None for want in (True, *wanted))
-    assert grad_x is not None
+    grad_x = torch.empty_like(x)
+    if wanted == (True, False) and not by_code and x.dtype == torch.float32 and lanes_of_torch(found).value:
+        parts = torch.zeros(torch.get_num_threads())
+        found.fake_quantize_gradients_summed(
+            *pointers(grad, x, out, grad_x, parts), x.numel(), low, high, len(parts)
+        )
+        return grad_x, parts.sum(), None
+    share, zero_share = (torch.empty_like(x) if want else None for want in wanted)
     found.fake_quantize_gradients(
         HALF[x.dtype], *pointers(grad, x, out if wanted[0] else None, grad_x, share, zero_share), *rows,
         *(pointers(scale, zero_point) if by_code else (None, None)), low, high, torch.get_num_threads(),

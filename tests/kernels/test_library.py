@@ -36,9 +36,17 @@ def quantized() -> list[float]:
     return out.tolist()
 
 
+def openmps() -> set[str]:
+    """The OpenMP runtimes in this process: threads of a second one and torch's would wait for each other."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {line.split()[-1] for line in lines if "omp" in line and ".so" in line}
+
+
 @needs_compiler
 def test_is_built_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = openmps()
     assert library(loops.same) is not None
+    assert openmps() == before
     (kept,) = (tmp_path / "cache" / "quantizable").iterdir()  # and no folder of the build is left
     assert kept.name == module.file_name()
     library.cache_clear()
@@ -104,16 +112,3 @@ def test_a_home_that_is_none_and_no_processor_to_read(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Path, "read_text", unreadable)
     assert library(loops.same) is None
     assert quantized() == [0, 0.5, 3.5]
-
-
-@needs_compiler
-def test_no_second_openmp_comes_along() -> None:
-    """Its threads would wait for torch's, and torch's for them."""
-
-    def runtimes() -> set[str]:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-        return {line.split()[-1] for line in lines if "omp" in line and ".so" in line}
-
-    before = runtimes()
-    assert library(loops.same) is not None
-    assert runtimes() == before
