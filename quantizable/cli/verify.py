@@ -73,7 +73,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "the integers of the export",
     )
     parser.add_argument("--bounds-only", action="store_true", help="no MILP")
+    parser.add_argument(
+        "--branch",
+        action="store_true",
+        help="split undecided neurons and bound the parts, many at a time, with the MILP at the leaves only",
+    )
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
+    parser.add_argument("--total-time", type=float, default=None, help="seconds for all; default: no limit")
+    parser.add_argument("--processes", type=int, default=1, help="queries asked at the same time")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="take the verdicts that certificates of the same question in --output hold, and ask the rest",
+    )
     add_output(parser, "for report and certificates; default: nothing is written")
     parser.set_defaults(run=run)
 
@@ -118,8 +130,13 @@ def check_question(args: argparse.Namespace) -> None:
         raise ValueError("--confidence is about agreement; give --question agreement, too")
     if args.confidence and not 0.5 <= args.confidence < 1:
         raise ValueError(f"confidence {args.confidence} is not allowed; it must be from 0.5 to below 1")
-    if not args.time_limit > 0:
-        raise ValueError(f"time limit {args.time_limit} is not allowed; give seconds above 0")
+    for name, seconds in (("time limit", args.time_limit), ("total time", args.total_time)):
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"{name} {seconds} is not allowed; give seconds above 0")
+    if args.processes < 1:
+        raise ValueError(f"processes {args.processes} is not allowed; it must be 1 or more")
+    if args.resume and args.output is None:
+        raise ValueError("--resume reads the certificates in a folder; give it with --output")
     if not args.inputs.is_file():
         raise FileNotFoundError(f"no input file {args.inputs}; give an .npy of shape (n, *input_shape)")
     with args.inputs.open("rb") as file:
