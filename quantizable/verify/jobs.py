@@ -56,7 +56,8 @@ def run_jobs(
         return
     # Spawned, not forked: torch's thread pool does not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (asked, tuple(graphs), end)) as pool:
+    common = (asked, tuple(graphs), end)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=common) as pool:
         waiting = {pool.submit(_work, job): job for job in jobs}
         for future in as_completed(waiting):
             yield waiting[future], *future.result()

@@ -39,8 +39,8 @@ class Line:
 
     @classmethod
     def of(cls, kind: Literal["brightness", "contrast"], pixels: Tensor) -> Line:
-        """``brightness`` adds ``t`` to every pixel; ``contrast`` multiplies its distance from the image's mean by
-        ``1 + t``.
+        """A line of images: ``brightness`` adds ``t`` to every pixel; ``contrast`` multiplies its distance from
+        the image's mean by ``1 + t``.
 
         Args:
             pixels: one image in [0, 1], ``input_shape``.

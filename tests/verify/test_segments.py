@@ -40,7 +40,7 @@ def test_values_on_a_line_stay_inside_their_bounds_which_are_tighter_than_a_box(
     first, others = network()
     line = Line.of("brightness", image())
     a, b = (line.before(graph, MEAN, STD) for graph in (first, others["4"]))
-    box = Box(torch.tensor([[-0.02]]), torch.tensor([[0.03]]))
+    box = Box(*torch.tensor([[[-0.02]], [[0.03]]], dtype=torch.float64))
     bounds = difference_bounds(a, b, box, "joint")
     t = torch.linspace(-0.02, 0.03, 41, dtype=torch.float64)[:, None]
     for own, values in ((bounds.first, a.values(t)), (bounds.second, b.values(t))):
@@ -62,9 +62,9 @@ def answers(first, others, low=-0.2, high=0.2, **options):
 
 def test_what_is_proved_or_refuted_is_so():
     seen = set()
-    for kind in ("shortcut", "LeakyReLU", "max pooling"):
-        first, others = network(kind, ("8", "4", "2"))
-        whole, before, found = answers(first, others, smallest=2.0**-7)
+    for kind in ("shortcut", "max pooling"):
+        first, others = network(kind, ("8", "2"))
+        whole, before, found = answers(first, others, smallest=2.0**-5)
         t = torch.linspace(-0.2, 0.2, 2001, dtype=torch.float64)[:, None]
         for name, along in found.items():
             same = whole(t).argmax(1) == before[name](t).argmax(1)
@@ -109,8 +109,12 @@ def test_a_wrong_rule_is_caught(place, name, rule, monkeypatch):
     """Coefficients of other pixels; a line that is not clamped."""
     monkeypatch.setattr(place, name, rule)
     with pytest.raises(AssertionError):
-        test_values_on_a_line_stay_inside_their_bounds_which_are_tighter_than_a_box()
-        test_the_images_of_a_line("brightness")
+        check_both()
+
+
+def check_both():
+    test_the_images_of_a_line("brightness")
+    test_values_on_a_line_stay_inside_their_bounds_which_are_tighter_than_a_box()
 
 
 PREFIXED = segments.prefixed
