@@ -39,8 +39,8 @@ class Line:
 
     @classmethod
     def of(cls, kind: Literal["brightness", "contrast"], pixels: Tensor) -> Line:
-        """A line of images: ``brightness`` adds ``t`` to every pixel; ``contrast`` multiplies its distance from
-        the image's mean by ``1 + t``.
+        """A line of images: ``brightness`` adds ``t`` to every pixel; ``contrast`` multiplies its distance
+        from the image's mean by ``1 + t``.
 
         Args:
             pixels: one image in [0, 1], ``input_shape``.
@@ -63,8 +63,9 @@ class Line:
             mean, std: the normalization of pixels that the network was trained with, broadcastable to them.
         """
         flat = Linear(self.direction.reshape(-1, 1), self.start.flatten())
-        stages = [flat, Unflatten(tuple(self.start.shape)), Activation(low=0.0, high=1.0)]
-        return prefixed(graph, [*stages, normalization(mean, std)], (1,))
+        clamp = Activation(low=0.0, high=1.0)
+        stages = (flat, Unflatten(tuple(self.start.shape)), clamp, normalization(mean, std))
+        return prefixed(graph, stages, (1,))
 
 
 @dataclass(frozen=True)
