@@ -65,7 +65,7 @@ def mnist(data: Path) -> tuple[torch.Tensor, torch.Tensor]:
 def prepared(
     name: str, args: argparse.Namespace
 ) -> tuple[dict[str, Graph], torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Graphs by mode (the first is compared with the others), test images in [0, 1], and their mean and std."""
+    """Graphs by mode (the first is compared with the others), images in [0, 1], and their mean and std."""
     torch.manual_seed(0)
     if name == "resnet":
         from torchvision.datasets import CIFAR10

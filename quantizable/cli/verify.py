@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   quantizable verify p1.npz --bits 32,8 --inputs pixels.npy --radius 3 --eps 1 --output report/
   quantizable verify checkpoint.ckpt --bits 4 --robust --inputs x.npy --radius 0.01
   quantizable verify checkpoint.ckpt --question agreement --bits 32,8,4,2 --inputs x.npy --radius 0.01
+  quantizable verify checkpoint.ckpt --question error --bits 32,8,4 --inputs x.npy --radius 0.01
   quantizable verify checkpoint.ckpt data.root=data --bits 32,found.yaml --inputs x.npy --radius 0.01 --eps 1
   quantizable verify --check report/certificate-0.json
 """
@@ -46,10 +47,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--eps", type=float, help="allowed difference of the output, above 0")
     parser.add_argument(
         "--question",
-        choices=("difference", "agreement", "robustness"),
+        choices=("difference", "agreement", "robustness", "error"),
         default="difference",
         help="difference: the output moves by less than eps; agreement: all modes give the first's class; "
-        "robustness: the class of one mode cannot change",
+        "robustness: the class of one mode cannot change; error: bounds of every logit's and margin's error",
     )
     parser.add_argument("--robust", action="store_true", help="short for --question robustness")
     parser.add_argument(
@@ -119,6 +120,7 @@ def check_question(args: argparse.Namespace) -> None:
             len(modes) > 1,
             "two modes or more, as --bits 32,8,4,2: each is compared with the first",
         ),
+        "error": (len(modes) > 1, "two modes or more, as --bits 32,8,4,2"),
     }[question]
     if not wanted:
         raise ValueError(f"--bits {args.bits}: give {words}")

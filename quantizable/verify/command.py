@@ -17,6 +17,7 @@ from quantizable.verify.asked import Asked
 from quantizable.verify.box import Box
 from quantizable.verify.certificate import Certificate, differences, file_sha256, output_scale, replayed
 from quantizable.verify.decide import Verdict
+from quantizable.verify.error_report import error_rows, show_errors
 from quantizable.verify.execution import Execution
 from quantizable.verify.fixed_point import (
     FixedPoint,
@@ -89,6 +90,10 @@ def _verify(args: argparse.Namespace) -> int:
             f"{args.inputs} holds inputs of shape {tuple(inputs.shape[1:])}, the network takes "
             f"{tuple(graphs[0].input_shape)}"
         )
+    if question == "error":
+        others = dict(zip(modes[1:], graphs[1:], strict=True))
+        show_errors(args.inputs.stem, error_rows(graphs[0], others, box, args.execution), args.output)
+        return 0
     eps = args.eps if question == "difference" else 0.0
     asked = Asked(
         question,

@@ -12,6 +12,7 @@ from rich.console import Console
 from quantizable.cli import main
 from quantizable.verify import Box, decide, jobs
 from quantizable.verify.certificate import Certificate
+from quantizable.verify.command import load_graphs
 from quantizable.verify.outcomes import as_image, print_table
 from tests.verify.conftest import random_pair
 
@@ -346,3 +347,23 @@ def test_options_that_cannot_work(files, capsys, words, message):
     common = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 1, "--eps", 5]
     assert run(*common, *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_errors_of_all_modes(files, capsys):
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 1, "--bits", "32,8,4"]
+    assert run(*words, "--question", "error", "--output", files / "out") == 0
+    assert "x[1] class" in capsys.readouterr().out
+    rows = json.loads((files / "out" / "errors.json").read_text())
+    assert [(row["input"], row["mode"]) for row in rows] == [(0, "8"), (0, "4"), (1, "8"), (1, "4")]
+    first, second = load_graphs(files / "net.npz", ["32", "4"], (64,))
+    x = torch.from_numpy(np.load(files / "x.npy")).double()
+    for row in rows[1::2]:
+        error = (second(x) - first(x))[row["input"]]
+        low, high = torch.tensor(row["logits"]).double().T
+        assert ((error >= low - 1e-6) & (error <= high + 1e-6)).all()
+        low, high = torch.tensor(row["margins"]).double().T
+        margins = error[row["class"]] - error
+        assert ((margins >= low - 1e-6) & (margins <= high + 1e-6)).all()
+        assert row["margins"][row["class"]] == [0.0, 0.0]
+    assert run(*words[:-1], "32", "--question", "error") == 2
+    assert "two modes or more" in capsys.readouterr().err
