@@ -27,10 +27,20 @@ from verify_digits import architectures, train
 
 import quantizable
 from quantizable.report.files import write_text
-from quantizable.verify import EXECUTIONS, Box, Graph, decide_agreement, graph_of, largest_radius
+from quantizable.verify import (
+    EXECUTIONS,
+    Box,
+    Graph,
+    Line,
+    agree_along,
+    decide_agreement,
+    graph_of,
+    largest_radius,
+)
 
 NETWORKS = ("mlp", "conv", "lenet", "resnet")
 RADII = (0.0, 1 / 2040, 1 / 510, 1 / 255, 0.01, 0.03)  # share of the range from black to white
+LINES = (("brightness", 0.05), ("contrast", 0.2))  # and how far in both directions
 SHIPPED = Path("checkpoints/cifar10_resnet20.qz")
 
 
@@ -52,8 +62,10 @@ def mnist(data: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.from_numpy(read("labels-idx1", 8)).long()
 
 
-def prepared(name: str, args: argparse.Namespace) -> tuple[dict[str, Graph], torch.Tensor, torch.Tensor]:
-    """Graphs by mode (the first is compared with the others), test images, and the unit of a radius."""
+def prepared(
+    name: str, args: argparse.Namespace
+) -> tuple[dict[str, Graph], torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Graphs by mode (the first is compared with the others), images in [0, 1], and their mean and std."""
     torch.manual_seed(0)
     if name == "resnet":
         from torchvision.datasets import CIFAR10
@@ -61,7 +73,7 @@ def prepared(name: str, args: argparse.Namespace) -> tuple[dict[str, Graph], tor
         network = quantizable.load(SHIPPED)
         mean, std = (torch.tensor(network.info[key]).double().reshape(3, 1, 1) for key in ("mean", "std"))
         raw = CIFAR10(args.cifar, train=False).data[: args.images].transpose(0, 3, 1, 2)
-        x, scale, modes = (torch.from_numpy(raw.copy()).double() / 255 - mean) / std, 1 / std, (8, 4, 2)
+        pixels, modes = torch.from_numpy(raw.copy()).double() / 255, (8, 4, 2)
     else:
         if name == "lenet":
             images, labels = mnist(args.data)
@@ -79,13 +91,40 @@ def prepared(name: str, args: argparse.Namespace) -> tuple[dict[str, Graph], tor
             )
         order = torch.randperm(len(images))
         network = train(model, images[order[:count]], labels[order[:count]], epochs)
-        x = images[order[count : count + args.images]].double()
-        scale, modes = torch.ones(1, 1, 1).double(), (32, 8, 4, 2)
-    return {str(m): graph_of(network, tuple(x.shape[1:]), m) for m in modes}, x, scale
+        pixels, modes = images[order[count : count + args.images]].double(), (32, 8, 4, 2)
+        mean, std = torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
+    return {str(m): graph_of(network, tuple(pixels.shape[1:]), m) for m in modes}, pixels, mean, std
 
 
 def around(x: torch.Tensor, scale: torch.Tensor, radius: float) -> Box:
     return Box(x - radius * scale, x + radius * scale)
+
+
+def along_lines(
+    graphs: dict[str, Graph], pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, execution: str
+) -> list[dict]:
+    """Agreement on lines of brightness and contrast through each image."""
+    first = next(iter(graphs))
+    rows: list[dict] = []
+    if len(pixels) == 0:
+        return rows
+    for kind, reach in LINES:
+        start = time.perf_counter()
+        found = []
+        for image in pixels:
+            before = {m: Line.of(kind, image).before(graph, mean, std) for m, graph in graphs.items()}
+            others = {m: graph for m, graph in before.items() if m != first}
+            found.append(
+                agree_along(before[first], others, -reach, reach, smallest=2.0**-6, execution=execution)
+            )
+        seconds = (time.perf_counter() - start) / len(pixels)
+        for mode in found[0]:
+            counts = Counter(one[mode].status for one in found)
+            share = sum(one[mode].share for one in found) / len(found)
+            rows.append({"line": kind, "reach": reach, "mode": mode, **counts, "share": share,
+                         "seconds_per_image": seconds})  # fmt: skip
+            print(rows[-1], flush=True)
+    return rows
 
 
 def main() -> None:
@@ -97,6 +136,7 @@ def main() -> None:
     parser.add_argument("--radii", type=float, nargs="+", default=RADII)
     parser.add_argument("--method", default="combined", help="of the bounds")
     parser.add_argument("--execution", choices=EXECUTIONS, default="real", help="what runs the networks")
+    parser.add_argument("--line-images", type=int, default=0, help="images to change in brightness, contrast")
     parser.add_argument("--radius-images", type=int, default=10, help="images to find the largest radius of")
     parser.add_argument(
         "--time-limit", type=float, default=5.0, help="seconds of search for each image and mode"
@@ -104,7 +144,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/verify_agreement.json"))
     args = parser.parse_args()
     for name in args.networks:
-        graphs, x, scale = prepared(name, args)
+        graphs, pixels, mean, std = prepared(name, args)
+        x, scale = (pixels - mean) / std, 1 / std
         first, *_ = graphs
         others = {mode: graph for mode, graph in graphs.items() if mode != first}
         rows = []

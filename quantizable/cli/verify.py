@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   quantizable verify p1.npz --bits 32,8 --inputs pixels.npy --radius 3 --eps 1 --output report/
   quantizable verify checkpoint.ckpt --bits 4 --robust --inputs x.npy --radius 0.01
   quantizable verify checkpoint.ckpt --question agreement --bits 32,8,4,2 --inputs x.npy --radius 0.01
+  quantizable verify checkpoint.ckpt --question error --bits 32,8,4 --inputs x.npy --radius 0.01
   quantizable verify checkpoint.ckpt data.root=data --bits 32,found.yaml --inputs x.npy --radius 0.01 --eps 1
   quantizable verify --check report/certificate-0.json
 """
@@ -46,10 +47,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--eps", type=float, help="allowed difference of the output, above 0")
     parser.add_argument(
         "--question",
-        choices=("difference", "agreement", "robustness"),
+        choices=("difference", "agreement", "robustness", "error"),
         default="difference",
         help="difference: the output moves by less than eps; agreement: all modes give the first's class; "
-        "robustness: the class of one mode cannot change",
+        "robustness: the class of one mode cannot change; error: bounds of every logit's and margin's error",
     )
     parser.add_argument("--robust", action="store_true", help="short for --question robustness")
     parser.add_argument(
@@ -73,7 +74,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "the integers of the export",
     )
     parser.add_argument("--bounds-only", action="store_true", help="no MILP")
+    parser.add_argument(
+        "--branch",
+        action="store_true",
+        help="split undecided neurons and bound the parts, many at a time, with the MILP at the leaves only",
+    )
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
+    parser.add_argument("--total-time", type=float, default=None, help="seconds for all; default: no limit")
+    parser.add_argument("--processes", type=int, default=1, help="queries asked at the same time")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="take the verdicts that certificates of the same question in --output hold, and ask the rest",
+    )
     add_output(parser, "for report and certificates; default: nothing is written")
     parser.set_defaults(run=run)
 
@@ -107,6 +120,7 @@ def check_question(args: argparse.Namespace) -> None:
             len(modes) > 1,
             "two modes or more, as --bits 32,8,4,2: each is compared with the first",
         ),
+        "error": (len(modes) > 1, "two modes or more, as --bits 32,8,4,2"),
     }[question]
     if not wanted:
         raise ValueError(f"--bits {args.bits}: give {words}")
@@ -118,8 +132,13 @@ def check_question(args: argparse.Namespace) -> None:
         raise ValueError("--confidence is about agreement; give --question agreement, too")
     if args.confidence and not 0.5 <= args.confidence < 1:
         raise ValueError(f"confidence {args.confidence} is not allowed; it must be from 0.5 to below 1")
-    if not args.time_limit > 0:
-        raise ValueError(f"time limit {args.time_limit} is not allowed; give seconds above 0")
+    for name, seconds in (("time limit", args.time_limit), ("total time", args.total_time)):
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"{name} {seconds} is not allowed; give seconds above 0")
+    if args.processes < 1:
+        raise ValueError(f"processes {args.processes} is not allowed; it must be 1 or more")
+    if args.resume and args.output is None:
+        raise ValueError("--resume reads the certificates in a folder; give it with --output")
     if not args.inputs.is_file():
         raise FileNotFoundError(f"no input file {args.inputs}; give an .npy of shape (n, *input_shape)")
     with args.inputs.open("rb") as file:

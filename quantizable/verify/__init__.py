@@ -23,22 +23,26 @@ from quantizable.verify.graph import Graph, Node, chain
 from quantizable.verify.interval import Interval
 from quantizable.verify.replay import Replay, replay, search
 from quantizable.verify.robustness import decide_robustness
+from quantizable.verify.segments import Along, Line, agree_along
 from quantizable.verify.trace import graph_of
 
 __all__ = [
     "EXECUTIONS",
     "METHODS",
+    "Along",
     "Box",
     "DifferenceBounds",
     "Execution",
     "FixedPoint",
     "Graph",
     "Interval",
+    "Line",
     "ModeErrors",
     "Node",
     "Query",
     "Replay",
     "Verdict",
+    "agree_along",
     "bisect",
     "chain",
     "decide",

@@ -38,6 +38,7 @@ def decide_agreement(
     *,
     execution: Execution = "real",
     confidence: float = 0.0,
+    branch: bool = False,
 ) -> dict[str, Verdict]:
     """Prove or refute, for each of several modes, that it gives ``first``'s class everywhere in one box.
 
@@ -48,7 +49,7 @@ def decide_agreement(
         time_limit: seconds for each mode.
         use_milp: False stops after bounds and search.
         method: of the bounds, see :mod:`~quantizable.verify.bounds`.
-        execution: as for :func:`~quantizable.verify.decide.decide`.
+        execution, branch: as for :func:`~quantizable.verify.decide.decide`.
         confidence: ask only of inputs for which the first network's softmax gives its class at least this
             probability; 0 or from 0.5 to below 1. See :mod:`~quantizable.verify.confidence`.
 
@@ -70,10 +71,11 @@ def decide_agreement(
             name: [(float(m.low.min()), float(m.high.min())) for m in both] for name, both in found.items()
         }
     label = predicted(first, box)
+    ways = {"execution": execution, "branch": branch}
 
     @cache  # once for all modes
     def first_keeps_its_class() -> bool:
-        return decide_robustness(first, box, label, time_limit).status == "proved"
+        return decide_robustness(first, box, label, time_limit, use_milp, **ways).status == "proved"  # type: ignore[arg-type]
 
     verdicts = {}
     for name, second in others.items():
@@ -87,11 +89,12 @@ def decide_agreement(
             found_input = find_disagreement(first, second, box, deadline, confidence)
             if found_input is not None and execution != "real":
                 found_input = _in_every_run(first, second, box, found_input, execution)
-            possible = use_milp and execution == "real" and not confidence
+            possible = (branch or (use_milp and execution == "real")) and not confidence
             if found_input is not None:
                 status = "refuted"
             elif possible and (own[0] > 0 or first_keeps_its_class()):
-                rest = decide_robustness(second, box, label, max(deadline - time.perf_counter(), 0.1))
+                left = max(deadline - time.perf_counter(), 0.1)
+                rest = decide_robustness(second, box, label, left, use_milp, **ways)  # type: ignore[arg-type]
                 status, decided = ("proved" if rest.status == "proved" else "unknown"), rest.method
         seconds = time.perf_counter() - start
         verdicts[name] = Verdict(status, decided, min(own), high, seconds, found_input)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ from quantizable.verify.execution import Execution, check_execution, widened
 from quantizable.verify.graph import NONLINEAR, Graph, check_pair
 from quantizable.verify.interval import Interval
 from quantizable.verify.propagation import stage_difference
-from quantizable.verify.reach import Reach
+from quantizable.verify.reach import Reach, is_exact
 
 Method = Literal["naive", "interval", "symbolic", "joint", "combined"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -108,7 +108,9 @@ def mode_difference_bounds(
         )
     for second in others.values():
         check_pair(first, second)
-    runs = ("naive", "interval", "symbolic", "joint") if method == "combined" else (method,)
+    runs: tuple[str, ...] = ("naive", "interval", "symbolic", "joint") if method == "combined" else (method,)
+    if method == "combined" and is_exact(box, execution):
+        runs = ("interval", "joint")
 
     @cache  # naive shares its bounds with symbolic (first network) and interval (second)
     def reach(name: str | None, own: str) -> Reach:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,17 +12,12 @@ import torch
 from torch import Tensor
 
 from quantizable.interface.progress import progress
-from quantizable.verify.agreement import decide_agreement, largest_radius
+from quantizable.verify.agreement import largest_radius
+from quantizable.verify.asked import Asked
 from quantizable.verify.box import Box
-from quantizable.verify.certificate import (
-    Certificate,
-    certify,
-    differences,
-    file_sha256,
-    output_scale,
-    replayed,
-)
-from quantizable.verify.decide import Verdict, check_query, decide
+from quantizable.verify.certificate import Certificate, differences, file_sha256, output_scale, replayed
+from quantizable.verify.decide import Verdict
+from quantizable.verify.error_report import error_rows, show_errors
 from quantizable.verify.execution import Execution
 from quantizable.verify.fixed_point import (
     FixedPoint,
@@ -32,53 +26,9 @@ from quantizable.verify.fixed_point import (
     load_npz,
 )
 from quantizable.verify.graph import Graph
+from quantizable.verify.jobs import Job, run_jobs
 from quantizable.verify.outcomes import print_table, save_report
-from quantizable.verify.robustness import decide_robustness
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is asked of each box, with the words of the command line."""
-
-    question: str
-    eps: float
-    time_limit: float
-    use_milp: bool
-    execution: Execution = "real"
-    confidence: float = 0.0
-
-    def answers(self, graphs: list[Graph], box: Box, output: int) -> list[tuple[tuple[int, ...], Verdict]]:
-        """The verdicts of one box, each with the indices of the networks it is about."""
-        limits = (self.time_limit, self.use_milp)
-        if self.question == "robustness":
-            return [((0,), decide_robustness(graphs[0], box, output, *limits, execution=self.execution))]
-        if self.question == "agreement":
-            others = {str(k): graph for k, graph in enumerate(graphs) if k > 0}
-            found = decide_agreement(
-                graphs[0], others, box, *limits, execution=self.execution, confidence=self.confidence
-            )
-            return [((0, int(k)), verdict) for k, verdict in found.items()]
-        first, second = graphs
-        check_query(first, box, output, self.eps)
-        return [((0, 1), decide(first, second, box, output, self.eps, *limits, execution=self.execution))]
-
-    def certificate(
-        self, network: Path, graphs: list[Graph], modes: list[str], box: Box, output: int, verdict: Verdict
-    ) -> Certificate:
-        """A verdict with what it is about."""
-        return certify(
-            network,
-            [graph.sha256 for graph in graphs],
-            modes,
-            kind=self.question,
-            output=output,
-            eps=self.eps,
-            box=box,
-            verdict=verdict,
-            time_limit=self.time_limit,
-            execution=self.execution,
-            confidence=self.confidence,
-        )
+from quantizable.verify.records import Report
 
 
 def run(args: argparse.Namespace) -> int:
@@ -140,27 +90,34 @@ def _verify(args: argparse.Namespace) -> int:
             f"{args.inputs} holds inputs of shape {tuple(inputs.shape[1:])}, the network takes "
             f"{tuple(graphs[0].input_shape)}"
         )
+    if question == "error":
+        others = dict(zip(modes[1:], graphs[1:], strict=True))
+        show_errors(args.inputs.stem, error_rows(graphs[0], others, box, args.execution), args.output)
+        return 0
     eps = args.eps if question == "difference" else 0.0
-    asked = Asked(question, eps, args.time_limit, not args.bounds_only, args.execution, args.confidence)
-    results: list[tuple[str, Verdict]] = []
+    asked = Asked(
+        question,
+        eps,
+        args.time_limit,
+        not args.bounds_only,
+        args.execution,
+        args.confidence,
+        args.branch,
+    )
+    outputs = [int(graphs[0](x[None]).flatten().argmax()) for x in inputs]
+    jobs = [Job(i, box[i : i + 1], output) for i, output in enumerate(outputs)]
+    which = [(0, k) for k in range(1, len(modes))] if question != "robustness" else [(0,)]
+    report = Report(args.network, args.inputs.stem, graphs, modes, which, args.output)
+    if args.resume:
+        jobs = report.resume(asked, jobs)
+    done = run_jobs(asked, graphs, jobs, args.processes, args.total_time or float("inf"))
+    for job, within, answers in progress(done, "verifying", total=len(jobs)):
+        report.add(within, job, answers)
     radii: list[str] = []
-    several = len(modes) > 2
-    for i, x in enumerate(progress(inputs, "verifying")):
-        output = int(graphs[0](x[None]).flatten().argmax())
-        name = f"{args.inputs.stem}[{i}] class {output}"
-        one = box[i : i + 1]
-        for which, verdict in asked.answers(graphs, one, output):
-            label = f" mode {modes[which[-1]]}" if several else ""
-            results.append((name + label, verdict))
-            if args.output is not None:
-                file = f"certificate-{i}{f'-{Path(modes[which[-1]]).stem}' if several else ''}.json"
-                about = [graphs[k] for k in which], [modes[k] for k in which]
-                asked.certificate(args.network, *about, one, output, verdict).save(args.output / file)
-        if args.largest_radius:
-            radii += _largest(
-                name, modes, graphs, partial(_around, x[None], limits), args.radius, args.execution
-            )
-    return _report(results, radii, args.output)
+    for i, x in enumerate(inputs if args.largest_radius else []):
+        around = partial(_around, x[None], limits)
+        radii += _largest(report.name(i, outputs[i]), modes, graphs, around, args.radius, args.execution)
+    return _report(report.results(), radii, args.output)
 
 
 def _around(x: Tensor, limits: tuple[float, float], radius: float) -> Box:
@@ -190,9 +147,10 @@ def _check(args: argparse.Namespace) -> int:
         print(f"not confirmed: {path} is not the file that the certificate is about")
         return 1
     graphs = load_graphs(path, old.modes, tuple(old.input_shape), args.data)
-    use_milp = old.method.startswith("milp")
+    use_milp = old.method.startswith(("milp", "branching"))
     execution: Execution = old.execution  # type: ignore[assignment]
-    asked = Asked(old.property, old.eps, old.time_limit, use_milp, execution, old.confidence)
+    branch = old.method.startswith("branching")
+    asked = Asked(old.property, old.eps, old.time_limit, use_milp, execution, old.confidence, branch)
     [(_, verdict)] = asked.answers(graphs, old.box, old.output)
     new = asked.certificate(path, graphs, old.modes, old.box, old.output, verdict)
     problems = differences(old, new, output_scale(graphs, old.box.center)) + replayed(old, graphs)

@@ -65,7 +65,8 @@ class Reach:
         self.graph, self.box, self.method, self.execution = graph, box, method, execution
         self.limits = limits or {}
         self.fan_in = max(shape.numel() for shape in graph.shapes)
-        self.refined = set() if method == "interval" else self._worth_refining()
+        alone = method == "interval" or (method == "joint" and is_exact(box, execution))
+        self.refined = set() if alone else self._worth_refining()
         self.empty = torch.zeros(len(box), dtype=torch.bool)
         self.bounds = [self._limited(0, Interval(box.low, box.high))]
         self.read: list[Interval] = []
@@ -213,3 +214,11 @@ class Reach:
             error = error if reading is None else error + steepest * reading
         after = self.after[index]
         self._errors[index] = error if after is None else error + after
+
+
+def is_exact(box: Box, execution: str) -> bool:
+    """Whether interval arithmetic is exact but for rounding, so that linear forms say nothing more.
+
+    So it is if each box is a single input and the network runs in real arithmetic.
+    """
+    return execution == "real" and torch.equal(box.low, box.high)

@@ -26,6 +26,19 @@ class Flatten:
 
 
 @dataclass(frozen=True)
+class Unflatten:
+    """``(batch, features)`` to ``(batch, *shape)``."""
+
+    shape: tuple[int, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, *self.shape)
+
+    def adjoint(self, y: Tensor, in_shape: torch.Size) -> Tensor:
+        return y.reshape(-1, *in_shape)
+
+
+@dataclass(frozen=True)
 class Slice:
     """``x[:, a:b:c, ...]``: one ``(start, stop, step)`` for each axis after the batch, steps above 0."""
 
@@ -73,5 +86,5 @@ class Concat:
         return list(y.split([shape[axis] for shape in in_shapes], axis))
 
 
-Rearranging = Flatten | Slice | Pad
-REARRANGING = (Flatten, Slice, Pad)
+Rearranging = Flatten | Unflatten | Slice | Pad
+REARRANGING = (Flatten, Unflatten, Slice, Pad)

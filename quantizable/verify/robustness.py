@@ -28,6 +28,7 @@ def decide_robustness(
     use_milp: bool = True,
     *,
     execution: Execution = "real",
+    branch: bool = False,
 ) -> Verdict:
     """Prove or refute that ``label`` has the strictly largest output everywhere in one box.
 
@@ -37,7 +38,7 @@ def decide_robustness(
         label: the class, usually the one predicted at the center.
         time_limit: seconds.
         use_milp: False stops after bounds and search.
-        execution: as for :func:`~quantizable.verify.decide.decide`.
+        execution, branch: as for :func:`~quantizable.verify.decide.decide`.
 
     Returns:
         A verdict; ``low`` and ``high`` bound the smallest margin, and a counterexample's
@@ -58,7 +59,9 @@ def decide_robustness(
     questions = [Question(j, -1.0, 0.0) for j in range(classes - 1)]
     deadline = start + time_limit
     use_milp = use_milp and execution == "real"
-    status, method, found = settle(zero, margins, box, bounds, questions, deadline, use_milp)
+    status, method, found = settle(
+        zero, margins, box, bounds, questions, deadline, use_milp, branch=branch, execution=execution
+    )
     if found is not None and execution != "real" and not leaves(zero, margins, box, found, execution):
         status, found = "unknown", None
     low, high = (float(side[0].min()) for side in bounds.output)

@@ -1,6 +1,8 @@
 """The command, its certificates and its report, run as a user would."""
 
 import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import torch
 from rich.console import Console
 
 from quantizable.cli import main
-from quantizable.verify import Box, decide
+from quantizable.verify import Box, decide, jobs
 from quantizable.verify.certificate import Certificate
+from quantizable.verify.command import load_graphs
 from quantizable.verify.outcomes import as_image, print_table
 from tests.verify.conftest import random_pair
 
@@ -266,3 +269,101 @@ def test_a_certificate_of_confidence(files, capsys):
     assert "--confidence is about agreement" in capsys.readouterr().err
     assert run(*common, *words[:4], "--confidence", 0.2) == 2
     assert "from 0.5 to below 1" in capsys.readouterr().err
+
+
+def test_a_command_that_ran_out_of_time_is_resumed(files, capsys):
+    """What certificates decide is not asked again, unless the question is another one."""
+    common = [
+        files / "net.npz",
+        "--inputs",
+        files / "x.npy",
+        "--radius",
+        1,
+        "--output",
+        files,
+        "--bounds-only",
+    ]
+    words = [*common, "--eps", 5, "--bits", "32,8"]
+    assert run(*words, "--total-time", 0.005) == 1
+    assert "not asked" in capsys.readouterr().out
+    assert not list(files.glob("certificate-*"))
+    assert run(*words, "--total-time", 600) == 0
+    written = {path: path.read_text() for path in files.glob("certificate-*")}
+    assert len(written) == 2
+    (files / "certificate-1.json").unlink()
+    before = (files / "certificate-0.json").stat().st_mtime_ns
+    assert run(*words, "--resume") == 0
+    assert "2 proved" in capsys.readouterr().out
+    assert (files / "certificate-0.json").stat().st_mtime_ns == before
+    assert (files / "certificate-1.json").is_file()
+    assert run(*common, "--eps", 4, "--bits", "32,8", "--resume") == 0
+    assert (files / "certificate-0.json").stat().st_mtime_ns > before
+
+
+def test_a_refuted_query_is_resumed_with_its_counterexample(files):
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 2, "--eps", 1e-4, "--bounds-only"]
+    assert run(*words, "--output", files) == 1
+    first = json.loads((files / "verdicts.json").read_text())
+    assert run(*words, "--output", files, "--resume") == 1
+    assert json.loads((files / "verdicts.json").read_text()) == first
+
+
+def test_branching_is_certified_and_confirmed(files, capsys):
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 2, "--bits", "32,4", "--eps", 0.3]
+    run(*words, "--branch", "--time-limit", 5, "--output", files)
+    for path in files.glob("certificate-*"):
+        certificate = Certificate.load(path)
+        if certificate.status != "unknown":
+            assert run("--check", path) == 0, capsys.readouterr().out
+
+
+def test_processes_share_their_queries(files, monkeypatch):
+    """With threads in place of processes, to be quick; what goes to a process can be pickled."""
+
+    def threads(processes, mp_context, initializer, initargs):
+        again = pickle.loads(pickle.dumps(initargs))
+        return ThreadPoolExecutor(processes, initializer=initializer, initargs=again)
+
+    monkeypatch.setattr(jobs, "ProcessPoolExecutor", threads)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 1, "--eps", 5, "--bounds-only"]
+    assert run(*words, "--output", files / "one") == 0
+    assert run(*words, "--output", files / "two", "--processes", 2) == 0
+    one, two = (json.loads((files / name / "verdicts.json").read_text()) for name in ("one", "two"))
+    for row in (*one, *two):
+        del row["seconds"]
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--resume"], "give it with --output"),
+        (["--processes", 0], "must be 1 or more"),
+        (["--total-time", -1], "total time -1.0 is not allowed"),
+    ],
+)
+def test_options_that_cannot_work(files, capsys, words, message):
+    common = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 1, "--eps", 5]
+    assert run(*common, *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_errors_of_all_modes(files, capsys):
+    words = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 1, "--bits", "32,8,4"]
+    assert run(*words, "--question", "error", "--output", files / "out") == 0
+    assert "x[1] class" in capsys.readouterr().out
+    rows = json.loads((files / "out" / "errors.json").read_text())
+    assert [(row["input"], row["mode"]) for row in rows] == [(0, "8"), (0, "4"), (1, "8"), (1, "4")]
+    first, second = load_graphs(files / "net.npz", ["32", "4"], (64,))
+    x = torch.from_numpy(np.load(files / "x.npy")).double()
+    for row in rows[1::2]:
+        error = (second(x) - first(x))[row["input"]]
+        low, high = torch.tensor(row["logits"]).double().T
+        assert ((error >= low - 1e-6) & (error <= high + 1e-6)).all()
+        low, high = torch.tensor(row["margins"]).double().T
+        margins = error[row["class"]] - error
+        assert ((margins >= low - 1e-6) & (margins <= high + 1e-6)).all()
+        assert row["margins"][row["class"]] == [0.0, 0.0]
+    assert run(*words[:-1], "32", "--question", "error") == 2
+    assert "two modes or more" in capsys.readouterr().err

@@ -68,6 +68,7 @@ def test_counterexample_is_replayed_and_legal():
     assert torch.equal(found.second - found.first, difference[0])
 
 
+@pytest.mark.slow  # each process imports torch
 def test_parallel_processes_give_the_same_verdicts():
     first, second = random_pair(4)
     box = Box.around(torch.full((1, 4), 128.0), 3, 0, 255, integer=True)

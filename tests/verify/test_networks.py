@@ -32,6 +32,13 @@ class LeNet5(nn.Module):
         return self.fc3(self.act(self.fc2(self.act(self.fc1(x)))))
 
 
+def lenet1():
+    return nn.Sequential(
+        *(nn.Conv2d(1, 4, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(4, 12, 5), nn.Tanh(), nn.AvgPool2d(2)),
+        *(nn.Flatten(), nn.Linear(12, 10)),
+    )
+
+
 def vgg():
     layers, channels = [], 3
     for width in (4, 4, "M", 6, "M"):
@@ -58,6 +65,7 @@ def mobilenet():
 
 
 NETWORKS = {
+    "LeNet-1": (lenet1, (1, 16, 16)),
     "LeNet-5, tanh": (LeNet5, (1, 12, 12)),
     "LeNet-5, ReLU": (lambda: LeNet5(F.relu), (1, 12, 12)),
     "VGG": (vgg, (3, 8, 8)),
