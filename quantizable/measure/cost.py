@@ -13,6 +13,7 @@ from quantizable.bits import BitMode, ModeLike
 from quantizable.measure.macs import count_macs
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantAttention, QuantLayer
+from quantizable.nn.additions import Additions
 from quantizable.nn.layer_calls import Call
 from quantizable.nn.operands import QuantOperands
 from quantizable.nn.recurrent_products import Product
@@ -28,8 +29,8 @@ class LayerCost:
     Attributes:
         mode: name of the network's mode.
         layer: its name; ``NAME.products`` are the two products of a torch ``MultiheadAttention``.
-        weight_bits, input_bits: the widths that the layer runs at in that mode; of attention products, those
-            of their two operands.
+        weight_bits, input_bits: the widths that the layer runs at in that mode; of attention products, and of
+            residual additions, those of their two operands.
         parameters: numbers in weight and bias.
         macs: multiply-accumulates.
         bops: bit operations, ``macs * weight_bits * input_bits``.
@@ -76,7 +77,8 @@ def layer_costs(
 ) -> list[LayerCost]:
     """The cost of everything that multiplies, for one image, mode by mode.
 
-    Attention products that are not quantized have rows too, at 32 bits.
+    Attention products that are not quantized have rows too, at 32 bits; residual additions only where they
+    are on integer grids.
 
     Args:
         network: calibrated, trained or neither; it is left as it is.
@@ -90,13 +92,12 @@ def layer_costs(
     parts = dict(network.model.named_modules())
     layers = {name: part for name, part in parts.items() if _has_weight(part)}
     products = [name for name in macs if name not in layers]  # attention, quantized or not
-    return [
-        _weighted(mode, name, layers[name], macs.get(name, 0), calls[name])
-        if name in layers
-        else _product(mode, name, parts.get(name), macs[name], calls.get(name, []))
-        for mode in chosen
-        for name in [*layers, *products]
-    ]
+    rows = []
+    for mode in chosen:
+        rows += [_weighted(mode, n, layer, macs.get(n, 0), calls[n]) for n, layer in layers.items()]
+        rows += [_product(mode, n, parts.get(n), macs[n], calls.get(n, [])) for n in products]
+        rows += [_sum(mode, n, part, calls[n]) for n, part in network.additions().items()]
+    return rows
 
 
 def bit_operations(part: nn.Module | None, macs: int, mode: BitMode) -> int:
@@ -137,6 +138,13 @@ def _product(mode: BitMode, name: str, part: nn.Module | None, macs: int, calls:
     )
 
 
+def _sum(mode: BitMode, name: str, additions: Additions, calls: list[Call]) -> LayerCost:
+    """Additions multiply nothing; the operand that is stored has its codes, beside the sum in 32 bits."""
+    bits = additions.width(mode)
+    memory = max((_bytes(call.out.numel(), bits) + 4 * call.out.numel() for call in calls), default=0)
+    return LayerCost(mode.name, name, bits, bits, 0, 0, 0, 0, memory)
+
+
 def _bytes(numbers: int, bits: int) -> int:
     return -(-numbers * bits // 8)
 
@@ -145,13 +153,14 @@ def mode_costs(network: QuantizableNetwork, layers: list[LayerCost]) -> list[Mod
     """The sums over layers of each mode, from what :func:`layer_costs` gave."""
     counted = [m for m in network.model.modules() if _has_weight(m)]
     inside = {id(p): p.numel() for m in counted for p in _parameters_of(m)}
+    of_quantizers = {id(p) for quantizer in network.quantizers().values() for p in quantizer.parameters()}
     numbers = sum(inside.values())  # layers may share a parameter
     totals = []
     for mode in dict.fromkeys(cost.mode for cost in layers):
         own = [cost for cost in layers if cost.mode == mode]
         other = sum(
             p.numel() for name, p in network.model.named_parameters()
-            if id(p) not in inside and "quantizer" not in name and _of_mode(name, mode)
+            if id(p) not in {*inside, *of_quantizers} and _of_mode(name, mode)
         )  # fmt: skip
         totals.append(ModeCost(
             mode, numbers + other, sum(c.macs for c in own), sum(c.bops for c in own),

@@ -6,8 +6,10 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import fx, nn
 
+from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.nn.added_forward import ADDITIONS, with_calls
 from quantizable.nn.derived_classes import derived
 from quantizable.nn.layers import QuantLayer
@@ -32,6 +34,13 @@ class Additions(Operands):
         super().__init__()
         self.add_module("operands", nn.ModuleDict())
         self.readers: dict[str, str] = {}
+
+    def width(self, mode: BitMode) -> int:
+        """Bits of the operands' codes in a mode; 32 where activations are float."""
+        if mode.activation == FLOAT_BITS:
+            return FLOAT_BITS
+        grids = (operand.qparams(torch.zeros(1), mode.activation) for operand in self.operands.values())
+        return max((grid.quant_max - grid.quant_min).bit_length() for grid in grids)
 
     def forward(self, number: int, left: Any, right: Any, in_place: bool = False) -> Any:
         """Their sum, each operand quantized first; plain where neither has a quantizer."""
