@@ -37,7 +37,8 @@ class LayerCost:
         weight_bytes: of the weight at its width, scales and bias in float32.
         activation_bytes: of its input at its width and its output in 32 bits, held at the same time (of a
             layer that is used more than once: the use that needs most; of attention: the product that needs
-            most, with its operands). 0 for products that belong to no layer of their own.
+            most, with its operands). 0 for products that belong to no layer of their own. Of a residual
+            addition: the operand that is kept until it is added.
     """
 
     mode: str
@@ -139,9 +140,8 @@ def _product(mode: BitMode, name: str, part: nn.Module | None, macs: int, calls:
 
 
 def _sum(mode: BitMode, name: str, additions: Additions, calls: list[Call]) -> LayerCost:
-    """Additions multiply nothing; the operand that is stored has its codes, beside the sum in 32 bits."""
     bits = additions.width(mode)
-    memory = max((_bytes(call.out.numel(), bits) + 4 * call.out.numel() for call in calls), default=0)
+    memory = max((_bytes(call.out.numel(), bits) for call in calls), default=0)
     return LayerCost(mode.name, name, bits, bits, 0, 0, 0, 0, memory)
 
 

@@ -83,7 +83,8 @@ class LSQAddend(LSQActivation):
         if self.calibrating or self.active is None or not self.shares(self.asked):
             return super().forward(x, **options)
         assert self.reader is not None  # which the layer calibrates, from the same values
-        return x if self.reader.calibrating else self.reader(x, **options)
+        # not as a call: what hooks on the reader see is the layer's input
+        return x if self.reader.calibrating else self.reader.forward(x, **options)
 
 
 class Unrounded:
