@@ -19,6 +19,7 @@ from quantizable.deploy.requirements import openvino_core, require
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import QuantLayer
 from quantizable.nn.watching import watching
+from quantizable.quantizers import Unrounded
 from quantizable.storage.outputs import INPUT
 
 
@@ -60,7 +61,7 @@ def next_use(layer: str, found: Mapping[str, Any]) -> str:
 
 @torch.no_grad()
 def fake_quant_codes(network: QuantizableNetwork, bits: Assignment, images: Tensor) -> dict[str, np.ndarray]:
-    """The codes (int32) that each layer's input has in the fake-quant network, by layer name (and use)."""
+    """The codes (int32) of each layer's input, and of operands of additions, by name (and use)."""
     found: dict[str, np.ndarray] = {}
 
     def note(name: str, quantizer: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -68,6 +69,9 @@ def fake_quant_codes(network: QuantizableNetwork, bits: Assignment, images: Tens
             found[next_use(name, found)] = quantizer.codes(inputs[0]).numpy()
 
     inputs = {n: m.input_quantizer for n, m in network.layers().items() if isinstance(m, QuantLayer)}
+    for name, additions in network.additions().items():
+        operands = additions.operands.items()
+        inputs |= {f"{name}.{key}": m for key, m in operands if not isinstance(m, Unrounded)}
     with watching(inputs, note, before=True), network.at_bits(bits):
         network.eval()(images)
     return found
@@ -99,7 +103,9 @@ def reference_codes(
         return torch.from_numpy(given[key]).double() - codes.grid.zero_point
 
     inputs = {
-        name.removesuffix(".input_quantizer"): m for name, m in model.named_modules() if isinstance(m, Codes)
+        name.removesuffix(".input_quantizer").removesuffix(".codes").replace(".operands.", "."): m
+        for name, m in model.named_modules()
+        if isinstance(m, Codes)
     }
     with watching(inputs, note):
         model(images.double())

@@ -164,7 +164,10 @@ class WeightNode(nn.Module):
     def multiply(self, factor: Tensor) -> None:
         """Scale the weight by one factor per output channel (a folded norm)."""
         shape = [-1 if d == self.axis else 1 for d in range(self.integers.dim())]
-        self.scale = (self.scale.double() * factor.double().reshape(shape)).float()
+        scale = (self.scale.double() * factor.double().reshape(shape)).float()
+        nothing = scale == 0  # a norm that starts at 0; engines divide by scales
+        self.integers = self.integers.masked_fill(nothing, 0)
+        self.scale = torch.where(nothing, self.scale, scale)
 
     def use_headroom(self, highest_code: int) -> None:
         """Move the integers up within int8, the scale down by the same power of two.

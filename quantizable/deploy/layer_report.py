@@ -13,7 +13,7 @@ from quantizable.deploy.lowering import Lowered
 from quantizable.deploy.real_zero_point import RemainderShare, adds_remainder
 from quantizable.deploy.saturation import can_saturate
 from quantizable.nn import QuantLayer
-from quantizable.nn.additions import INPUT, Additions
+from quantizable.nn.additions import Additions
 from quantizable.nn.operands import QuantOperands
 from quantizable.nn.recurrent import Recurrent
 from quantizable.nn.recurrent_products import Product
@@ -82,8 +82,8 @@ def _codes_can_saturate(lowered: Lowered, name: str) -> bool:
 
 
 def _adds(lowered: Lowered, name: str) -> str:
-    given = lowered.inputs.get(f"{name}.{INPUT}")
-    return "float: mode 32" if given is None else f"integer a{given.grid.bits}"
+    grids = [node.grid.bits for key, node in lowered.inputs.items() if key.startswith(f"{name}.")]
+    return f"integer a{max(grids)}" if grids else "float: mode 32"
 
 
 def _runs(lowered: Lowered, name: str, layer: QuantLayer) -> str:

@@ -55,12 +55,19 @@ class Codes(nn.Module):
         return codes.double() - self.grid.zero_point
 
 
-class Addend(Codes):
-    """An operand of an addition on its grid: its code, and the value in which both operands are added."""
+class Addend(nn.Module):
+    """An operand of an addition on its grid: its codes, and the values in which both operands are added.
+
+    Args: as of :class:`Codes`.
+    """
+
+    def __init__(self, grid: IntegerInput, fixed_point: bool) -> None:
+        super().__init__()
+        self.codes, self.scale, self.fixed_point = Codes(grid, fixed_point), grid.scale.double(), fixed_point
 
     def forward(self, x: Tensor) -> Tensor:
-        value = super().forward(x) * self.grid.scale.double()
-        return from_fixed(to_fixed(value)) if self.fixed_point else value
+        values = self.codes(x) * self.scale
+        return from_fixed(to_fixed(values)) if self.fixed_point else values
 
 
 class Requantize:

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from quantizable.deploy.requirements import require
 
 
 def drop_repeated_codes(graph: Any) -> None:
-    """Let what quantizes dequantized codes by their own scale and zero point read these codes, in place.
+    """Let what quantizes a value once more by the same scale and zero point read the first codes, in place.
 
-    ``quantize(dequantize(codes)) == codes``, and an engine would spend a pass on it.
+    That is what quantizes dequantized codes (``quantize(dequantize(codes)) == codes``), and what quantizes
+    the same value as another node. An engine would spend a pass on each.
     """
     onnx = require("onnx", "ONNX export")
     constants = {held.name: held for held in graph.initializer}
-    made = {name: node for node in graph.node for name in node.output}
-
-    def grid(node: Any) -> list[np.ndarray]:
-        return [onnx.numpy_helper.to_array(constants[name]) for name in node.input[1:] if name in constants]
-
+    first: dict[tuple[Any, ...], str] = {}
     codes: dict[str, str] = {}
-    for node in graph.node:
-        source = made.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
-        if source is None or source.op_type != "DequantizeLinear":
-            continue
-        ours, theirs = grid(node), grid(source)
-        if len(ours) == len(theirs) == 2 and all(map(np.array_equal, ours, theirs)):
-            codes[node.output[0]] = source.input[0]
     for node in [*graph.node]:
-        if node.output[0] in codes:
-            graph.node.remove(node)
+        node.input[:] = [codes.get(name, name) for name in node.input]
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) != 3:
+            continue
+        if not {*node.input[1:]} <= constants.keys():
+            continue
+        grid = tuple(onnx.numpy_helper.to_array(constants[name]).tobytes() for name in node.input[1:])
+        if node.op_type == "DequantizeLinear":
+            first[node.output[0], grid] = node.input[0]
         else:
-            node.input[:] = [codes.get(name, name) for name in node.input]
+            known = first.setdefault((node.input[0], grid), node.output[0])
+            if known != node.output[0]:
+                codes[node.output[0]] = known
+                graph.node.remove(node)

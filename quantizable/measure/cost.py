@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from quantizable.bits import BitMode, ModeLike
 from quantizable.measure.macs import count_macs
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantAttention, QuantLayer
+from quantizable.nn.additions import Additions
 from quantizable.nn.layer_calls import Call
 from quantizable.nn.operands import QuantOperands
 from quantizable.nn.recurrent_products import Product
@@ -28,15 +29,16 @@ class LayerCost:
     Attributes:
         mode: name of the network's mode, or of its assignment.
         layer: its name; ``NAME.products`` are the two products of a torch ``MultiheadAttention``.
-        weight_bits, input_bits: the widths that the layer runs at in that mode; of attention products, those
-            of their two operands.
+        weight_bits, input_bits: the widths that the layer runs at in that mode; of attention products, and of
+            residual additions, those of their two operands.
         parameters: numbers in weight and bias.
         macs: multiply-accumulates.
         bops: bit operations, ``macs * weight_bits * input_bits``.
         weight_bytes: of the weight at its width, scales and bias in float32.
         activation_bytes: of its input at its width and its output in 32 bits, held at the same time (of a
             layer that is used more than once: the use that needs most; of attention: the product that needs
-            most, with its operands). 0 for products that belong to no layer of their own.
+            most, with its operands). 0 for products that belong to no layer of their own. Of a residual
+            addition: the operand that is kept until it is added.
     """
 
     mode: str
@@ -76,7 +78,8 @@ def layer_costs(
 ) -> list[LayerCost]:
     """The cost of everything that multiplies, for one image, mode by mode.
 
-    Attention products that are not quantized have rows too, at 32 bits.
+    Attention products that are not quantized have rows too, at 32 bits; residual additions only where they
+    are on integer grids.
 
     Args:
         network: calibrated, trained or neither; it is left as it is.
@@ -92,21 +95,21 @@ def layer_costs(
     parts = dict(network.model.named_modules())
     layers = {name: part for name, part in parts.items() if _has_weight(part)}
     products = [name for name in macs if name not in layers]  # attention, quantized or not
-    chosen: dict[str, Mapping[str, Any]] = {
-        uniform[mode].name if mode in uniform else str(mode): dict.fromkeys(
-            [*layers, *products], uniform[mode]
-        )
-        if mode in uniform
-        else held[mode]  # type: ignore[index]
-        for mode in asked
-    }
-    return [
-        _weighted(mode, own.get(name, FLOAT), name, layers[name], macs.get(name, 0), calls[name])
-        if name in layers
-        else _product(mode, own.get(name, FLOAT), name, parts.get(name), macs[name], calls.get(name, []))
-        for mode, own in chosen.items()
-        for name in [*layers, *products]
-    ]
+    additions = network.additions()
+    names = [*layers, *products, *additions]
+    rows = []
+    for asked_for in asked:
+        if asked_for in uniform:
+            mode, own = uniform[asked_for].name, dict.fromkeys(names, uniform[asked_for])
+        else:
+            mode, own = str(asked_for), held[str(asked_for)]  # type: ignore[assignment]
+        modes_of = {name: own.get(name, FLOAT) for name in names}
+        rows += [
+            _weighted(mode, modes_of[n], n, part, macs.get(n, 0), calls[n]) for n, part in layers.items()
+        ]
+        rows += [_product(mode, modes_of[n], n, parts.get(n), macs[n], calls.get(n, [])) for n in products]
+        rows += [_sum(mode, modes_of[n], n, part, calls[n]) for n, part in additions.items()]
+    return rows
 
 
 def bit_operations(part: nn.Module | None, macs: int, mode: BitMode) -> int:
@@ -151,6 +154,12 @@ def _product(
     )
 
 
+def _sum(name: str, mode: BitMode, layer: str, additions: Additions, calls: list[Call]) -> LayerCost:
+    bits = additions.width(mode)
+    memory = max((_bytes(call.out.numel(), bits) for call in calls), default=0)
+    return LayerCost(name, layer, bits, bits, 0, 0, 0, 0, memory)
+
+
 def _bytes(numbers: int, bits: int) -> int:
     return -(-numbers * bits // 8)
 
@@ -159,13 +168,14 @@ def mode_costs(network: QuantizableNetwork, layers: list[LayerCost]) -> list[Mod
     """The sums over layers of each mode, from what :func:`layer_costs` gave."""
     counted = [m for m in network.model.modules() if _has_weight(m)]
     inside = {id(p): p.numel() for m in counted for p in _parameters_of(m)}
+    of_quantizers = {id(p) for quantizer in network.quantizers().values() for p in quantizer.parameters()}
     numbers = sum(inside.values())  # layers may share a parameter
     totals = []
     for mode in dict.fromkeys(cost.mode for cost in layers):
         own = [cost for cost in layers if cost.mode == mode]
         other = sum(
             p.numel() for name, p in network.model.named_parameters()
-            if id(p) not in inside and "quantizer" not in name and _of_mode(name, mode)
+            if id(p) not in {*inside, *of_quantizers} and _of_mode(name, mode)
         )  # fmt: skip
         totals.append(ModeCost(
             mode, numbers + other, sum(c.macs for c in own), sum(c.bops for c in own),

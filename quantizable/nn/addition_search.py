@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import operator
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from quantizable.nn.added_forward import ADDITIONS, may_add
 from quantizable.nn.additions import (
     INPUT,
     RANGE,
+    Additions,
     ResidualBlock,
     add_operands,
     make_block,
@@ -38,10 +39,10 @@ PASSING = {"Identity", "Dropout", "Dropout2d", "DropPath", "MaxPool2d", "ReLU", 
 
 @dataclass(frozen=True)
 class Found:
-    """The operands of a block's additions that need a grid, and the layer that reads the block's input."""
+    """The operands of a block's additions that need a quantizer, and the layers that read some themselves."""
 
     operands: list[str]
-    reader: str
+    readers: dict[str, str]
 
 
 class _Lines(fx.Tracer):
@@ -51,6 +52,11 @@ class _Lines(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(m, Additions) and not all(isinstance(side, fx.Proxy) for side in args[1:3]):
+            return forward(*args, **kwargs)  # of lists, say
+        return super().call_module(m, forward, args, kwargs)
 
 
 def adding_blocks(model: nn.Module) -> dict[str, nn.Module]:
@@ -84,18 +90,19 @@ def quantize_additions(
         quantized = any(isinstance(m, QuantLayer) and isinstance(m, _ConvNd) for m in block.modules())
         if block in known or width is None or not quantized:
             continue
+        kind = type(block).__name__
         try:
             make_block(block)
-            found = _find(block)
+            found = _find(block, is_whole=block is model)
         except Exception:  # no source, or whatever the traced code raises
-            untraced.append(f"{name or 'the network'} ({type(block).__name__})")
-            found = Found([], "")
+            untraced.append(f"{name or 'the network'} ({kind})")
+            found = Found([], {})
         if not found.operands:
             restore(block)
             continue
-        block.get_submodule(ADDITIONS).reader = found.reader  # type: ignore[assignment]
-        reader = reading_quantizer(block, found.reader)
-        add_operands(block, [INPUT, *found.operands], partial(_quantizer, bits, width, reader))
+        readers = {one: reading_quantizer(block, layer) for one, layer in found.readers.items()}
+        add_operands(block, found.operands, partial(_quantizer, bits, width, readers))
+        block.get_submodule(ADDITIONS).readers = found.readers  # type: ignore[assignment]
     if untraced:
         warnings.warn(
             f"{', '.join(untraced)}: torch.fx cannot read or trace the code, and its additions stay float",
@@ -103,36 +110,39 @@ def quantize_additions(
         )
 
 
-def _quantizer(bits: list[int], width: int, reader: LSQActivation | None, name: str) -> LSQAddend:
-    if name.endswith(RANGE):
-        return LSQRange(bits, width)
-    return LSQAddend(bits, width, reader if name == INPUT else None)
+def _quantizer(
+    bits: list[int], width: int, readers: Mapping[str, LSQActivation | None], name: str
+) -> LSQAddend:
+    return LSQRange(bits, width) if name.endswith(RANGE) else LSQAddend(bits, width, readers.get(name))
 
 
-def _find(block: Any) -> Found:
+def _find(block: Any, is_whole: bool) -> Found:
+    """What to quantize in a block; the input of a whole model is no output of a layer and stays as it is."""
     parameters = inspect.signature(block.added).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     graph = _Lines().trace(block, concrete_args=defaults)
-    given = next(node for node in graph.nodes if node.op == "placeholder")
-    operands = []
+    given = None if is_whole else next(node for node in graph.nodes if node.op == "placeholder")
+    found: dict[str, fx.Node] = {}
     for node in graph.nodes:
         if node.op == "call_module" and node.target == ADDITIONS:
             number, *sides = node.args[:3]
             if all(_is_activation(side) for side in sides):
-                operands += _operands(block, number, sides, given)
-    readers = (_first_layer(block, node.target) for node in given.users if node.op == "call_module")
-    return Found(operands, next(filter(None, readers), ""))
+                found |= _operands(block, number, sides, given)
+    if found and given is not None:
+        found = {INPUT: given, **found}
+    layers = {name: [_first_layer(block, one.target) for one in x.users] for name, x in found.items()}
+    return Found([*found], {name: next(filter(None, own), "") for name, own in layers.items()})
 
 
-def _operands(block: nn.Module, number: int, sides: list[fx.Node], given: fx.Node) -> list[str]:
-    """Names of the operands that are not on the grid of the block's input; what a module computes adds last.
+def _operands(block: nn.Module, number: int, sides: list[fx.Node], given: Any) -> dict[str, fx.Node]:
+    """The operands that are not on the grid of the block's input, by name; what a module computes adds last.
 
     Of two such the left one does: a block runs its main branch before its shortcut.
     """
     named = zip(("left", "right"), sides, strict=True)
     other = {name: side for name, side in named if _source(block, side) is not given}
     last = next((name for name, side in other.items() if side.op == "call_module"), None)
-    return [f"{number}_{name}{RANGE if name == last else ''}" for name in other]
+    return {f"{number}_{name}{RANGE if name == last else ''}": side for name, side in other.items()}
 
 
 def _source(block: nn.Module, node: fx.Node) -> Any:
@@ -151,8 +161,8 @@ def _is_activation(value: Any) -> bool:
 
 
 def _first_layer(block: nn.Module, name: Any) -> str:
-    """The layer that a module gives its input to; "" if that is none."""
-    module = block.get_submodule(name)
+    """The layer that a module of that name gives its input to; "" if that is none, or there is no module."""
+    module = dict(block.named_modules()).get(name) if isinstance(name, str) else None
     while isinstance(module, nn.Sequential) and len(module):
         first = next(iter(module._modules))
         name, module = f"{name}.{first}", module.get_submodule(first)

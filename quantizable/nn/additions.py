@@ -6,8 +6,10 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import fx, nn
 
+from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.nn.added_forward import ADDITIONS, with_calls
 from quantizable.nn.derived_classes import derived
 from quantizable.nn.layers import QuantLayer
@@ -25,10 +27,20 @@ class Additions(Operands):
     the same codes.
 
     Attributes:
-        reader: name of the layer in the block that reads the input itself; "" if none does.
+        readers: names of the layers in the block that read an operand themselves, by the operand's name.
     """
 
-    reader = ""
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module("operands", nn.ModuleDict())
+        self.readers: dict[str, str] = {}
+
+    def width(self, mode: BitMode) -> int:
+        """Bits of the operands' codes in a mode; 32 where activations are float."""
+        if mode.activation == FLOAT_BITS:
+            return FLOAT_BITS
+        grids = (operand.qparams(torch.zeros(1), mode.activation) for operand in self.operands.values())
+        return max((grid.quant_max - grid.quant_min).bit_length() for grid in grids)
 
     def forward(self, number: int, left: Any, right: Any, in_place: bool = False) -> Any:
         """Their sum, each operand quantized first; plain where neither has a quantizer."""
@@ -70,11 +82,10 @@ class ResidualBlock(nn.Module):
         # a tracer is shown the quantizers in every mode
         if own.passes_all() and not any(isinstance(x, fx.Proxy) for x in args):
             return super().forward(*args, **kwargs)
-        if args:
-            args = (own.operands[INPUT](args[0]), *args[1:])
-        else:
-            first = next(iter(kwargs))
-            kwargs = {**kwargs, first: own.operands[INPUT](kwargs[first])}
+        if INPUT in own.operands:
+            first = next(iter(kwargs), "")
+            x = own.operands[INPUT](args[0] if args else kwargs[first])
+            args, kwargs = ((x, *args[1:]), kwargs) if args else (args, {**kwargs, first: x})
         return self.added(*args, **kwargs)
 
 
@@ -84,10 +95,8 @@ def make_block(module: nn.Module) -> None:
     Raises:
         OSError: the source of its forward cannot be read.
     """
-    additions = Additions()
-    additions.add_module("operands", nn.ModuleDict())
     module.__class__ = derived(ResidualBlock, type(module))
-    module.add_module(ADDITIONS, additions.train(module.training))
+    module.add_module(ADDITIONS, Additions().train(module.training))
 
 
 def add_operands(block: nn.Module, names: Iterable[str], make: Callable[[str], Quantizer]) -> None:
@@ -101,13 +110,13 @@ def add_operands(block: nn.Module, names: Iterable[str], make: Callable[[str], Q
 
 
 def share_grids(model: nn.Module) -> None:
-    """Let the input of each block share the grid of the layer that stands there to read it, in place."""
+    """Let operands share the grid of the layers that stand there now and read them, in place."""
     for block in model.modules():
-        given = block.additions.operands[INPUT] if isinstance(block, ResidualBlock) else None
-        if isinstance(given, LSQAddend):
-            reader = reading_quantizer(block, block.additions.reader)  # type: ignore[union-attr,arg-type]
-            if reader is not given.reader:
-                given.read_by(reader)
+        for name, operand in block.additions.operands.items() if isinstance(block, ResidualBlock) else ():
+            if isinstance(operand, LSQAddend):
+                reader = reading_quantizer(block, block.additions.readers.get(name, ""))  # type: ignore[union-attr]
+                if reader is not operand.reader:
+                    operand.read_by(reader)
 
 
 def reading_quantizer(block: nn.Module, name: str) -> LSQActivation | None:

@@ -52,7 +52,9 @@ class QuantizeConfig:
             self.first_last = fixed_width(self.first_last, 'first_last (or "mode", or "float")')
         true_or_false(self.per_channel, "per_channel")
         if self.residual is not None:
-            self.residual = fixed_width(self.residual, "residual (or None)", float_word="None")
+            self.residual = fixed_width(self.residual, "residual", float_word="None")
+            if self.residual < 2:
+                raise ValueError(f"residual is {self.residual}; give at least 2 bits, or None")
         if self.norms not in SHARING:
             raise ValueError(unknown("norms", self.norms, SHARING))
         for pattern, options in self.overrides.items():

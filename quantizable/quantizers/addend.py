@@ -51,7 +51,7 @@ class LSQAddend(LSQActivation):
 
     def read_by(self, reader: LSQActivation | None) -> None:
         """Share the grid of another reader from now on; what that lacks waits for data."""
-        held = {*map(int, self.levels), *(int(b) for b in self.reader.levels if self.shares(int(b)))}  # type: ignore[union-attr]
+        held = self.widths[:-1]
         object.__setattr__(self, "reader", reader)
         for bits in held:
             self.add_width(bits)
@@ -62,8 +62,8 @@ class LSQAddend(LSQActivation):
 
     @property
     def widths(self) -> list[int]:
-        shared = {int(b) for b in self.reader.levels if self.shares(int(b))} if self.reader else set()
-        return [*sorted({*map(int, self.levels)} | shared), FLOAT_BITS]
+        shared = [int(b) for b in self.reader.levels if self.shares(int(b))] if self.reader else []
+        return [*sorted({*map(int, self.levels), *shared}), FLOAT_BITS]
 
     def level(self, bits: int | None = None) -> Level:
         if bits is not None and self.shares(bits):
@@ -83,7 +83,8 @@ class LSQAddend(LSQActivation):
         if self.calibrating or self.active is None or not self.shares(self.asked):
             return super().forward(x, **options)
         assert self.reader is not None  # which the layer calibrates, from the same values
-        return x if self.reader.calibrating else self.reader(x, **options)
+        # not as a call: what hooks on the reader see is the layer's input
+        return x if self.reader.calibrating else self.reader.forward(x, **options)
 
 
 class Unrounded:

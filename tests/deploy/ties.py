@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import QuantLayer
+from quantizable.quantizers import Unrounded
 from quantizable.storage.integers import integer_input, is_quantized
 
 ROUNDING = 2.0**-20  # of the largest code: a few of float32's 2^-24, for scale, bias and a sum
@@ -27,10 +28,13 @@ def near_ties(network: QuantizableNetwork, bits: Assignment, images: Tensor) -> 
         near = ((real - real.floor() - 0.5).abs() < ROUNDING * max(grid.high, -grid.low)) & inside
         found[name] = near.flatten(1).any(1).numpy()
 
+    quantizers = {n: m.input_quantizer for n, m in network.layers().items() if isinstance(m, QuantLayer)}
+    for name, additions in network.additions().items():
+        rounding = {k: m for k, m in additions.operands.items() if not isinstance(m, Unrounded)}
+        quantizers |= {f"{name}.{key}": quantizer for key, quantizer in rounding.items()}
     handles = [
-        layer.input_quantizer.register_forward_pre_hook(lambda q, x, n=name: note(n, q, x))
-        for name, layer in network.layers().items()
-        if isinstance(layer, QuantLayer)
+        quantizer.register_forward_pre_hook(lambda q, x, n=name: note(n, q, x))
+        for name, quantizer in quantizers.items()
     ]
     try:
         with network.at_bits(bits):
