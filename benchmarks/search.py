@@ -83,10 +83,10 @@ def fronts(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10)
         for text, budget in budgets.items():
             for name, method in {"the mode itself": partial(mode_itself, text), **METHODS}.items():
                 outcome = solve(
-                    name, method, Problem(space, cost, budget, score, objective, args.evaluations, args.seed)
+                    name, method, Problem(space, budget, score, objective, args.evaluations, args.seed)
                 )
                 outcomes.append(outcome)
-                write_front(folder, outcomes, cost, objective)
+                write_front(folder, outcomes, objective)
                 assignment = space.assignment(outcome.best.genome)
                 row = {
                     "budget": text,
@@ -102,7 +102,7 @@ def fronts(args: argparse.Namespace, network: QuantizableNetwork, data: CIFAR10)
                 write_json(folder / "fronts.json", about(args) | {"objective": objective, "rows": rows})
                 found = " ".join(f"{part} {row[part][objective]:.4f}" for part in ("scored", "test"))
                 print(f"{objective}, {text}, {name}: {found}, {row['seconds']} s", flush=True)
-        print_outcomes(outcomes, cost, objective)
+        print_outcomes(outcomes, objective)
 
 
 def mode_itself(budget: str, problem: Problem) -> None:

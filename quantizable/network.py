@@ -17,6 +17,7 @@ from quantizable.interface.reconstructing import Reconstructing
 from quantizable.interface.sharing import Sharing
 from quantizable.nn import encoder_fast_path, reading, shifted_windows
 from quantizable.nn.added_modes import AddedModes
+from quantizable.nn.additions import Additions
 from quantizable.nn.float_copy import float_copy
 from quantizable.nn.layer_modes import NamedModes, held, modes_by_layer, modes_by_pattern, plain_modes
 from quantizable.nn.layers import QuantLayer
@@ -83,17 +84,13 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         if torch.compiler.is_compiling():
             return self.model(*args, **kwargs)
         self.refresh()
-        if torch.is_grad_enabled():
-            self._history.note_thread()
-        self._history.running.append(None)
-        try:
+        fitting.warn_of_unsought_products(self)
+        with self._history.running_forward():
             return self.model(*args, **kwargs)
-        finally:
-            self._history.running.pop()
 
     def apply(self, fn: Callable[[nn.Module], None]) -> QuantizableNetwork:
         """As every module has; weights that ``fn`` changed get first step sizes of their own."""
-        layers = [layer for layer in self.layers().values() if isinstance(layer, QuantLayer)]
+        layers = self._parts(QuantLayer).values()
         before = [layer.float_weight().detach().clone() for layer in layers]
         super().apply(fn)
         for layer, weight in zip(layers, before, strict=True):
@@ -116,18 +113,19 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
 
     def layers(self) -> dict[str, QuantLayer | QuantOperands]:
         """The switchable layers by name, in the order in which the network registers them."""
-        self.refresh()
-        return {n: m for n, m in self.model.named_modules() if isinstance(m, QuantLayer | QuantOperands)}
+        return self._parts(QuantLayer | QuantOperands)
+
+    def additions(self) -> dict[str, Additions]:
+        """The residual additions on integer grids, by name (``layer1.0.additions``)."""
+        return self._parts(Additions)
 
     def norms(self) -> dict[str, PerModeNorm]:
         """The norms kept per mode, by name."""
-        self.refresh()
-        return {n: m for n, m in self.model.named_modules() if isinstance(m, PerModeNorm)}
+        return self._parts(PerModeNorm)
 
     def quantizers(self) -> dict[str, Quantizer]:
         """All quantizers by name."""
-        self.refresh()
-        return {n: m for n, m in self.model.named_modules() if isinstance(m, Quantizer)}
+        return self._parts(Quantizer)
 
     # -- switching ---------------------------------------------------------------------------------
 
@@ -266,9 +264,8 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
 
     def _reference(self, in_float: bool) -> None:
         self._switch(self.modes[-1])
-        if in_float:
-            for quantizer in self.quantizers().values():
-                quantizer.set_bits(FLOAT_BITS)
+        for quantizer in self.quantizers().values() if in_float else ():
+            quantizer.set_bits(FLOAT_BITS)
 
     def coverage(self, example: Any) -> Coverage:
         """Every product, its share, its bits in the current mode; ``example``: as one batch of a loader."""
@@ -306,9 +303,8 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         result = self.to_float().load_state_dict(state_dict, strict=strict)
         wanted = for_each_mode(state_dict, self.norms())
         self.model.load_state_dict(wanted, strict=False, assign=assign)
-        for layer in self.layers().values():
-            if isinstance(layer, QuantLayer):
-                layer.weight_quantizer.refit(layer.float_weight())
+        for layer in self._parts(QuantLayer).values():
+            layer.weight_quantizer.refit(layer.float_weight())
         return result
 
     def to_float(self, mode: ModeLike | None = None) -> nn.Module:

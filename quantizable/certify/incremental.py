@@ -3,7 +3,9 @@
 Ugare et al., "Incremental Randomized Smoothing Certification", ICLR 2024 (IRS). Two bit modes of one
 network give the same answer for most noisy images. How often they differ, zeta, is bounded from a few of the
 samples on which the first mode was certified; the probability of the top class then is at least
-``p_lower - zeta``.
+``p_lower - zeta``. Only what the class loses counts here, samples on which the first mode gives it and the
+second does not: what it gains cannot make its probability smaller, and differences between other classes
+change nothing.
 
 IRS chooses between that and certifying anew by ``p_lower``, which is computed from the very samples that
 its bounds use. Here the choice looks at the selection samples alone. They are independent of the estimation
@@ -90,6 +92,6 @@ class Incremental:
         if first.selected >= self.gamma:
             p = lower_bound(int((own == first.top).sum()), self.samples, self.failure)
         else:
-            differ = int((own != votes[: self.samples]).sum())
-            p = max(0.0, first.p_lower - upper_bound(differ, self.samples, self.alpha_zeta))
+            lost = int(((own != first.top) & (votes[: self.samples] == first.top)).sum())
+            p = max(0.0, first.p_lower - upper_bound(lost, self.samples, self.alpha_zeta))
         return self.smoothing.certificate(p, first.top, first.selected, self.samples)

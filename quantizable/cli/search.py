@@ -1,10 +1,11 @@
-"""``quantizable search bits|sensitivity|certify CHECKPOINT``: bits per layer, certified robustness."""
+"""``quantizable search bits|sensitivity|certify|predict CHECKPOINT``: bits per layer, certified answers."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from quantizable.bits import check_bits
 from quantizable.cli.arguments import (
     add_bits,
     add_checkpoint,
@@ -12,10 +13,15 @@ from quantizable.cli.arguments import (
     add_output,
     check_listed,
     check_network,
+    listed,
     read_json,
 )
+from quantizable.interface.budget_words import read_budgets
 from quantizable.interface.choices import COSTS, METHODS, OBJECTIVES
 from quantizable.interface.errors import unknown
+from quantizable.storage.input_files import find_images
+
+DATA_WORDS = ("data=", "data.")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -28,9 +34,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     bits.add_argument("--cost", default="bops", help=f"what is limited: one of {', '.join(COSTS)}")
     bits.add_argument(
         "--budget",
-        default="4bit",
-        help="uniform bits or a number: 3bit,60000 (default: 4bit)",
+        nargs="+",
+        action="extend",
+        metavar="LIMIT",
+        help="uniform bits or a number: 3bit,60000 are two searches; "
+        "bytes=4bit bops=3.5bit are limits that hold together (default: 4bit)",
     )
+    for side in ("weights", "activations"):
+        text = f"widths of the {side} to choose from, as 2,4; one fixes them (default: all)"
+        bits.add_argument(f"--{side}", type=_widths, default=(), metavar="BITS", help=text)
     bits.add_argument(
         "--latency-table", type=Path, help="JSON {layer: {mode: milliseconds}}, for --cost latency"
     )
@@ -43,24 +55,39 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     certify = _part(parts, "certify", "certified radii of modes or of an assignment", images=100)
     add_bits(certify, default="all modes")
     certify.add_argument("--from", dest="first", help="certify incrementally from this mode")
-    certify.add_argument("--samples", type=int, default=100, help="noisy images per image, with --from")
+    text = "noisy images per image, with --from (default: a quarter of --n, at least 100)"
+    certify.add_argument("--samples", type=int, help=text)
     _smoothing(certify, n=100_000)
+    _noisy_norms(certify)
+    predict = _part(parts, "predict", "what the smoothed network answers, or that it abstains")
+    predict.add_argument("inputs", nargs="+", metavar="IMAGE", help="image files, folders, globs; data=NAME")
+    add_bits(predict, default="all modes")
+    _smoothing(predict, n=1000)
+    _noisy_norms(predict)
+    predict.add_argument("--json", action="store_true", help="print JSON, one object per image and mode")
 
 
-def _part(parts: argparse._SubParsersAction, name: str, text: str, images: int) -> argparse.ArgumentParser:
+def _part(
+    parts: argparse._SubParsersAction, name: str, text: str, images: int = 0
+) -> argparse.ArgumentParser:
+    """A part of the command; one that looks at no images of the data writes nothing, either."""
     parser = parts.add_parser(name, help=text, description=text)
     add_checkpoint(parser)
-    add_data(parser)
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=images,
-        help="evenly spread over the set (%(default)s)",
-    )
     parser.add_argument("--seed", type=int, default=0, help="of noise and of methods that draw at random")
-    add_output(parser, "for what is found; default: search/ beside the checkpoint")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, images=1, output=None)
+    if images:
+        add_data(parser)
+        shown = "evenly spread over the set (%(default)s)"
+        parser.add_argument("--images", type=int, default=images, help=shown)
+        add_output(parser, "for what is found; default: search/ beside the checkpoint")
     return parser
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(check_bits(int(word)) for word in listed(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of bit-widths such as 2,4: {error}") from None
 
 
 def _smoothing(parser: argparse.ArgumentParser, n: int) -> None:
@@ -75,6 +102,11 @@ def _norms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--norm-batches", type=int, default=2, help=text)
 
 
+def _noisy_norms(parser: argparse.ArgumentParser) -> None:
+    text = "training batches with noise to fit the modes' norms with; 0: as they are (default: 0)"
+    parser.add_argument("--norm-batches", type=int, default=0, help=text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then search or certify."""
     if args.images < 1:
@@ -85,18 +117,31 @@ def run(args: argparse.Namespace) -> int:
         check_listed("method", args.methods, METHODS)
         if args.cost not in COSTS:
             raise ValueError(unknown("cost", args.cost, COSTS))
+        words = args.budget or ["4bit"]
+        # what follows --budget is taken for its words, up to the next option
+        args.data += [word for word in words if word.startswith(DATA_WORDS)]
+        args.budgets = read_budgets([word for word in words if word not in args.data], args.cost)
         if args.latency_table is not None:
             read_json(args.latency_table, "table of latencies")
-        elif args.cost == "latency":
+        elif any("latency" in budget for budget in args.budgets):
             raise ValueError(
-                "--cost latency needs --latency-table FILE; to measure one: "
+                "a budget of latency needs --latency-table FILE; to measure one: "
                 "quantizable cost CHECKPOINT --engine openvino --layer-latency FILE"
             )
         if args.evaluations < 1:
             raise ValueError(f"--evaluations is {args.evaluations}; at least 1 is needed")
-    for modes in (args.bits, args.first) if args.part == "certify" else (None,):
+    if args.part == "predict":
+        args.data = [word for word in args.inputs if word.startswith(DATA_WORDS)]
+        args.found = find_images(word for word in args.inputs if word not in args.data)
+    asked = {"certify": ("bits", "first"), "predict": ("bits",)}.get(args.part, ())
+    for modes in [getattr(args, name) for name in asked] or [None]:
         check_network(args.checkpoint, modes, args.data)
-    from quantizable.search import command
+    from quantizable.search import command, command_certify
 
-    parts = {"bits": command.run_bits, "sensitivity": command.run_sensitivity, "certify": command.run_certify}
+    parts = {
+        "bits": command.run_bits,
+        "sensitivity": command.run_sensitivity,
+        "certify": command_certify.run_certify,
+        "predict": command_certify.run_predict,
+    }
     return parts[args.part](args)

@@ -44,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.residual == "int8" and formats == ["qz"]:
         raise ValueError("--residual int8 is for ONNX and OpenVINO files; add --format onnx or openvino")
+    if args.preprocess == "in-graph" and formats == ["qz"]:
+        raise ValueError(
+            "--preprocess in-graph is for ONNX and OpenVINO files; add --format onnx or openvino"
+        )
     files = [word for word in (args.bits or "").split(",") if word.endswith(FILES)]
     if files and "qz" in formats:
         raise ValueError(
@@ -82,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     for one, name in progress(jobs, "exporting"):
         target = folder / f"{stem}_{one.name}.{'onnx' if name == 'onnx' else 'xml'}"
         options: dict[str, Any] = {"weight_storage": args.weights, "residual_images": images}
+        options["preprocess"] = args.preprocess
         if name == "onnx":
             reports[one.name] = export_onnx(one.network, target, one.bits, style=args.style, **options)
         else:

@@ -23,9 +23,10 @@ FORMATS = ("qz", "onnx", "openvino")
 CALIBRATED = ("ckpt", "qz")  # what quantizable calibrate writes
 STYLES = ("qdq", "qonnx")
 WEIGHT_STORAGE = ("int8", "int4")
-METHODS = ("uniform", "greedy", "integer", "evolution", "reinforcement")
-OBJECTIVES = ("accuracy", "agreement", "acr")
-COSTS = ("bops", "bytes", "latency")
+PREPROCESS = ("outside", "in-graph")  # who normalizes an image
+METHODS = ("uniform", "greedy", "integer", "fisher", "evolution", "reinforcement")
+OBJECTIVES = ("accuracy", "agreement", "kl", "acr")
+COSTS = ("bops", "bytes", "mean_bits", "weight_bits", "activation_bits", "latency")
 LOWEST_BITS = {  # quantizer=NAME: the smallest bit-width that it defines
     "lsq": 2,
     "lsq_plus": 2,

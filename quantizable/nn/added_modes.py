@@ -35,7 +35,7 @@ class AddedModes(ModelAttributes):
         if new in self.modes:
             raise ValueError(f"the network has mode {new.name} already")
         self.refresh()
-        layers, norms = self._parts()
+        layers, norms = self._layers_and_norms()
         for name, layer in layers.items():
             try:
                 layer.check_widths(new)
@@ -75,7 +75,7 @@ class AddedModes(ModelAttributes):
         self.refresh()
         asked = {BitMode.parse(mode) for mode in bits.values()}
         modes = modes_by_pattern(self._switchable, [*(asked - {*self.modes}), *self.modes], bits, default)
-        layers, norms = self._parts()
+        layers, norms = self._layers_and_norms()
         for layer_name, layer in layers.items():
             try:
                 layer.check(modes[layer_name])
@@ -99,6 +99,6 @@ class AddedModes(ModelAttributes):
             return NamedModes(mode, self._switchable, self.modes[-1], named[mode])
         return held(self.modes, mode, named)
 
-    def _parts(self) -> tuple[dict[str, Any], dict[str, PerModeNorm]]:
+    def _layers_and_norms(self) -> tuple[dict[str, Any], dict[str, PerModeNorm]]:
         layers = {n: m for n, m in self._switchable.items() if not isinstance(m, PerModeNorm)}
         return layers, {n: m for n, m in self._switchable.items() if isinstance(m, PerModeNorm)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Literal
 
 from timm.layers import Attention
@@ -13,6 +14,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from quantizable.bits import FLOAT_BITS, BitMode, check_bits
 from quantizable.interface.errors import unknown
+from quantizable.nn.addition_search import quantize_additions
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.embedding import EMBEDDINGS
 from quantizable.nn.layers import QuantLayer
@@ -41,6 +43,7 @@ class QuantizeConfig:
     exclude: list[str] = field(default_factory=list)
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     embedding: bool = False
+    residual: int | None = None
     assignments: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,6 +51,8 @@ class QuantizeConfig:
         if self.first_last not in ("mode", "float"):
             self.first_last = fixed_width(self.first_last, 'first_last (or "mode", or "float")')
         true_or_false(self.per_channel, "per_channel")
+        if self.residual is not None:
+            self.residual = fixed_width(self.residual, "residual (or None)", float_word="None")
         if self.norms not in SHARING:
             raise ValueError(unknown("norms", self.norms, SHARING))
         for pattern, options in self.overrides.items():
@@ -74,11 +79,11 @@ def known_quantizer(name: str) -> None:
         raise ValueError(unknown("quantizer", name, QUANTIZERS))
 
 
-def fixed_width(bits: Any, what: str) -> int:
+def fixed_width(bits: Any, what: str, float_word: str = '"float"') -> int:
     """A width of 2 to 16 bits (1 where the quantizer has it) out of ``8`` or ``"8"``; else ``ValueError``."""
     number = int(bits) if isinstance(bits, str) and bits.strip().isdecimal() else bits  # "8", as for a mode
     if check_bits(number, what) == FLOAT_BITS:
-        raise ValueError(f'{what} is 32; write "float" to leave the layer unquantized')
+        raise ValueError(f"{what} is 32; write {float_word} to leave it unquantized")
     return int(number)
 
 
@@ -183,6 +188,9 @@ def convert(
             _quantize(layer, modes, options, is_input=name in first)
     if config.attention:
         _quantize_attention(model, config)
+    if config.residual is not None:
+        widths = {mode.activation for mode in modes} - {FLOAT_BITS}
+        quantize_additions(model, widths, partial(addition_width, config), known)
     if config.norms != "shared":
         _split_norms(model, modes, config)
 
@@ -212,6 +220,14 @@ def layer_options(config: QuantizeConfig, name: str, is_end: bool) -> dict[str, 
         if fnmatchcase(name, pattern):
             options |= override
     return None if options["bits"] == "float" else options
+
+
+def addition_width(config: QuantizeConfig, name: str) -> int | None:
+    """Bits of the operands of additions by the name of these; None if they stay float."""
+    options = layer_options(config, name, is_end=False)
+    if options is None:
+        return None
+    return config.residual if options["bits"] == "mode" else options["bits"]
 
 
 def channel_axis(layer: nn.Module) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from quantizable.bits import BitMode, ModeLike
+from quantizable.nn.additions import Additions
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm
 
@@ -95,7 +96,7 @@ def modes_by_pattern(
     for name, module in parts.items():
         matching = [mode for pattern, mode in parsed.items() if fnmatchcase(name, pattern)]
         mode = matching[-1] if matching else fallback
-        if isinstance(module, PerModeNorm):
+        if isinstance(module, PerModeNorm | Additions):
             mode = matching[-1] if matching else before
         elif mode is None:
             raise ValueError(f"no pattern matches layer {name!r}; add one or give default=")

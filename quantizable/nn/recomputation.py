@@ -11,6 +11,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -114,6 +116,17 @@ class ModeHistory:
             self.current.update(assignment)
         self.modules = modules
         self._point(self.current)
+
+    @contextmanager
+    def running_forward(self) -> Iterator[None]:
+        """For the length of a forward pass: no switch, and its thread is remembered where it makes nodes."""
+        if torch.is_grad_enabled():
+            self.note_thread()
+        self.running.append(None)
+        try:
+            yield
+        finally:
+            self.running.pop()
 
     def note_thread(self) -> None:
         """Remember the thread that runs or switches the network: each numbers its nodes on its own."""

@@ -25,6 +25,7 @@ NOT_COMPARED = (
     "logger",
     "trainer",
 )  # change no result by themselves
+NOT_COMPARED_SETTINGS = ("train.histograms_every", "data.num_workers")  # nor do these
 # modules before they moved into folders: kept results name their classes by the old paths
 MOVED = {
     "quantizable.schemes.": "quantizable.training.schemes.",
@@ -152,7 +153,9 @@ def read_run(folder: Path) -> Run:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder}/results.json was not written by train.py ({error!r})") from error
     config = {
-        key: present_name(value) for key, value in config.items() if key.split(".")[0] not in NOT_COMPARED
+        key: present_name(value)
+        for key, value in config.items()
+        if key.split(".")[0] not in NOT_COMPARED and key not in NOT_COMPARED_SETTINGS
     }
     return Run(
         folder.name,

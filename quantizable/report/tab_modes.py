@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quantizable.report.charts import NAMED, Interval, axes, by_name, line, overlap_warning, spread
+from quantizable.report.charts import (
+    NAMED,
+    Interval,
+    axes,
+    by_name,
+    line,
+    overlap_sentence,
+    overlap_warning,
+    overlapping,
+    spread,
+)
 from quantizable.report.found import Found
 from quantizable.report.groups import (
     Groups,
@@ -103,18 +113,19 @@ def _warning(
     if len(groups) == 1:
         of_modes = [(f"mode {mode}", intervals.get((groups[0], mode))) for mode in order]
         return overlap_warning(of_modes, "is more accurate")
-    pairs = [
-        *([(label, mode) for label in groups] for mode in order),
-        *([(label, mode) for mode in order] for label in groups),
+    of_groups = [
+        (low, high, f"in mode {mode}")
+        for mode in order
+        for low, high in overlapping((label, intervals.get((label, mode))) for label in groups)
     ]
-    listed = [
-        overlap_warning(
-            [(f"{label} (mode {mode})", intervals.get((label, mode))) for label, mode in compared],
-            "is more accurate",
-        )
-        for compared in pairs
+    of_each = [
+        (low, high, f"modes of {label}")
+        for label in groups
+        for low, high in overlapping((mode, intervals.get((label, mode))) for mode in order)
     ]
-    return " ".join(filter(None, listed))
+    return " ".join(
+        filter(None, (overlap_sentence(pairs, "is more accurate") for pairs in (of_groups, of_each)))
+    )
 
 
 def _percent(bars: dict[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,23 @@
-"""What an assignment costs: bit operations, bytes of weights, or measured milliseconds."""
+"""What an assignment costs: bit operations, bytes of weights, mean bits, or measured milliseconds."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
+from torch import Tensor, nn
 
 from quantizable.bits import BitMode
 from quantizable.measure.cost import bit_operations
 from quantizable.measure.macs import count_macs
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.network_inputs import network_inputs
+from quantizable.nn.passes import evaluating
+from quantizable.nn.watching import watching
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Cost:
     Anything that knows what a layer costs in a mode can be one; ``latency_table`` reads measurements.
 
     Attributes:
-        name: ``"bops"``, ``"bytes"``, ``"latency"`` or your own.
+        name: ``"bops"``, ``"bytes"``, ``"weight_bits"``, ``"activation_bits"``, ``"latency"`` or your own.
         unit: for tables and pictures.
         of: (layer name, mode that it runs in) to cost.
     """
@@ -37,7 +41,7 @@ class Cost:
         return sum(self.of(name, mode) for name, mode in assignment.items())
 
 
-def macs(network: QuantizableNetwork, image: torch.Tensor) -> dict[str, int]:
+def macs(network: QuantizableNetwork, image: Tensor) -> dict[str, int]:
     """Multiply-accumulates of each switchable layer for one image ``[1, C, H, W]``.
 
     Attention that is quantized counts its two products only; its projections are layers of their own.
@@ -46,7 +50,7 @@ def macs(network: QuantizableNetwork, image: torch.Tensor) -> dict[str, int]:
     return {name: counted.get(name, 0) for name in network.layers()}
 
 
-def bops_cost(network: QuantizableNetwork, image: torch.Tensor) -> Cost:
+def bops_cost(network: QuantizableNetwork, image: Tensor) -> Cost:
     """Bit operations per image of the layers that switch, as ``measure.cost`` counts them."""
     counts, layers = macs(network, image), network.layers()
     return Cost(
@@ -58,10 +62,47 @@ def bops_cost(network: QuantizableNetwork, image: torch.Tensor) -> Cost:
 
 def bytes_cost(network: QuantizableNetwork) -> Cost:
     """Bytes of the quantized layers' packed weights; norms and biases, always the same, are left out."""
-    sizes = {
-        n: m.float_weight().numel() if isinstance(m, QuantLayer) else 0 for n, m in network.layers().items()
-    }
+    sizes = _weights(network)
     return Cost("bytes", "bytes of weights", lambda name, mode: sizes[name] * mode.weight / 8)
+
+
+def _weights(network: QuantizableNetwork) -> dict[str, int]:
+    layers = network.layers().items()
+    return {n: m.float_weight().numel() if isinstance(m, QuantLayer) else 0 for n, m in layers}
+
+
+def weight_bits_cost(network: QuantizableNetwork, free: Collection[str]) -> Cost:
+    """Mean bits of a weight in the layers ``free``; fixed layers are left out, so that mode 4 has 4."""
+    sizes = {name: size for name, size in _weights(network).items() if name in free}
+    return _mean(sizes, "weight_bits", "mean bits of a weight", lambda mode: mode.weight)
+
+
+def activation_bits_cost(network: QuantizableNetwork, free: Collection[str], image: Any) -> Cost:
+    """Mean bits of a value that the layers ``free`` quantize for one input ``[1, C, H, W]``; as above.
+
+    A layer that is called twice quantizes twice; the products of attention quantize both of their operands.
+    """
+    layers, counts = network.layers(), dict.fromkeys(free, 0)
+    inside = {
+        f"{name} {key}": quantizer
+        for name in free
+        for key, quantizer in layers[name].named_modules()
+        if key == "input_quantizer" or (key.startswith("operands.") and key.count(".") == 1)
+    }
+
+    def note(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        counts[name.partition(" ")[0]] += inputs[0][:1].numel()
+
+    with watching(inside, note, before=True), evaluating(network), network.at_bits(network.modes[0]):
+        network_inputs(network.model, image)(network)
+    return _mean(counts, "activation_bits", "mean bits of an activation", lambda mode: mode.activation)
+
+
+def _mean(counts: Mapping[str, int], name: str, unit: str, bits: Callable[[BitMode], int]) -> Cost:
+    total = sum(counts.values())
+    if not total:
+        raise ValueError(f"{name} cannot be limited: no layer that can be chosen has any")
+    return Cost(name, unit, lambda layer, mode: counts.get(layer, 0) * bits(mode) / total)
 
 
 def latency_cost(path: str | Path, network: QuantizableNetwork) -> Cost:

@@ -39,7 +39,7 @@ def evolution(problem: Problem) -> None:
     def within_budget(x: np.ndarray) -> Genome:
         genome = tuple(int(v) for v in np.clip(np.rint(x), 0, highest))
         order = [int(i) for i in generator.permutation(len(genome))]
-        return problem.space.lowered(genome, problem.cost, problem.budget, order)
+        return problem.space.lowered(genome, problem.budget, order)
 
     class WithinBudget(Repair):
         """Rounds to widths, then lowers decisions in random order."""
@@ -57,13 +57,13 @@ def evolution(problem: Problem) -> None:
         def _evaluate(self, x: np.ndarray, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
             trial = problem.evaluate(tuple(int(v) for v in x))
             # the KL divergence decides between candidates of equal score
-            value = trial.score[problem.objective] - 1e-6 * trial.score["kl"]
-            out["F"] = [-value, trial.cost / problem.budget]
+            value = trial.value(problem.objective) - 1e-6 * trial.score["kl"]
+            out["F"] = [-value, problem.budget.limits[0].of(trial.cost)]
 
     uniform = [problem.space.uniform(mode) for mode in problem.space.modes]
     # the most bits first: the population may not hold them all
     uniform.sort(key=problem.cost_of, reverse=True)
-    start = [genome for genome in uniform if problem.cost_of(genome) <= problem.budget]
+    start = [genome for genome in uniform if problem.holds(genome)]
     while len(start) < POPULATION:
         start.append(within_budget(generator.integers(0, highest + 1)))
     algorithm = NSGA2(

@@ -50,13 +50,14 @@ def lowered_by_damage(
     Returns:
         the genome, or None if it cannot be reached without lowering a decision in ``keep``.
     """
-    genome = start
-    while (cost := problem.cost_of(genome)) > problem.budget:
+    genome, modes_of = start, problem.space.layer_modes
+    while over := problem.budget.over(modes_of(genome)):
+        taken = sum(limit.share(modes_of(genome)) for limit in over)
         options = []
         for i, index in enumerate(genome):
             if index > 0 and i not in keep:
                 lower = (*genome[:i], index - 1, *genome[i + 1 :])
-                saved = max(cost - problem.cost_of(lower), 1e-12)
+                saved = max(taken - sum(limit.share(modes_of(lower)) for limit in over), 1e-12)
                 options.append(((rows[i][index - 1] - rows[i][index]) / saved, lower))
         if not options:
             return None

@@ -1,6 +1,7 @@
 """The searches by name."""
 
 from quantizable.search.evolution import evolution
+from quantizable.search.fisher import fisher
 from quantizable.search.greedy import greedy
 from quantizable.search.integer import integer
 from quantizable.search.problem import Method
@@ -11,6 +12,7 @@ METHODS: dict[str, Method] = {
     "uniform": uniform,
     "greedy": greedy,
     "integer": integer,
+    "fisher": fisher,
     "evolution": evolution,
     "reinforcement": reinforcement,
 }

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from quantizable.search.costs import Cost
-from quantizable.search.scoring import Scorer, check_objective
+from quantizable.search.limits import Budget
+from quantizable.search.scoring import Scorer, check_objective, value_of
 from quantizable.search.space import Genome, Space
 
 
@@ -18,11 +18,20 @@ class OutOfEvaluations(Exception):
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluated candidate: its genome, cost, and what the scorer measured."""
+    """One evaluated candidate: its genome, costs by name, and what the scorer measured."""
 
     genome: Genome
-    cost: float
+    costs: dict[str, float]
     score: dict[str, float]
+
+    @property
+    def cost(self) -> float:
+        """That of the budget's first limit."""
+        return next(iter(self.costs.values()))
+
+    def value(self, objective: str) -> float:
+        """The objective, turned so that higher is better."""
+        return value_of(self.score, objective)
 
 
 @dataclass
@@ -34,10 +43,9 @@ class Problem:
 
     Args:
         space: what may be chosen.
-        cost: what is limited.
-        budget: the limit, in the cost's unit.
+        budget: what is limited, and to how much.
         scorer: measures a candidate.
-        objective: ``"accuracy"``, ``"agreement"`` or ``"acr"``.
+        objective: one of ``OBJECTIVES``.
         evaluations: how many distinct candidates may be evaluated, at least 1.
         seed: of methods that draw at random.
 
@@ -47,14 +55,14 @@ class Problem:
     """
 
     space: Space
-    cost: Cost
-    budget: float
+    budget: Budget
     scorer: Scorer
     objective: str = "accuracy"
     evaluations: int = 100
     seed: int = 0
     trials: dict[Genome, Trial] = field(default_factory=dict, init=False)
     scoring_seconds: float = field(default=0.0, init=False)
+    looks: dict[Genome, dict[str, float]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         check_objective(self.objective)
@@ -64,16 +72,20 @@ class Problem:
             )
         if self.evaluations < 1:
             raise ValueError(f"evaluations is {self.evaluations}; at least 1 is needed")
-        self.space.check_budget(self.cost, self.budget)
+        self.space.check_budget(self.budget)
 
     def cost_of(self, genome: Genome) -> float:
-        """Its cost."""
-        return self.cost.total(self.space.layer_modes(genome))
+        """Its cost, that of the budget's first limit."""
+        return self.budget.cost.total(self.space.layer_modes(genome))
+
+    def holds(self, genome: Genome) -> bool:
+        """True if it is within the budget."""
+        return self.budget.holds(self.space.layer_modes(genome))
 
     @property
     def baseline(self) -> Genome:
         """What fits: the mode of most bits, equal for weights and activations, or else what is cheapest."""
-        return self.space.most_uniform(self.cost, self.budget)
+        return self.space.most_uniform(self.budget)
 
     def evaluate(self, genome: Genome) -> Trial:
         """Cost and score of a candidate, within the budget or not; ``OutOfEvaluations`` at the end."""
@@ -83,19 +95,27 @@ class Problem:
             started = time.perf_counter()
             score = self.scorer(self.space.assignment(genome))
             self.scoring_seconds += time.perf_counter() - started
-            self.trials[genome] = Trial(genome, self.cost_of(genome), score)
+            self.trials[genome] = Trial(genome, self.budget.costs(self.space.layer_modes(genome)), score)
         return self.trials[genome]
+
+    def quick(self, genome: Genome) -> float:
+        """A quick look at a candidate, which counts for the time but is no evaluation: KL in nats."""
+        if genome not in self.looks:
+            started = time.perf_counter()
+            self.looks[genome] = self.scorer.quick(self.space.assignment(genome))
+            self.scoring_seconds += time.perf_counter() - started
+        return self.looks[genome]["kl"]
 
     def value(self, genome: Genome) -> float:
         """The objective of a candidate; higher is better."""
-        return self.evaluate(genome).score[self.objective]
+        return self.evaluate(genome).value(self.objective)
 
     @property
     def best(self) -> Trial:
         """The best candidate within the budget so far (the cheaper of equals); the baseline at least."""
         self.evaluate(self.baseline)
-        fitting = [trial for trial in self.trials.values() if trial.cost <= self.budget]
-        return max(fitting, key=lambda t: (t.score[self.objective], -t.score["kl"], -t.cost))
+        fitting = [trial for trial in self.trials.values() if self.holds(trial.genome)]
+        return max(fitting, key=lambda t: (t.value(self.objective), -t.score["kl"], -t.cost))
 
 
 Method = Callable[[Problem], None]
@@ -110,14 +130,17 @@ class Outcome:
         budget: the budget it had.
         trials: everything it evaluated, in order.
         best: the best candidate within the budget.
-        seconds: of its own, plus those of all its evaluations, measured now or when they were first made.
+        seconds: of its own, plus those of all its evaluations and quick looks, measured now or when they were
+            first made.
+        looks: how many candidates it had a quick look at.
     """
 
     method: str
-    budget: float
+    budget: Budget
     trials: list[Trial]
     best: Trial
     seconds: float
+    looks: int = 0
 
 
 def solve(name: str, method: Method, problem: Problem) -> Outcome:
@@ -128,4 +151,6 @@ def solve(name: str, method: Method, problem: Problem) -> Outcome:
         method(problem)
     own = time.perf_counter() - started - problem.scoring_seconds
     trials = list(problem.trials.values())
-    return Outcome(name, problem.budget, trials, problem.best, own + sum(t.score["seconds"] for t in trials))
+    scored = [*(trial.score for trial in trials), *problem.looks.values()]
+    best, looks = problem.best, len(problem.looks)
+    return Outcome(name, problem.budget, trials, best, own + sum(one["seconds"] for one in scored), looks)

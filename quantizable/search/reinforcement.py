@@ -73,7 +73,7 @@ def reinforcement(problem: Problem) -> None:
             seen.append(state)
             actions.append(agent.random_action() if episode < warm_up else agent.action(state, spread))
         wanted: Genome = tuple(width_index(a, len(w)) for a, w in zip(actions, space.widths, strict=True))
-        genome = space.lowered(wanted, problem.cost, problem.budget, backwards)
+        genome = space.lowered(wanted, problem.budget, backwards)
         reward = REWARD * 100 * (problem.value(genome) - reference)
         for i, (state, index, widths) in enumerate(zip(seen, genome, space.widths, strict=True)):
             # what was done counts, not what was wanted: the action that means the final width

@@ -24,10 +24,20 @@ from quantizable.certify.incremental import Incremental
 from quantizable.interface.choices import OBJECTIVES
 from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
+from quantizable.search.quick_norms import QuickNorms
 from quantizable.storage.digests import digest_network, digest_tensors
 from quantizable.storage.journal import Journal
 
+QUICK_IMAGES, QUICK_BATCHES = 256, 1  # of a quick look
 BROKEN_KL = 1e6  # nats; of an assignment whose logits are not finite
+
+
+LOWER_IS_BETTER = {"kl"}
+
+
+def value_of(score: Mapping[str, float], objective: str) -> float:
+    """The objective in a score, turned so that higher is better."""
+    return -score[objective] if objective in LOWER_IS_BETTER else score[objective]
 
 
 def check_objective(objective: str) -> str:
@@ -101,6 +111,9 @@ class Scorer:
         self.journal = Journal(folder / f"scores-{self.name}.jsonl", settings)
         self.known: dict[str, dict[str, float]] = {_key(r["bits"]): r["score"] for r in self.journal.rows}
         self.measured = 0  # assignments that were run, not read, by this process
+        self.quick_norms: QuickNorms | None = None
+        self.looks: Journal | None = None
+        self.seen: dict[str, dict[str, float]] = {}
         top = network.modes[-1]
         with network.at_bits(top):
             self.reference = self._logits()
@@ -121,19 +134,40 @@ class Scorer:
             self.measured += 1
         return self.known[_key(bits)]
 
+    def quick(self, assignment: Mapping[str, BitMode]) -> dict[str, float]:
+        """``kl`` (nats) and ``seconds`` of a quick look: fewer images, norms from :class:`QuickNorms`."""
+        if self.looks is None:
+            self.looks = Journal(
+                self.journal.path.with_name(f"quick-{self.name}.jsonl"), self.journal.settings
+            )
+            self.seen = {_key(row["bits"]): row["score"] for row in self.looks.rows}
+        bits = {name: mode.name for name, mode in assignment.items()}
+        if _key(bits) not in self.seen:
+            started = time.perf_counter()
+            if self.quick_norms is None:
+                self.quick_norms = QuickNorms(self.network, self.norm_inputs[:QUICK_BATCHES])
+            with self.network.at_bits(assignment), self.quick_norms.fitted():
+                kl = self._divergence(self._logits(QUICK_IMAGES))
+            self.seen[_key(bits)] = {"kl": kl, "seconds": time.perf_counter() - started}
+            self.looks.add({"bits": bits, "score": self.seen[_key(bits)]})
+        return self.seen[_key(bits)]
+
+    def _divergence(self, logits: Tensor) -> float:
+        if not torch.isfinite(logits).all():  # worse than any that answers
+            return BROKEN_KL
+        wanted = self.reference[: len(logits)].log_softmax(1)
+        return F.kl_div(logits.log_softmax(1), wanted, reduction="batchmean", log_target=True).item()
+
     def _measure(self) -> dict[str, float]:
         logits = self._logits()
         if not torch.isfinite(logits).all():  # worse than any that answers
             nothing = {"accuracy": 0.0, "agreement": 0.0, "kl": BROKEN_KL}
             return nothing if self.first is None else nothing | {"acr": 0.0}
         answer = logits.argmax(1)
-        kl = F.kl_div(
-            logits.log_softmax(1), self.reference.log_softmax(1), reduction="batchmean", log_target=True
-        )
         score = {
             "accuracy": (answer == self.labels).double().mean().item(),
             "agreement": (answer == self.reference.argmax(1)).double().mean().item(),
-            "kl": kl.item(),
+            "kl": self._divergence(logits),
         }
         if self.first is not None:
             score["acr"] = average_certified_radius(self.certify())
@@ -159,8 +193,8 @@ class Scorer:
         return first
 
     @torch.inference_mode()
-    def _logits(self) -> Tensor:
-        return torch.cat([self.network(x).float() for x in self.images.split(self.batch)])
+    def _logits(self, images: int | None = None) -> Tensor:
+        return torch.cat([self.network(x).float() for x in self.images[:images].split(self.batch)])
 
 
 def _key(bits: Mapping[str, str]) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import product
+
+import numpy as np
 
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantLayer
 from quantizable.search.costs import Cost
+from quantizable.search.limits import ROUNDING, Budget
+from quantizable.search.program import AssignmentProgram, Within
 
 Genome = tuple[int, ...]
 
@@ -36,11 +39,17 @@ class Space:
     norms: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, network: QuantizableNetwork) -> Space:
+    def of(
+        cls, network: QuantizableNetwork, weights: Iterable[int] = (), activations: Iterable[int] = ()
+    ) -> Space:
         """The widths that the network's quantized modes use, in any combination.
 
+        Args:
+            network: the network.
+            weights, activations: of these widths those to choose from; none: all. One fixes that side.
+
         Raises:
-            ValueError: no layer can be chosen, or there is only one width for both.
+            ValueError: no layer can be chosen, there is only one width for both, or the network lacks one.
         """
         quantized = [mode for mode in network.modes if not mode.is_float]
         if not quantized:
@@ -52,8 +61,8 @@ class Space:
             if isinstance(layer, QuantLayer) and layer.fixed_bits is not None
         }
         free = tuple(name for name in layers if name not in fixed)
-        weights = tuple(sorted({mode.weight for mode in quantized} - {FLOAT_BITS})) or (FLOAT_BITS,)
-        activations = tuple(sorted({mode.activation for mode in quantized} - {FLOAT_BITS})) or (FLOAT_BITS,)
+        weights = _chosen("weights", {mode.weight for mode in quantized}, weights)
+        activations = _chosen("activations", {mode.activation for mode in quantized}, activations)
         if not free or len(weights) * len(activations) < 2:
             raise ValueError(
                 "there is nothing to choose: a search needs a free layer and at least two widths"
@@ -95,55 +104,99 @@ class Space:
         free = (BitMode(self.weights[w], self.activations[a]) for w, a in pairs)
         return {**self.fixed, **dict(zip(self.layers, free, strict=True))}
 
-    def cheapest(self, cost: Cost) -> Genome:
-        """The assignment that costs least. Measured latencies need not grow with the bits."""
-        pairs = list(product(range(len(self.weights)), range(len(self.activations))))
+    def costs(self, cost: Cost) -> np.ndarray:
+        """Of each free layer in each mode, ``[layers, modes]``."""
+        return np.array([[cost.of(name, mode) for mode in self.modes] for name in self.layers])
 
-        def of(layer: str, pair: tuple[int, int]) -> float:
-            return cost.of(layer, BitMode(self.weights[pair[0]], self.activations[pair[1]]))
+    def fixed_cost(self, cost: Cost) -> float:
+        """Of the layers that cannot be chosen."""
+        return sum(cost.of(name, mode) for name, mode in self.fixed.items())
 
-        return sum((min(pairs, key=partial(of, layer)) for layer in self.layers), ())
+    def of_modes(self, chosen: Iterable[int]) -> Genome:
+        """The genome that takes, layer by layer, these of ``modes``."""
+        return tuple(k for index in chosen for k in divmod(int(index), len(self.activations)))
 
-    def most_uniform(self, cost: Cost, budget: float) -> Genome:
-        """The mode of most bits, equal for weights and activations, that fits; else what is cheapest."""
-        equal = [self.uniform(mode) for mode in self.modes if mode.weight == mode.activation]
-        fitting = [genome for genome in equal if cost.total(self.layer_modes(genome)) <= budget]
-        return fitting[-1] if fitting else self.cheapest(cost)
+    def cheapest(self, budget: Budget) -> Genome:
+        """The assignment that costs least. Measured latencies need not grow with the bits.
 
-    def check_budget(self, cost: Cost, budget: float) -> None:
+        Of several limits the sum of shares counts.
+        """
+        return self.of_modes(self._shares(budget).argmin(1))
+
+    def most_uniform(self, budget: Budget) -> Genome:
+        """The mode of most bits, equal for weights and activations, that fits; else what is cheapest.
+
+        Where one side is held at one width, the other side counts alone.
+        """
+        free = len(self.weights) > 1 and len(self.activations) > 1
+        equal = [self.uniform(mode) for mode in self.modes if not free or mode.weight == mode.activation]
+        fitting = [genome for genome in equal if budget.holds(self.layer_modes(genome))]
+        return fitting[-1] if fitting else self.within(budget)
+
+    def check_budget(self, budget: Budget) -> None:
         """``ValueError``, with the smallest possible cost, if no assignment stays within the budget."""
-        smallest = cost.total(self.layer_modes(self.cheapest(cost)))
-        if not budget >= smallest:  # nor NaN
-            raise ValueError(
-                f"budget {budget:g} {cost.unit} is too small: the smallest assignment needs {smallest:g}"
-            )
+        for limit in budget.limits:
+            smallest = self.fixed_cost(limit.cost) + float(self.costs(limit.cost).min(1).sum())
+            if not smallest <= limit.most * (1 + ROUNDING):  # nor NaN
+                raise ValueError(
+                    f"budget {limit.most:g} {limit.cost.unit} is too small: "
+                    f"the smallest assignment needs {smallest:g}"
+                )
+        self.within(budget)
 
-    def lowered(self, genome: Genome, cost: Cost, budget: float, order: Iterable[int]) -> Genome:
+    def within(self, budget: Budget) -> Genome:
+        """An assignment that keeps the limits, about the cheapest; ``ValueError`` if there is none."""
+        genome = self.cheapest(budget)
+        if budget.holds(self.layer_modes(genome)):
+            return genome
+        limits = [Within(self.costs(one.cost), one.most - self.fixed_cost(one.cost)) for one in budget.limits]
+        chosen = AssignmentProgram(self._shares(budget), limits).solve()
+        if chosen is None or not budget.holds(self.layer_modes(self.of_modes(chosen))):
+            raise ValueError(f"no assignment keeps all limits at once ({budget}); raise one of them")
+        return self.of_modes(chosen)
+
+    def _shares(self, budget: Budget) -> np.ndarray:
+        """What each mode of each layer takes of the limits, summed over these, ``[layers, modes]``."""
+        return np.sum([np.vectorize(one.of)(self.costs(one.cost)) for one in budget.limits], axis=0)
+
+    def lowered(self, genome: Genome, budget: Budget, order: Iterable[int]) -> Genome:
         """Lower decisions, one step each in the given order, round by round, until the budget holds.
 
         Where the lowest widths are not within it (latencies), the layers take their cheapest ones, in the
         same order.
         """
         lowered, order = list(genome), list(order)
-        while cost.total(self.layer_modes(tuple(lowered))) > budget:
+        while not budget.holds(self.layer_modes(tuple(lowered))):
             before = list(lowered)
             for decision in order:
                 if lowered[decision] > 0:
                     lowered[decision] -= 1
-                    if cost.total(self.layer_modes(tuple(lowered))) <= budget:
+                    if budget.holds(self.layer_modes(tuple(lowered))):
                         return tuple(lowered)
             if lowered == before:
-                return self._cheapened(tuple(lowered), cost, budget, order)
+                return self._cheapened(tuple(lowered), budget, order)
         return tuple(lowered)
 
-    def _cheapened(self, genome: Genome, cost: Cost, budget: float, order: list[int]) -> Genome:
-        cheapest = self.cheapest(cost)
+    def _cheapened(self, genome: Genome, budget: Budget, order: list[int]) -> Genome:
+        cheapest = self.within(budget)
         for layer in dict.fromkeys(decision // 2 for decision in order):
             pair = slice(2 * layer, 2 * layer + 2)
             genome = (*genome[: pair.start], *cheapest[pair], *genome[pair.stop :])
-            if cost.total(self.layer_modes(genome)) <= budget:
+            if budget.holds(self.layer_modes(genome)):
                 return genome
-        raise ValueError(f"the decisions {order} cannot be lowered to {budget:g} {cost.unit}")
+        raise ValueError(f"the decisions {order} cannot be lowered to {budget}")
+
+
+def _chosen(what: str, held: set[int], asked: Iterable[int]) -> tuple[int, ...]:
+    """The widths to choose from, of those that the network holds."""
+    known = held - {FLOAT_BITS} or {FLOAT_BITS}
+    wanted = set(asked) or known
+    if lacking := wanted - known:
+        raise ValueError(
+            f"no mode of the network has {what} of {', '.join(map(str, sorted(lacking)))} bits; "
+            f"there are {', '.join(map(str, sorted(known)))}"
+        )
+    return tuple(sorted(wanted))
 
 
 def _norms_of_fixed(network: QuantizableNetwork, free: tuple[str, ...]) -> dict[str, str]:
@@ -157,32 +210,3 @@ def _norms_of_fixed(network: QuantizableNetwork, free: tuple[str, ...]) -> dict[
             after = (n for n in [*order[i:], *reversed(order[:i])] if n in free)
             shared[name] = next(after)
     return shared
-
-
-def parse_budget(text: str, space: Space, cost: Cost) -> float:
-    """``"4bit"`` (what a uniform 4-bit assignment costs, held or not) or a number in the cost's unit.
-
-    Raises:
-        ValueError: another form, a width that a table of latencies lacks, or a budget below the smallest
-            assignment.
-    """
-    uniform = text.strip().endswith("bit")
-    try:
-        budget = float(text.strip().removesuffix("bit"))
-        if budget in (float("inf"), float("-inf")):
-            raise ValueError("it has no end")
-        if uniform and not 1 <= budget <= 16:
-            raise ValueError("uniform bits are 1 to 16")
-    except ValueError as error:
-        raise ValueError(f"budget {text!r} is not understood: {error}; write 4bit or a number") from None
-    if uniform:
-        low, above = int(budget), budget % 1
-        budget = _uniform_cost(space, cost, low)
-        if above:  # 3.5bit lies on the line between the uniform 3 and 4 bits
-            budget += above * (_uniform_cost(space, cost, low + 1) - budget)
-    space.check_budget(cost, budget)
-    return budget
-
-
-def _uniform_cost(space: Space, cost: Cost, bits: int) -> float:
-    return cost.total({**space.fixed, **dict.fromkeys(space.layers, BitMode(bits, bits))})

@@ -9,5 +9,5 @@ def uniform(problem: Problem) -> None:
     """Evaluate each mode (weights and activations apart) that fits the budget, the most expensive first."""
     genomes = [problem.space.uniform(mode) for mode in problem.space.modes]
     for genome in sorted(genomes, key=problem.cost_of, reverse=True):
-        if problem.cost_of(genome) <= problem.budget:
+        if problem.holds(genome):
             problem.evaluate(genome)

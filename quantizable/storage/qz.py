@@ -27,7 +27,7 @@ from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.layer_modes import NamedModes
 from quantizable.nn.module_names import names_of
 from quantizable.nn.network_inputs import Inputs
-from quantizable.nn.operands import QuantOperands
+from quantizable.nn.operands import Operands
 from quantizable.nn.passes import evaluating
 from quantizable.nn.recurrent_products import Product
 from quantizable.quantizers import Quantizer
@@ -77,7 +77,7 @@ def save_qz(
     for one in stored:
         with network.at_bits(one):
             check_calibrated(network.model, unused)
-    for name, layer in network.layers().items():
+    for name, layer in {**network.layers(), **network.additions()}.items():
         own_names = names_of(network.model, layer)
         if name in unused:
             if name in left_out:
@@ -85,7 +85,7 @@ def save_qz(
             continue
         asked = [*chosen, *(own.layer_mode(name) for own in named.values())]
         widths = [layer.resolve(mode) for mode in asked]
-        if isinstance(layer, QuantOperands):
+        if isinstance(layer, Operands):
             layers[name] = {"operands": {
                 key: _store_input(tensors, f"{name}.{key}", operand, widths)  # type: ignore[arg-type]
                 for key, operand in layer.operands.items()
@@ -255,7 +255,7 @@ def integer_modes(network: QuantizableNetwork) -> list[BitMode]:
 def _unused_layers(network: QuantizableNetwork, mode: BitMode) -> list[str]:
     """Layers that never saw data because evaluation never calls them (heads of training alone)."""
     blank = {
-        name: layer for name, layer in network.layers().items()
+        name: layer for name, layer in {**network.layers(), **network.additions()}.items()
         if any(isinstance(part, Quantizer) and not part.initialised for part in layer.modules())
     }  # fmt: skip
     if not blank or len(blank) == len(network.layers()):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from quantizable.functional import QParams, dequantize
-from quantizable.quantizers import Quantizer
+from quantizable.functional import QParams, dequantize, fake_quantize
+from quantizable.quantizers import Level, Quantizer, Unrounded
 
 
 class StoredInput(Quantizer):
@@ -35,6 +35,20 @@ class StoredInput(Quantizer):
         low, high = self.ranges[level.bits]
         return QParams(level.get_buffer("stored_scale"), level.get_buffer("stored_zero_point"), low, high)
 
+    def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:  # of an input's gradients; nothing is learned
+            return fake_quantize(x, *self.qparams(x, level.bits))
+        return super().fake_quantize(x, level)
+
+
+class StoredRange(Unrounded, StoredInput):
+    """Clamps to the range of a stored grid."""
+
+    def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
+        grid = self.qparams(x, level.bits)
+        low, high = ((code - grid.zero_point) * grid.scale for code in (grid.quant_min, grid.quant_max))
+        return x.clamp(low, high)
+
 
 class StoredWeight(StoredInput):
     """Gives out stored integers, whatever float weight it is asked about.
@@ -52,6 +66,9 @@ class StoredWeight(StoredInput):
 
     def codes(self, x: Tensor, bits: int | None = None) -> Tensor:
         return self.level(bits).get_buffer("stored_codes").to(torch.int32)
+
+    def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
+        return dequantize(self.codes(x, level.bits), self.qparams(x, level.bits))
 
     def value(self, bits: int) -> Tensor:
         """The weight at ``bits`` bits, float32."""

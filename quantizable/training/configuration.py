@@ -28,7 +28,7 @@ KEYS = {
     ),
     "model": ("name", "pretrained", "weights", "reset_head", "cifar_stem", "options"),
     "bits": ("modes", "first_last", "norms", "exclude", "overrides"),
-    "quantizer": ("name", "per_channel", "attention", "embedding"),
+    "quantizer": ("name", "per_channel", "attention", "embedding", "residual"),
     "schedule": ("epochs", "augment", "optimizer"),
     "train": (
         *("label_smoothing", "accumulate", "clip_norm", "noise_sigma", "recompute_activations", "ema"),

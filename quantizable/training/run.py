@@ -165,6 +165,7 @@ def make_module(
             "per_channel": cfg["quantizer"]["per_channel"],
             "attention": cfg["quantizer"]["attention"],
             "embedding": cfg["quantizer"]["embedding"],
+            "residual": cfg["quantizer"]["residual"],
         },
     }
     return QuantizableClassifier(

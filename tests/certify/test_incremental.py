@@ -24,12 +24,23 @@ def test_the_radius_is_that_of_the_lower_bound_less_zeta() -> None:
     assert first.selected < 0.99
     second = Incremental(smoothing, samples=500).certify(plane(0.02), x, 0, first, votes)
     own = smoothing.votes(plane(0.02), x, 0, 1, 500)
-    zeta = upper_bound(int((own != votes[:500]).sum()), 500, 0.001)
+    lost = sum(a == first.top != b for a, b in zip(votes[:500].tolist(), own.tolist(), strict=True))
+    assert lost > 0
+    zeta = upper_bound(lost, 500, 0.001)
     # the formula of the paper, theorem 3: sigma / 2 * (ppf(p - zeta) - ppf(1 - p + zeta))
     expected = 0.125 * (norm.ppf(first.p_lower - zeta) - norm.ppf(1 - first.p_lower + zeta))
     assert second.radius == pytest.approx(expected, rel=1e-9)
     assert 0 < second.radius < first.radius
     assert second.samples == 500
+
+
+def test_what_the_class_gains_takes_nothing_from_it() -> None:
+    """The second plane is further away: it gives the class wherever the first does, and elsewhere too."""
+    smoothing = Smoothing(0.25, n=2000)
+    x = torch.full((1, 1, 1), 0.3)
+    first, votes = smoothing.certify(plane(0.0), x)
+    second = Incremental(smoothing, samples=500).certify(plane(-0.05), x, 0, first, votes)
+    assert second.p_lower == pytest.approx(first.p_lower - upper_bound(0, 500, 0.001))
 
 
 def test_a_confident_image_is_certified_from_its_own_samples() -> None:

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from PIL import Image
+from scipy.stats import binomtest
 
+from quantizable.bits import BitMode
+from quantizable.certify.smoothing import Smoothing
 from quantizable.cli import main
 from quantizable.data import Fake
+from quantizable.storage.load import load
+from quantizable.storage.preprocessing import read_images
 
 DATA = ["data=fake", "data.size=64", "data.image_size=8", "data.num_classes=4", "data.batch_size=16"]
 
@@ -115,13 +122,67 @@ def test_sensitivity_leaves_its_table_and_picture(checkpoint: str, tmp_path: Pat
     assert (tmp_path / "sensitivity.png").is_file()
 
 
+def test_limits_hold_together_and_activations_can_be_held(checkpoint: str, tmp_path: Path) -> None:
+    words = ["search", "bits", checkpoint, "--images", "16", "--norm-batches", "1", "--output", str(tmp_path)]
+    words += ["--methods", "uniform,fisher", "--evaluations", "3", "--objective", "kl", "--activations", "4"]
+    assert main([*words, "--budget", "bytes=3bit", "mean_bits=2.5", *DATA]) == 0
+    path = tmp_path / "fisher-bytes-3bit-mean_bits-2.5.yaml"
+    contents = yaml.safe_load(path.read_text())
+    assert contents["about"]["weight_bits"] <= 2.5
+    network = load(Path(checkpoint))
+    fixed = {name for name, layer in network.layers().items() if layer.fixed_bits is not None}
+    chosen = {name: BitMode.parse(mode) for name, mode in contents["bits"].items() if name not in fixed}
+    assert {mode.activation for mode in chosen.values()} == {4}
+    layers = {name: layer.weight.numel() for name, layer in network.layers().items() if name not in fixed}
+    mean = sum(size * chosen[name].weight for name, size in layers.items()) / sum(layers.values())
+    assert mean == pytest.approx(contents["about"]["weight_bits"])
+    head = (tmp_path / "front.csv").read_text().splitlines()[0]
+    assert head.startswith("method,bytes,weight_bits,accuracy")
+
+
+def test_the_smoothed_answer_for_images_of_ones_own(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = []
+    for i, value in enumerate((0, 128, 255)):
+        paths.append(tmp_path / f"{i}.png")
+        Image.new("RGB", (8, 8), (value, value, value)).save(paths[-1])
+    words = ["search", "predict", checkpoint, *map(str, paths), *DATA, "--n", "200", "--sigma", "0.1"]
+    assert main([*words, "--bits", "32", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    network = load(Path(checkpoint))
+    smoothing = Smoothing(0.1, 200, std=tuple(network.info["std"]))
+    for number, (path, row) in enumerate(zip(paths, rows, strict=True)):
+        image = read_images([path], network.info)[0]
+        counts = smoothing.votes(network, image, number, 1, 200).bincount(minlength=4)
+        first, second = counts.topk(2).values.tolist()
+        sure = binomtest(first, first + second, 0.5).pvalue <= 0.001
+        assert row["index"] == (int(counts.argmax()) if sure else None)
+    assert main([*words, "--bits", "4", "--norm-batches", "1"]) == 0
+    assert capsys.readouterr().out.count("(mode 4)") == 3
+
+
+def test_norms_can_be_fitted_to_noise_before_they_are_certified(checkpoint: str, tmp_path: Path) -> None:
+    words = ["search", "certify", checkpoint, *DATA, "--images", "1", "--n", "20", "--n0", "5", "--bits", "4"]
+    for batches in ("0", "2"):
+        assert main([*words, "--norm-batches", batches, "--output", str(tmp_path / batches)]) == 0
+    settings = [
+        json.loads((tmp_path / batches / "certified-4.jsonl").read_text().splitlines()[0]) for batches in "02"
+    ]
+    assert settings[0]["network"] != settings[1]["network"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["bits", "--budget", "bytes=3bit", "bytes=4bit"], "limits bytes twice"),
+        (["bits", "--budget", "joule=4"], "cost 'joule' is unknown"),
+        (["bits", "--budget", "latency=1"], "--latency-table"),
+        (["bits", "--activations", "3"], "no mode of the network has activations of 3 bits; there are 2, 4"),
         (["bits", "--budget", "5"], "the smallest assignment needs"),
         (
             ["bits", "--objective", "speed"],
-            "objective 'speed' is unknown; choose from accuracy, agreement, acr",
+            "objective 'speed' is unknown; choose from accuracy, agreement, kl, acr",
         ),
         (["bits", "--methods", "luck"], "method 'luck' is unknown"),
         (["bits", "--cost", "joule"], "cost 'joule' is unknown"),

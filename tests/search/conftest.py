@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 import quantizable
 from quantizable.network import QuantizableNetwork
+from quantizable.search.budget import parse_budget
 from quantizable.search.costs import bops_cost
 from quantizable.search.problem import Problem
 from quantizable.search.scoring import Scorer
-from quantizable.search.space import Space, parse_budget
+from quantizable.search.space import Space
 from quantizable.storage.assignment import add_modes
 
 
@@ -52,8 +53,6 @@ def make_problem(network: QuantizableNetwork, images: Tensor, tmp_path: Path) ->
     scorer = Scorer(network, images, labels, tmp_path, norm_inputs=[images])
 
     def make(budget: str = "4bit", evaluations: int = 30, **options: object) -> Problem:
-        return Problem(
-            space, cost, parse_budget(budget, space, cost), scorer, evaluations=evaluations, **options
-        )
+        return Problem(space, parse_budget(budget, space, cost), scorer, evaluations=evaluations, **options)
 
     return make
