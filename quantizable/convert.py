@@ -137,10 +137,8 @@ def quantize(
             f"residual={residual} quantizes additions of convolutions' outputs, and found none in "
             f"{type(model).__name__}; give residual=None"
         )
-    return QuantizableNetwork(model, modes, config.asdict())
     network = QuantizableNetwork(model, modes, config.asdict())
-    for name, own in (assignments or {}).items():
-        network.add_assignment(name, own)
+    network.add_assignments(assignments or {})
     return network
 
 

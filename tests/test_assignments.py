@@ -19,6 +19,7 @@ from quantizable.storage.digests import digest_network
 from quantizable.storage.qz import save_qz
 from quantizable.storage.save import save_checkpoint
 from quantizable.storage.selection import choose
+from quantizable.training.own_parts import own_parts
 
 FOUND = {"0": 8, "3": "w2a4", "6": 4, "10": 8}
 X = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -159,6 +160,14 @@ def test_digests_tell_assignments_apart() -> None:
             norm.norms["found"].load_state_dict(norm.norms["32"].state_dict())
         digests.add(digest_network(network))
     assert len(digests) == 2
+
+
+def test_reconstruction_leaves_alone_what_it_uses(network: QuantizableNetwork) -> None:
+    mode = BitMode(2, 2)
+    before, beside = (own_parts(one, [mode])[mode] for one in (make(), network))
+    left = {*before} - {*beside}  # it runs layer 3 with 2-bit weights, and nothing else at 2 bits
+    assert left == {"3.weight_quantizer.2.scale", "3.weight_quantizer.2.correction"}
+    assert not {*beside} - {*before}
 
 
 def test_a_saved_assignment_becomes_one(network: QuantizableNetwork) -> None:

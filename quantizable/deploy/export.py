@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,23 +138,28 @@ def onnx_model(
         model = normalizing(model, *statistics)
     if weight_storage == "int4":
         _store_int4(onnx, model)
-    named = isinstance(bits, str) and bits in network.assignments
-    with network.at_bits(bits):
-        shown = network.config.get(ASSIGNMENTS, {}).get(bits) if named else network.bits
-        about: dict[str, Any] = {"bits": shown, "style": style, "layers": layer_report(lowered)}
+    shown = by_layer(network, bits)
+    about: dict[str, Any] = {"bits": shown, "style": style, "layers": layer_report(lowered)}
     about["info"] = preprocessing(network) | ({BYTES_KEY: True} if statistics else {})
     about["outputs"] = lowered.outputs
     about["residual additions"] = "float" if residual_images is None else "int8"
     if network.additions():
         about["residual additions"] = "as trained"
     if samples:
-        name = MIXED if named or isinstance(bits, Mapping) else str(BitMode.parse(bits))  # type: ignore[arg-type]
+        name = MIXED if isinstance(shown, dict) else str(shown)
         kept = golden(network, {name: bits}, input_size, image_bytes=statistics is not None)
         if residual_images is not None:  # the file computes another function than training did
             kept = kept.answered_by(compile_onnxruntime(model.SerializeToString(), None, None))
         about["golden"] = kept.plain()
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)} | ({KEY: BLANK} if samples else {}))
     return model
+
+
+def by_layer(network: QuantizableNetwork, bits: Assignment) -> int | str | dict[str, int | str]:
+    """What a file says of its bits: a mode, or the mode of each layer, of an assignment with a name, too."""
+    with network.at_bits(bits):
+        shown = network.bits
+    return network.config.get(ASSIGNMENTS, {}).get(shown, shown) if isinstance(shown, str) else shown
 
 
 def _check_residual(network: QuantizableNetwork, style: str, signature: Signature) -> None:

@@ -86,6 +86,11 @@ class AddedModes(ModelAttributes):
         plain = {one: plain_mode(layer.resolve(modes[one])) for one, layer in layers.items()}
         self.config = {**self.config, ASSIGNMENTS: {**self.config.get(ASSIGNMENTS, {}), name: plain}}
 
+    def add_assignments(self, assignments: Mapping[str, Mapping[str, ModeLike]]) -> None:
+        """As :meth:`add_assignment`, for several by name."""
+        for name, bits in assignments.items():
+            self.add_assignment(name, bits)
+
     @property
     def assignments(self) -> dict[str, NamedModes]:
         """The assignments that it holds, by name."""

@@ -153,7 +153,8 @@ def _table(network: QuantizableNetwork, results: Results | None) -> str:
     shown = {key: text for key, text in names.items() if any(key in row for row in measured.values())}
     head = ["mode", *shown.values(), "quantized weights"]
     rows = [head, ["---"] * len(head)]
-    for mode in (*network.modes, *network.assignments.values()):
+    held: list[BitMode | NamedModes] = [*network.modes, *network.assignments.values()]
+    for mode in held:
         found = measured.get(mode.name, {})
         values = [f"{100 * found[key]:.2f}" if found.get(key) is not None else "" for key in shown]
         rows.append([mode.name, *values, megabytes(weight_bytes(network, mode))])

@@ -95,7 +95,9 @@ class OwnSteps:
 
 
 def own_parts(network: QuantizableNetwork, modes: Iterable[BitMode]) -> dict[BitMode, dict[str, Part]]:
-    """What each of these modes has and no other mode: step sizes, norms' weights and biases, corrections.
+    """What each of these modes has and no other: step sizes, norms' weights and biases, corrections.
+
+    An assignment that the network holds counts as another mode: what its layers use stays as it is.
 
     Levels of linear layers and convolutions get a correction, of zeros, where they have none, their width is
     below :data:`WIDE`, and no other mode uses them.
@@ -104,9 +106,12 @@ def own_parts(network: QuantizableNetwork, modes: Iterable[BitMode]) -> dict[Bit
         network: in any mode, which it is in at the end, too.
         modes: whose parts.
     """
-    for layer in network.layers().values():
-        _add_corrections(layer, modes, network.modes)
-    used = {mode: dict(_parts_of(network, mode)) for mode in network.modes}
+    named = network.assignments
+    for name, layer in network.layers().items():
+        held = [*network.modes, *(own.layer_mode(name) for own in named.values())]
+        _add_corrections(layer, modes, held)
+    runs: list[BitMode | str] = [*network.modes, *named]
+    used = {run: dict(_parts_of(network, run)) for run in runs}
     users = Counter(id(part.value) for parts in used.values() for part in parts.values())
     return {
         mode: {name: part for name, part in used[mode].items() if users[id(part.value)] == 1}
@@ -132,7 +137,7 @@ def _add_corrections(layer: nn.Module, modes: Iterable[BitMode], held: Iterable[
             quantizer.level(bits).correction = nn.Parameter(torch.zeros_like(layer.float_weight()))
 
 
-def _parts_of(network: QuantizableNetwork, mode: BitMode) -> Iterator[tuple[str, Part]]:
+def _parts_of(network: QuantizableNetwork, mode: BitMode | str) -> Iterator[tuple[str, Part]]:
     """All parameters of quantizers and of norms that a mode uses, by name."""
     with network.at_bits(mode):
         for name, quantizer in network.quantizers().items():
@@ -148,8 +153,8 @@ def _parts_of(network: QuantizableNetwork, mode: BitMode) -> Iterator[tuple[str,
             size = getattr(norm.active, "weight", None)
             for key, value in norm.active.named_parameters(recurse=False):
                 scale = torch.ones_like(value) if size is None else size
-                bits = min(mode.weight, mode.activation)
-                yield f"{name}.{mode.name}.{key}", _part(AFFINE, value, scale, bits)
+                bits = min(mode.weight, mode.activation) if isinstance(mode, BitMode) else WIDE
+                yield f"{name}.{mode}.{key}", _part(AFFINE, value, scale, bits)
 
 
 def _part(kind: str, value: nn.Parameter, unit: Tensor, bits: int) -> Part:
