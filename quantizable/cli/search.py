@@ -47,6 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--latency-table", type=Path, help="JSON {layer: {mode: milliseconds}}, for --cost latency"
     )
     bits.add_argument("--evaluations", type=int, default=100, help="candidates for each method (100)")
+    text = "the most that a method may take for one budget; 0: no limit (default: 0)"
+    bits.add_argument("--seconds", type=float, default=0.0, help=text)
     bits.add_argument("--robust-images", type=int, default=20, help="images to certify, for --objective acr")
     bits.add_argument("--samples", type=int, default=100, help="noisy images each, for --objective acr")
     _norms(bits)

@@ -65,7 +65,9 @@ def run_bits(args: argparse.Namespace) -> int:
     outcomes = []
     for budget in budgets:
         for name in methods:
-            problem = Problem(space, budget, scorer, args.objective, args.evaluations, args.seed)
+            problem = Problem(
+                space, budget, scorer, args.objective, args.evaluations, args.seed, args.seconds
+            )
             outcome = solve(name, METHODS[name], problem)
             outcomes.append(outcome)
             about = {"method": name, "budget": str(budget), **outcome.best.costs, **outcome.best.score}

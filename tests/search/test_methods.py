@@ -1,5 +1,6 @@
 """Every search method on problems whose best answer is known by enumeration."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from itertools import product
@@ -35,6 +36,7 @@ class Additive:
     """A made-up scorer whose damages add up, so that the integer program is exact."""
 
     incremental = None
+    clock = staticmethod(time.perf_counter)
     images = torch.randn(2, 4)
     network = quantizable.quantize(
         nn.Sequential(OrderedDict((name, nn.Linear(4, 4)) for name in ("in", "a", "b", "c"))),
@@ -145,6 +147,18 @@ def test_no_method_takes_more_evaluations_than_allowed(method: str, evaluations:
     assert problem.scorer.calls == len(outcome.trials) <= evaluations  # type: ignore[attr-defined]
     assert len({t.genome for t in outcome.trials}) == len(outcome.trials)
     assert outcome.seconds >= len(outcome.trials)  # one second each, as the scorer says
+
+
+@pytest.mark.parametrize("method", ["integer", "fisher", "evolution"])
+def test_a_method_ends_when_its_time_is_over(method: str) -> None:
+    """Each evaluation counts for the second that it took when it was made."""
+    problem = additive(200.0, 1000)
+    problem.scorer.clock = lambda: 0.0  # type: ignore[method-assign]
+    problem.seconds = 10.0
+    outcome = solve(method, METHODS[method], problem)
+    looks = 0.1 * outcome.looks
+    assert 10.0 <= outcome.seconds == pytest.approx(len(outcome.trials) + looks) < 11.0
+    assert problem.holds(outcome.best.genome)
 
 
 @pytest.mark.parametrize("method", list(METHODS))
