@@ -1,7 +1,7 @@
 """Found assignments against uniform bits, and methods against each other in equal time, without training.
 
     python benchmarks/search_budgets.py --checkpoint checkpoints/cifar10_resnet20.qz --root data \
-        --output benchmarks/results/search_budgets --seconds 40 --activations 4 --budgets weight_bits=2.5 bytes=4bit
+        --output benchmarks/results/search_budgets --activations 4 --budgets weight_bits=2.5 bytes=4bit
 
 Candidates are scored on validation images by their KL divergence from the highest mode: it tells candidates
 apart on few images, and needs no labels, which a network that was trained on these images knows. What each

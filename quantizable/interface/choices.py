@@ -24,7 +24,7 @@ CALIBRATED = ("ckpt", "qz")  # what quantizable calibrate writes
 STYLES = ("qdq", "qonnx")
 WEIGHT_STORAGE = ("int8", "int4")
 METHODS = ("uniform", "greedy", "integer", "fisher", "evolution", "reinforcement")
-OBJECTIVES = ("accuracy", "agreement", "kl", "acr")
+OBJECTIVES = ("accuracy", "agreement", "kl", "acr", "certified", "shifts", "proved")
 COSTS = ("bops", "bytes", "mean_bits", "weight_bits", "activation_bits", "latency")
 LOWEST_BITS = {  # quantizer=NAME: the smallest bit-width that it defines
     "lsq": 2,

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from quantizable.search.limits import Budget
-from quantizable.search.scoring import Scorer, check_objective, value_of
+from quantizable.search.scoring import CERTIFIED, MEASURED, Scorer, check_objective, value_of
 from quantizable.search.space import Genome, Space
 
 
@@ -68,9 +68,15 @@ class Problem:
 
     def __post_init__(self) -> None:
         check_objective(self.objective)
-        if self.objective == "acr" and self.scorer.incremental is None:
+        if self.objective in CERTIFIED and self.scorer.incremental is None:
             raise ValueError(
-                "the objective acr needs certification: give the scorer incremental=Incremental(...)"
+                f"the objective {self.objective} needs certification: "
+                "give the scorer incremental=Incremental(...)"
+            )
+        own = {measure.name for measure in self.scorer.measures}
+        if self.objective in MEASURED and self.objective not in own:
+            raise ValueError(
+                f"the objective {self.objective} needs its Measure: give the scorer measures=[...]"
             )
         if not 0 <= self.seconds < float("inf"):
             raise ValueError(f"seconds is {self.seconds}; it is a number of at least 0 (0: no limit)")

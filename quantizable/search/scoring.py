@@ -19,11 +19,17 @@ from torch import Tensor
 
 from quantizable.bits import BitMode
 from quantizable.calibrate import active_batch_norms
-from quantizable.certify.certification import Certification, Certified, average_certified_radius
+from quantizable.certify.certification import (
+    Certification,
+    Certified,
+    average_certified_radius,
+    certified_accuracy,
+)
 from quantizable.certify.incremental import Incremental
 from quantizable.interface.choices import OBJECTIVES
 from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
+from quantizable.search.measures import Measure
 from quantizable.search.quick_norms import QuickNorms
 from quantizable.storage.digests import digest_network, digest_tensors
 from quantizable.storage.journal import Journal
@@ -32,7 +38,8 @@ QUICK_IMAGES, QUICK_BATCHES = 256, 1  # of a quick look
 BROKEN_KL = 1e6  # nats; of an assignment whose logits are not finite
 
 
-LOWER_IS_BETTER = {"kl"}
+LOWER_IS_BETTER = {"kl", "shifts", "proved"}
+CERTIFIED, MEASURED = ("acr", "certified"), ("shifts", "proved")  # objectives that need something more
 
 
 def value_of(score: Mapping[str, float], objective: str) -> float:
@@ -72,6 +79,8 @@ class Scorer:
         norm_inputs: training batches to fit each candidate's norms with; none: the modes' own norms.
         incremental: settings of the certification; None: no ACR.
         robust_images: how many of the images, from the first on, to certify for the ACR.
+        radius: at which the share of certified images is taken, in pixels of [0, 1].
+        measures: what else to measure.
         batch: images per forward pass; 64 maps fit the caches of a CPU.
         clock: seconds, of which differences count; ``time.process_time`` where other programs run.
 
@@ -89,6 +98,8 @@ class Scorer:
         *,
         incremental: Incremental | None = None,
         robust_images: int = 20,
+        radius: float = 0.25,
+        measures: Sequence[Measure] = (),
         batch: int = 64,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -107,8 +118,11 @@ class Scorer:
             "norm_inputs": digest_tensors(self.norm_inputs),
         }
         if incremental is not None:
-            settings |= {**asdict(incremental), "robust_images": self.robust_images}
+            settings |= {**asdict(incremental), "robust_images": self.robust_images, "radius": radius}
             settings["smoothing"].pop("batch")
+        if measures:
+            settings["measures"] = {measure.name: measure.settings for measure in measures}
+        self.radius, self.measures = radius, measures
         self.name = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
         self.journal = Journal(folder / f"scores-{self.name}.jsonl", settings)
         self.known: dict[str, dict[str, float]] = {_key(r["bits"]): r["score"] for r in self.journal.rows}
@@ -124,7 +138,10 @@ class Scorer:
         self.first = self._certify_first(folder, top) if incremental is not None else None
 
     def __call__(self, assignment: Mapping[str, BitMode]) -> dict[str, float]:
-        """``accuracy``, ``agreement``, ``kl`` (nats), ``seconds`` and, with certification, ``acr``."""
+        """``accuracy``, ``agreement``, ``kl`` (nats), ``seconds``, what else is measured, by name.
+
+        With certification also ``acr`` and ``certified``, the share certified at the radius.
+        """
         bits = {name: mode.name for name, mode in assignment.items()}
         if _key(bits) not in self.known:
             started = self.clock()
@@ -164,7 +181,8 @@ class Scorer:
         logits = self._logits()
         if not torch.isfinite(logits).all():  # worse than any that answers
             nothing = {"accuracy": 0.0, "agreement": 0.0, "kl": BROKEN_KL}
-            return nothing if self.first is None else nothing | {"acr": 0.0}
+            nothing |= dict.fromkeys(CERTIFIED, 0.0) if self.first is not None else {}
+            return nothing | {measure.name: BROKEN_KL for measure in self.measures}
         answer = logits.argmax(1)
         score = {
             "accuracy": (answer == self.labels).double().mean().item(),
@@ -172,7 +190,10 @@ class Scorer:
             "kl": self._divergence(logits),
         }
         if self.first is not None:
-            score["acr"] = average_certified_radius(self.certify())
+            results = self.certify()
+            score["acr"] = average_certified_radius(results)
+            score["certified"] = certified_accuracy(results, self.radius)
+        score |= {measure.name: measure.of(self.network) for measure in self.measures}
         return score
 
     def certify(self) -> list[Certified]:

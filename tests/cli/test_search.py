@@ -182,7 +182,7 @@ def test_norms_can_be_fitted_to_noise_before_they_are_certified(checkpoint: str,
         (["bits", "--budget", "5"], "the smallest assignment needs"),
         (
             ["bits", "--objective", "speed"],
-            "objective 'speed' is unknown; choose from accuracy, agreement, kl, acr",
+            "objective 'speed' is unknown; choose from accuracy, agreement, kl, acr, ",
         ),
         (["bits", "--methods", "luck"], "method 'luck' is unknown"),
         (["bits", "--cost", "joule"], "cost 'joule' is unknown"),
