@@ -8,6 +8,7 @@ smooth noise; a prediction is the largest of ten logits. ``--norms`` re-estimate
 too: predictions then spread over more classes, and a network of many layers amplifies each code that rounding
 moves. ``noise`` counts the predictions that rounding alone changes in fake quantization: noise of 4e-6 on
 what each quantizer reads, as golden samples are made with. No engine can be expected to be below it.
+``off %`` is the mean difference of the logits in percent of their mean size.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ def smooth_noise(count: int, size: int) -> Tensor:
     )
 
 
+def off(got: np.ndarray, expected: np.ndarray) -> float:
+    """Mean difference of the logits in percent of their mean size: shows what a prediction can hide."""
+    return round(100 * float(np.abs(got - expected).mean() / np.abs(expected).mean()), 4)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", default=NETWORKS)
@@ -86,10 +92,12 @@ def main() -> None:
             model = onnx_model(network, mode, input_size=(3, args.size, args.size)).SerializeToString()
             row = {"network": name, "bits": mode, "images": len(images),
                    "classes": len(np.unique(expected.argmax(1))),
-                   "noise": int((noisy.argmax(1) != expected.argmax(1)).sum())}  # fmt: skip
+                   "noise": int((noisy.argmax(1) != expected.argmax(1)).sum()),
+                   "noise, off %": off(noisy, expected)}  # fmt: skip
             for engine, compiled, exact in RUNS:
                 got = compiled(model, args.threads, shape, exact)(images.numpy())
                 row[engine] = int((got.argmax(1) != expected.argmax(1)).sum())
+                row[f"{engine}, off %"] = off(got, expected)
             print(row, flush=True)
             results.append(row)
             if args.output:  # after every row: a long run that is cut off leaves what it has

@@ -19,10 +19,11 @@ from steps import command_line, positive, save, table
 ROOT = Path(__file__).parents[1]
 CLI = "import sys; from quantizable.cli import main; sys.exit(main(sys.argv[1:]))"
 SHIPPED = ROOT / "checkpoints" / "cifar10_resnet20.qz"
+BOTH_KNOW = ("evaluate", "compare", "assess", "verify", "search", "export", "predict", "cost", "dashboard")
 COMMANDS: dict[str, list[str]] = {
     "quantizable --help": ["-c", CLI, "--help"],
     "quantizable --version": ["-c", CLI, "--version"],
-    "quantizable evaluate --help": ["-c", CLI, "evaluate", "--help"],
+    **{f"quantizable {command} --help": ["-c", CLI, command, "--help"] for command in BOTH_KNOW},
     "quantizable evalute (no such command)": ["-c", CLI, "evalute"],
     "quantizable evaluate missing.ckpt": ["-c", CLI, "evaluate", "missing.ckpt"],
     "quantizable export model.qz --bits 3 (not in it)": ["-c", CLI, "export", str(SHIPPED), "--bits", "3"],

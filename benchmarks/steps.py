@@ -141,9 +141,11 @@ def multi_mode_step(
     return step
 
 
-def quantizable_network(case: Case, setting: Setting, bits: Sequence[Any]) -> QuantizableNetwork:
-    """The network in its modes, LSQ with one scale per output channel."""
-    return quantizable.quantize(make_network(case, setting), bits=bits).train()
+def quantizable_network(
+    case: Case, setting: Setting, bits: Sequence[Any], quantizer: str = "lsq"
+) -> QuantizableNetwork:
+    """The network in its modes; LSQ with one scale per output channel."""
+    return quantizable.quantize(make_network(case, setting), bits=bits, quantizer=quantizer).train()
 
 
 def memory_mib(which: str) -> float:

@@ -2,24 +2,31 @@
 
     python benchmarks/train_step.py                                    # all networks, eager
     python benchmarks/train_step.py --networks resnet20 --execution eager compiled
+    python benchmarks/train_step.py --quantizers lsq dorefa pact --peers adabits any_precision
+    python benchmarks/train_step.py --scheme sandwich --modes 2 3 4 5 6 8 32
     python benchmarks/train_step.py --device cuda
 
-Both sides run in one process and in turn; the ratio is the median over the rounds. On a machine that
-others use, too, ``--threads 1`` and the ratio of processor time are what can be trusted.
+All sides run in one process and in turn; a ratio is the median over the rounds. In eager mode on a CPU the
+same step runs without the loops of ``quantizable/kernels``, too ("one by one"). On a machine that others use,
+``--threads 1`` and the ratio of processor time are what can be trusted.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
+from unittest import mock
 
 import torch
+from peer_formulas import FORMULAS, peer_step
 from steps import (
     CASES,
     Case,
     Setting,
+    Step,
     bare_step,
     command_line,
     device,
@@ -35,6 +42,8 @@ from steps import (
     table,
 )
 
+from quantizable.kernels import loops
+from quantizable.quantizers import QUANTIZERS
 from quantizable.training.memory import keep_freed_memory
 from quantizable.training.schemes import SCHEMES
 
@@ -46,32 +55,67 @@ def first_seconds(step: Any) -> float:
     return time.perf_counter() - started
 
 
+def one_by_one(step: Step) -> Step:
+    """The step with torch's operations in place of the loops."""
+
+    def without_loops() -> None:
+        with mock.patch.object(loops, "library", return_value=None):
+            step()
+
+    return without_loops
+
+
 def compare(
-    case: Case, setting: Setting, modes: list[str], repeats: int, scheme: str = "quantizable"
+    case: Case,
+    setting: Setting,
+    modes: list[str],
+    repeats: int,
+    scheme: str = "quantizable",
+    quantizer: str = "lsq",
+    peers: Sequence[str] = (),
+    peaks: bool = True,
 ) -> dict[str, Any]:
     """One row of the table."""
     torch.compiler.reset()
-    bare = bare_step(make_network(case, setting), setting, case, passes=len(modes))
-    ours = multi_mode_step(quantizable_network(case, setting, modes), setting, case, SCHEMES[scheme])
-    first = {"bare": first_seconds(bare), "ours": first_seconds(ours)}
-    times = interleaved({"bare": bare, "ours": ours}, repeats, setting.device, warmup=1)
-    return {
+    visits = 3 if scheme in ("sandwich", "random_k") else len(modes)
+    bare = bare_step(make_network(case, setting), setting, case, passes=visits)
+
+    def new_step() -> Step:
+        network = quantizable_network(case, setting, modes, quantizer)
+        return multi_mode_step(network, setting, case, SCHEMES[scheme])
+
+    steps = {"bare": bare, "ours": new_step()}
+    first = {name: first_seconds(step) for name, step in steps.items()}
+    if setting.device == "cpu" and setting.execution == "eager":
+        steps["one by one"] = one_by_one(new_step())
+    for peer in peers:
+        steps[peer] = peer_step(peer, case, setting, [int(mode) for mode in modes])
+    times = interleaved(steps, repeats, setting.device, warmup=1)
+    others = [name for name in steps if name not in ("bare", "ours")]
+    row = {
         "network": case.model,
+        "quantizer": quantizer,
+        "scheme": scheme,
         "batch": case.batch,
         "device": setting.device,
         "dtype": setting.dtype,
         "layout": setting.layout,
         "execution": setting.execution,
         "modes": len(modes),
-        "bare, ms a pass": statistics.median(times["bare"].wall) * 1e3 / len(modes),
-        "ours, ms a mode": statistics.median(times["ours"].wall) * 1e3 / len(modes),
+        "bare, ms a pass": statistics.median(times["bare"].wall) * 1e3 / visits,
+        "ours, ms a mode": statistics.median(times["ours"].wall) * 1e3 / visits,
         "ratio": ratio(times["ours"], times["bare"], "wall"),
         "ratio of processor time": ratio(times["ours"], times["bare"], "cpu"),
-        "first step, s": first["ours"],
-        "first bare step, s": first["bare"],
-        "peak, MiB": round(peak_mib(case, setting, scheme, modes)),
-        "bare peak, MiB": round(peak_mib(case, setting, None, modes)),
+        "bare passes a step": ratio(times["ours"], times["bare"], "wall") * visits,
     }
+    for name in others:
+        row[f"{name}, ratio"] = ratio(times[name], times["bare"], "wall")
+        row[f"{name}, ratio of processor time"] = ratio(times[name], times["bare"], "cpu")
+    row |= {"first step, s": first["ours"], "first bare step, s": first["bare"]}
+    if peaks:
+        row["peak, MiB"] = round(peak_mib(case, setting, scheme, modes))
+        row["bare peak, MiB"] = round(peak_mib(case, setting, None, modes))
+    return row
 
 
 def main() -> None:
@@ -81,6 +125,12 @@ def main() -> None:
     parser.add_argument("--layouts", nargs="+", default=["channels_last"], choices=["nchw", "channels_last"])
     parser.add_argument("--execution", nargs="+", default=["eager"], choices=["eager", "compiled"])
     parser.add_argument("--modes", nargs="+", type=mode, default=["2", "4", "8", "32"])
+    parser.add_argument("--quantizers", nargs="+", default=["lsq"], choices=list(QUANTIZERS))
+    parser.add_argument("--scheme", default="quantizable", choices=list(SCHEMES))
+    parser.add_argument(
+        "--peers", nargs="+", default=[], choices=list(FORMULAS), help="their step beside ours"
+    )
+    parser.add_argument("--no-peaks", action="store_true", help="leave out the two processes for the memory")
     parser.add_argument("--repeats", type=positive, default=10)
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
@@ -91,13 +141,18 @@ def main() -> None:
     if not args.default_malloc:
         keep_freed_memory()  # as training does; for both sides
     rows: list[dict[str, Any]] = []
-    for name, dtype, layout, execution in product(args.networks, args.dtypes, args.layouts, args.execution):
+    for name, quantizer, dtype, layout, execution in product(
+        args.networks, args.quantizers, args.dtypes, args.layouts, args.execution
+    ):
+        setting = Setting(args.device, dtype, layout, execution)
+        case, peaks = CASES[name], not args.no_peaks
         rows.append(
-            compare(CASES[name], Setting(args.device, dtype, layout, execution), args.modes, args.repeats)
+            compare(case, setting, args.modes, args.repeats, args.scheme, quantizer, args.peers, peaks)
         )
         save(args.out, args.device, rows)  # after every row: a long run that is cut off leaves what it has
         print(table(rows[-1:]), flush=True)
-    print(table(rows))
+    columns = dict.fromkeys(column for row in rows for column in row)  # compiled rows have fewer
+    print(table([{column: row.get(column, "") for column in columns} for row in rows]))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from verify_digits import architectures, train
 
 import quantizable
 from quantizable.report.files import write_text
-from quantizable.verify import Box, Graph, decide_agreement, graph_of, largest_radius
+from quantizable.verify import EXECUTIONS, Box, Graph, decide_agreement, graph_of, largest_radius
 
 NETWORKS = ("mlp", "conv", "lenet", "resnet")
 RADII = (0.0, 1 / 2040, 1 / 510, 1 / 255, 0.01, 0.03)  # share of the range from black to white
@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--radii", type=float, nargs="+", default=RADII)
     parser.add_argument("--method", default="combined", help="of the bounds")
+    parser.add_argument("--execution", choices=EXECUTIONS, default="real", help="what runs the networks")
+    parser.add_argument("--radius-images", type=int, default=10, help="images to find the largest radius of")
     parser.add_argument(
         "--time-limit", type=float, default=5.0, help="seconds of search for each image and mode"
     )
@@ -111,7 +113,9 @@ def main() -> None:
             start = time.perf_counter()
             for i in range(len(x)):
                 box = around(x[i : i + 1], scale, radius)
-                verdicts = decide_agreement(graphs[first], others, box, args.time_limit, False, args.method)
+                verdicts = decide_agreement(
+                    graphs[first], others, box, args.time_limit, False, args.method, execution=args.execution
+                )
                 for mode, verdict in verdicts.items():
                     counts[mode][verdict.status] += 1
             seconds = (time.perf_counter() - start) / len(x)
@@ -129,16 +133,32 @@ def main() -> None:
                 args.radii[-1],
                 7,
                 args.method,
+                execution=args.execution,
             )
-            for i in range(min(len(x), 10))
+            for i in range(min(len(x), args.radius_images))
         ]
         radii = {mode: [one[mode] for one in found] for mode in others}
         print(
-            name, {mode: sorted(r or 0.0 for r in values)[len(values) // 2] for mode, values in radii.items()}
+            name,
+            {
+                mode: sorted(r or 0.0 for r in values)[len(values) // 2]
+                for mode, values in radii.items()
+                if values
+            },
         )
         results = json.loads(args.output.read_text()) if args.output.exists() else {}
-        settings = {"images": len(x), "method": args.method, "first": first, "time_limit": args.time_limit}
-        results[name] = {"settings": settings, "verdicts": rows, "largest_radius": radii}
+        settings = {
+            "images": len(x),
+            "method": args.method,
+            "execution": args.execution,
+            "first": first,
+            "time_limit": args.time_limit,
+        }
+        results[name if args.execution == "real" else f"{name} {args.execution}"] = {
+            "settings": settings,
+            "verdicts": rows,
+            "largest_radius": radii,
+        }
         write_text(args.output, json.dumps(results, indent=1) + "\n")
 
 

@@ -19,7 +19,7 @@ from quantizable.nn.norm_statistics import (
     active_batch_norms,
     is_fresh,
 )
-from quantizable.nn.operands import QuantOperands
+from quantizable.nn.operands import Operands, QuantOperands
 from quantizable.nn.passes import batch_statistics, evaluating
 from quantizable.nn.product_search import find_products, quantize_products
 from quantizable.quantizers import Quantizer
@@ -80,7 +80,7 @@ def widths_used(model: nn.Module, modes: Iterable[BitMode]) -> Widths:
     """The bit-widths at which each quantizer runs in these modes."""
     found: Widths = {}
     for name, layer in model.named_modules():
-        for mode in modes if isinstance(layer, QuantLayer | QuantOperands) else ():
+        for mode in modes if isinstance(layer, QuantLayer | Operands) else ():
             own = layer.resolve(mode)
             for part in quantizers_of(layer):
                 if "." not in part or part.startswith("operands."):
@@ -136,11 +136,29 @@ def with_products(network: Any, runs: Iterator[Run]) -> Iterable[Run]:
     """
     if not network.config["attention"]:
         return runs
+    network.products_sought = True
     first = next(runs)
     with network.at_bits(network.modes[-1]):
         _find_operands(network.model, first, network.config)
     network.refresh()
     return chain([first], runs)
+
+
+def warn_of_unsought_products(network: Any) -> None:
+    """Warn once where ``attention=True`` quantizes nothing, as no calibration showed what there is."""
+    if not network.config["attention"] or vars(network).get("products_sought"):
+        return
+    if isinstance(network._assignment, BitMode) and network._assignment.is_float:
+        return
+    network.products_sought = True
+    running = [q for q in quantizers_of(network.model).values() if q.active is not None]
+    loaded = all(q.is_set(q.bits) for q in running)
+    if not loaded and not any(isinstance(module, QuantOperands) for module in network.model.modules()):
+        warnings.warn(
+            "attention=True: calibrate(loader), which finds the products of two activations, did not run, "
+            "and they stay float; call it before an optimizer is made, since they have step sizes",
+            stacklevel=3,
+        )
 
 
 def _find_operands(model: nn.Module, run: Run, config: Mapping[str, Any]) -> None:

@@ -11,6 +11,9 @@ from torch import nn
 from quantizable.bits import ModeLike, parse_modes
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import recurrent
+from quantizable.nn.added_forward import ADDITIONS
+from quantizable.nn.addition_search import adding_blocks
+from quantizable.nn.additions import Additions
 from quantizable.nn.conversion import (
     FirstLast,
     QuantizeConfig,
@@ -53,6 +56,8 @@ def quantize(
     exclude: str | Iterable[str] = (),
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     embedding: bool = False,
+    residual: int | None = None,
+    assignments: Mapping[str, Mapping[str, ModeLike]] | None = None,
 ) -> QuantizableNetwork:
     """A quantizable copy of ``model``: the same weights, run at any of ``bits``.
 
@@ -81,6 +86,11 @@ def quantize(
         overrides: options by layer-name pattern, the last match counts: ``{"layer4.*": {"bits": 8}}``;
             keys ``quantizer``, ``per_channel`` and ``bits`` (a fixed width, ``"mode"`` or ``"float"``).
         embedding: also quantize the tables of ``nn.Embedding`` and ``nn.EmbeddingBag``, row by row.
+        residual: bits (2 to 16) of the operands of residual additions, as ``8``, in every mode that quantizes
+            activations (more where that has more): what engines fuse is then what is trained. They are found
+            in blocks with convolutions and named ``layer1.0.additions``; None: additions stay float.
+        assignments: bits per layer to hold as modes, by name: ``{"found": {"*": 4, "layer3.*": 2}}``; see
+            :meth:`QuantizableNetwork.add_assignment`.
 
     Raises:
         ValueError: an illegal bit-width, an unknown option, a pattern that matches nothing, a model
@@ -95,7 +105,7 @@ def quantize(
     config = QuantizeConfig(
         [mode.name for mode in modes], quantizer, first_last, norms, per_channel, attention,
         pattern_list(include), pattern_list(exclude),
-        override_options({} if overrides is None else overrides), embedding,
+        override_options({} if overrides is None else overrides), embedding, residual,
     )  # fmt: skip
     if isinstance(model, QuantizableNetwork) or any(isinstance(m, QuantLayer) for m in model.modules()):
         raise ValueError("the model is quantizable already; call to_float() on it first to quantize it anew")
@@ -115,17 +125,33 @@ def quantize(
             f"{type(model).__name__} has no quantizable layers; "
             "needed is at least one convolution, linear or recurrent layer"
         )
-    named = [*layers, *recurrent.recurrent_layers(model), *left_float(model)[0]]
-    for pattern in [*config.include, *config.exclude, *config.overrides]:
-        if not any(fnmatchcase(name, pattern) for name in named):
-            raise ValueError(f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}")
+    _check_patterns(model, config, layers)
     warn_of_left_float(model, config.exclude, embedding=embedding)
     if embedding and not any(isinstance(m, EMBEDDINGS) for m in model.modules()):
         raise ValueError("embedding=True quantizes the tables of nn.Embedding, but the model has none")
     convert(model, modes, config)
     if not any(isinstance(m, QuantLayer) for m in model.modules()):
         raise ValueError("include, exclude and overrides leave no layer to quantize")
+    if residual is not None and not any(isinstance(m, Additions) for m in model.modules()):
+        raise ValueError(
+            f"residual={residual} quantizes additions of convolutions' outputs, and found none in "
+            f"{type(model).__name__}; give residual=None"
+        )
     return QuantizableNetwork(model, modes, config.asdict())
+    network = QuantizableNetwork(model, modes, config.asdict())
+    for name, own in (assignments or {}).items():
+        network.add_assignment(name, own)
+    return network
+
+
+def _check_patterns(model: nn.Module, config: QuantizeConfig, layers: Iterable[str]) -> None:
+    """``ValueError`` for a pattern of the config that matches no layer and no addition of ``model``."""
+    adding = {} if config.residual is None else adding_blocks(model)
+    named = [f"{name}.{ADDITIONS}".lstrip(".") for name in adding]
+    named += [*layers, *recurrent.recurrent_layers(model), *left_float(model)[0]]
+    for pattern in [*config.include, *config.exclude, *config.overrides]:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            raise ValueError(f"layer pattern {pattern!r} matches nothing; the layers are {', '.join(layers)}")
 
 
 def to_float(network: QuantizableNetwork, mode: ModeLike | None = None) -> nn.Module:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from quantizable.kernels import loops
+
 hardtanh_backward = torch.ops.aten.hardtanh_backward
 
 SMALLEST_SCALE = 1e-9  # a learned step size that an optimizer pushed to zero or below stops here
@@ -110,6 +112,38 @@ def _clamp_gradient(
     return hardtanh_backward(grad, x, (low - zero) * step, (high - zero) * step)
 
 
+def _values(
+    x: Tensor, step: Tensor, zero_point: Tensor | None, low: int | Tensor, high: int | Tensor
+) -> Tensor:
+    """Dequantized codes of ``x``, of its type."""
+    codes = _codes(x, step, zero_point).round_()
+    if x.dtype == torch.bfloat16 and zero_point is None and not isinstance(high, Tensor) and high <= 256:
+        codes = codes.to(x.dtype)  # exact within the range, and half the memory for what follows
+    codes = codes.clamp_(low, high)  # type: ignore[arg-type]
+    if zero_point is not None:
+        codes -= zero_point
+    # a compiled result that shares another's memory gets zero gradients from torch 2.11
+    out = codes * step if torch.compiler.is_compiling() else codes.mul_(step)
+    return out if out.dtype == x.dtype else out.to(x.dtype)
+
+
+def _shares(
+    grad: Tensor,
+    x: Tensor,
+    out: Tensor | None,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bounds: tuple[int | Tensor, int | Tensor],
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gradient of ``x``, and what is summed for those of scale and zero point, if they are wanted."""
+    grad_x = _clamp_gradient(grad, x, scale, zero_point, *bounds)
+    share = None
+    if wanted[0]:
+        share = grad_x * x if out is None else (grad * out).addcmul_(grad_x, x, value=-1)
+    return grad_x, share, grad_x - grad if wanted[1] else None
+
+
 class _FakeQuantize(torch.autograd.Function):
     """Quantize and dequantize as one node; saves only its input and its output.
 
@@ -131,16 +165,9 @@ class _FakeQuantize(torch.autograd.Function):
         in_product: bool,
     ) -> Tensor:
         step = scale.detach().clamp_min(SMALLEST_SCALE)
-        codes = _codes(x, step, zero_point).round_()
-        if x.dtype == torch.bfloat16 and zero_point is None and not isinstance(high, Tensor) and high <= 256:
-            codes = codes.to(x.dtype)  # exact within the range, and half the memory for what follows
-        codes = codes.clamp_(low, high)  # type: ignore[arg-type]
-        if zero_point is not None:
-            codes -= zero_point
-        # a compiled result that shares another's memory gets zero gradients from torch 2.11
-        out = codes * step if torch.compiler.is_compiling() else codes.mul_(step)
-        if out.dtype != x.dtype:
-            out = out.to(x.dtype)
+        out = loops.fake_quantize(x, step, zero_point, low, high)
+        if out is None:
+            out = _values(x, step, zero_point, low, high)
         ctx.save_for_backward(x, None if in_product else out, scale, zero_point)
         ctx.constants = low, high, grad_scale
         return out
@@ -151,15 +178,17 @@ class _FakeQuantize(torch.autograd.Function):
         x, out, scale, zero_point = ctx.saved_tensors
         scale = scale.clamp_min(SMALLEST_SCALE)  # once more, for gradients of gradients
         low, high, factor = ctx.constants
-        grad_x = _clamp_gradient(grad, x, scale, zero_point, low, high)
+        wanted = ctx.needs_input_grad[1], zero_point is not None and ctx.needs_input_grad[2]
+        found = None
+        if not torch.is_grad_enabled():  # the gradient of a gradient needs a graph
+            found = loops.fake_quantize_gradients(grad, x, out, scale, zero_point, (low, high), wanted)
+        grad_x, share, zero_share = found or _shares(grad, x, out, scale, zero_point, (low, high), wanted)
         grad_scale = grad_zero = None
-        if ctx.needs_input_grad[1]:
-            if out is None:
-                grad_scale = -_sum_to(grad_x * x, scale) / scale * factor
-            else:
-                grad_scale = _sum_to((grad * out).addcmul_(grad_x, x, value=-1), scale) / scale * factor
-        if zero_point is not None and ctx.needs_input_grad[2]:
-            grad_zero = _sum_to(grad_x - grad, zero_point) * scale * factor
+        if share is not None:
+            grad_scale = _sum_to(share, scale)
+            grad_scale = (-grad_scale if out is None else grad_scale) / scale * factor
+        if zero_share is not None and zero_point is not None:
+            grad_zero = _sum_to(zero_share, zero_point) * scale * factor
         return grad_x, grad_scale, grad_zero, None, None, None, None
 
 

@@ -16,8 +16,10 @@ from quantizable.calibrate import Forward, Run, Widths
 from quantizable.interface.reconstructing import Reconstructing
 from quantizable.interface.sharing import Sharing
 from quantizable.nn import encoder_fast_path, reading, shifted_windows
+from quantizable.nn.added_modes import AddedModes
+from quantizable.nn.additions import Additions
 from quantizable.nn.float_copy import float_copy
-from quantizable.nn.layer_modes import held, modes_by_layer, modes_by_pattern, plain_modes
+from quantizable.nn.layer_modes import NamedModes, held, modes_by_layer, modes_by_pattern, plain_modes
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.model_attributes import ModelAttributes
 from quantizable.nn.norm_fitting import fit_norms, has_fresh_norms, norms_are_copies
@@ -32,10 +34,11 @@ from quantizable.quantizers import Quantizer
 if TYPE_CHECKING:
     from quantizable import Coverage
 
-Assignment = ModeLike | Mapping[str, ModeLike]
+Assignment = ModeLike | Mapping[str, ModeLike]  # a name of an assignment is a str, as a mode's is
+Modes = BitMode | Mapping[str, BitMode] | NamedModes
 
 
-class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
+class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
     """A network that runs at any of its bit modes; made by :func:`quantizable.quantize`.
 
     What is set on it and belongs to the model reaches the model; layers put in later are converted like the
@@ -52,6 +55,7 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
 
     >>> network.set_bits(4)                                  # doctest: +SKIP
     >>> network.set_bits({"layer1.*": 2}, default="w4a8")    # doctest: +SKIP
+    >>> network.set_bits("found")                            # doctest: +SKIP
     >>> with network.at_bits(2): logits = network(images)    # doctest: +SKIP
     """
 
@@ -80,17 +84,13 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
         if torch.compiler.is_compiling():
             return self.model(*args, **kwargs)
         self.refresh()
-        if torch.is_grad_enabled():
-            self._history.note_thread()
-        self._history.running.append(None)
-        try:
+        fitting.warn_of_unsought_products(self)
+        with self._history.running_forward():
             return self.model(*args, **kwargs)
-        finally:
-            self._history.running.pop()
 
     def apply(self, fn: Callable[[nn.Module], None]) -> QuantizableNetwork:
         """As every module has; weights that ``fn`` changed get first step sizes of their own."""
-        layers = [layer for layer in self.layers().values() if isinstance(layer, QuantLayer)]
+        layers = self._parts(QuantLayer).values()
         before = [layer.float_weight().detach().clone() for layer in layers]
         super().apply(fn)
         for layer, weight in zip(layers, before, strict=True):
@@ -113,18 +113,19 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
 
     def layers(self) -> dict[str, QuantLayer | QuantOperands]:
         """The switchable layers by name, in the order in which the network registers them."""
-        self.refresh()
-        return {n: m for n, m in self.model.named_modules() if isinstance(m, QuantLayer | QuantOperands)}
+        return self._parts(QuantLayer | QuantOperands)
+
+    def additions(self) -> dict[str, Additions]:
+        """The residual additions on integer grids, by name (``layer1.0.additions``)."""
+        return self._parts(Additions)
 
     def norms(self) -> dict[str, PerModeNorm]:
         """The norms kept per mode, by name."""
-        self.refresh()
-        return {n: m for n, m in self.model.named_modules() if isinstance(m, PerModeNorm)}
+        return self._parts(PerModeNorm)
 
     def quantizers(self) -> dict[str, Quantizer]:
         """All quantizers by name."""
-        self.refresh()
-        return {n: m for n, m in self.model.named_modules() if isinstance(m, Quantizer)}
+        return self._parts(Quantizer)
 
     # -- switching ---------------------------------------------------------------------------------
 
@@ -136,11 +137,11 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
         """Switch the network to a mode, or each layer to its own.
 
         Args:
-            bits: a mode (``4``, ``"w4a8"``), or a mapping from layer-name patterns to modes, of which the
-                last that matches a layer counts. A norm takes the mode of a pattern that matches its
-                own name, else of the layer registered before it (of the one before that, if the
-                network has no such mode). First and last layers keep their fixed
-                width whatever a pattern with a wildcard says.
+            bits: a mode (``4``, ``"w4a8"``), the name of an assignment that the network holds
+                (:meth:`add_assignment`), or a mapping from layer-name patterns to modes, of which the last
+                that matches a layer counts. A norm takes the mode of a pattern that matches its own name,
+                else of the layer registered before it (of the one before that, if the network has no such
+                mode). First and last layers keep their fixed width whatever a pattern with a wildcard says.
             default: with a mapping, the mode of the layers that no pattern matches.
 
         Raises:
@@ -154,13 +155,13 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
         elif default is not None:
             raise ValueError(f'default={default!r} goes with a mapping, as {{"layer1.*": {bits!r}}}')
         else:
-            self._switch(self.check_mode(bits))
+            self._switch(self.check_held(bits))
 
-    def _switch(self, assignment: BitMode | dict[str, BitMode]) -> None:
+    def _switch(self, assignment: Modes) -> None:
         self._history.record(assignment)
 
     @property
-    def _assignment(self) -> BitMode | dict[str, BitMode]:
+    def _assignment(self) -> Modes:
         return self._history.current
 
     def set_layer_modes(self, modes: Mapping[str, BitMode]) -> None:
@@ -173,7 +174,7 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
 
     @property
     def bits(self) -> int | str | dict[str, int | str]:
-        """The current assignment, as ``set_bits`` takes it: ``4``, ``"w4a8"``, or a mapping of all parts."""
+        """The current assignment, as ``set_bits`` takes it: ``4``, ``"found"``, or a mapping of all parts."""
         return plain_modes(self._switchable, self._assignment)
 
     @contextmanager
@@ -186,35 +187,6 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
             yield self
         finally:
             self._switch(before)
-
-    def add_mode(self, mode: ModeLike, like: ModeLike) -> None:
-        """Hold one more mode: ``add_mode("w4a8", like=4)``, ``add_mode(3, like=4)``.
-
-        Its norms start as copies of those of ``like``; ``reestimate_norms`` fits them. Step sizes of a
-        bit-width that the quantizers lack start from the weights; for activations call
-        ``calibrate(loader, modes=[mode])``. Add modes before an optimizer is made: they have parameters.
-
-        Raises:
-            ValueError: the mode is there already, ``like`` is not, or a quantizer is not defined at one of
-                the bit-widths. The network stays as it was.
-        """
-        new, source = BitMode.parse(mode), self.check_mode(like)
-        if new in self.modes:
-            raise ValueError(f"the network has mode {new.name} already")
-        layers = self.layers()
-        for name, layer in layers.items():
-            try:
-                layer.check_widths(new)
-            except ValueError as error:
-                raise ValueError(f"mode {new.name} cannot be added; layer {name!r}: {error}") from None
-        for layer in layers.values():
-            layer.add_widths(new)
-        for norm in self.norms().values():
-            norm.add_mode(new, source)
-        self.modes = sorted([*self.modes, new])
-        self.added.add(new)
-        self._warned.clear()
-        self.config = {**self.config, "bits": [held.name for held in self.modes]}  # a checkpoint holds it too
 
     # -- fitting to data ---------------------------------------------------------------------------
 
@@ -270,15 +242,17 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
 
         Args:
             loader, forward: as for :meth:`calibrate`.
-            modes: which modes; None: the current assignment as it stands if it is a mapping, else all.
+            modes: which modes, and names of assignments; None: the current assignment as it stands if it is
+                one, else all.
             batches: how many batches, at least 1.
 
         Raises:
             ValueError: as for :meth:`calibrate`, or a mode that the network lacks.
         """
         before, top = self._assignment, self.modes[-1]
-        named = self.modes if isinstance(before, BitMode) else [before]
-        asked = [*named] if modes is None else [self.check_mode(mode) for mode in modes]
+        if modes is None:
+            modes = [*self.modes, *self.assignments] if isinstance(before, BitMode) else []
+        asked: list[Modes] = [*map(self.check_held, modes)] or [before]
         runs = [*self._runs(loader, batches, forward)]
         in_float = not top.is_float and norms_are_copies(self.model)
         fit_top = not in_float and top in asked and (asked == [top] or has_fresh_norms(self.model))
@@ -290,9 +264,8 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
 
     def _reference(self, in_float: bool) -> None:
         self._switch(self.modes[-1])
-        if in_float:
-            for quantizer in self.quantizers().values():
-                quantizer.set_bits(FLOAT_BITS)
+        for quantizer in self.quantizers().values() if in_float else ():
+            quantizer.set_bits(FLOAT_BITS)
 
     def coverage(self, example: Any) -> Coverage:
         """Every product, its share, its bits in the current mode; ``example``: as one batch of a loader."""
@@ -330,9 +303,8 @@ class QuantizableNetwork(Sharing, Reconstructing, ModelAttributes):
         result = self.to_float().load_state_dict(state_dict, strict=strict)
         wanted = for_each_mode(state_dict, self.norms())
         self.model.load_state_dict(wanted, strict=False, assign=assign)
-        for layer in self.layers().values():
-            if isinstance(layer, QuantLayer):
-                layer.weight_quantizer.refit(layer.float_weight())
+        for layer in self._parts(QuantLayer).values():
+            layer.weight_quantizer.refit(layer.float_weight())
         return result
 
     def to_float(self, mode: ModeLike | None = None) -> nn.Module:

@@ -10,7 +10,18 @@ import quantizable
 
 ROOT = Path(quantizable.__file__).parent
 ROOMS = [  # from the ground up; a room may import from those before it and from itself
-    *("interface", "bits", "seeds", "functional", "quantizers", "nn", "calibrate", "network", "convert"),
+    *(
+        "interface",
+        "bits",
+        "seeds",
+        "kernels",
+        "functional",
+        "quantizers",
+        "nn",
+        "calibrate",
+        "network",
+        "convert",
+    ),
     *("report", "models", "data", "storage", "measure", "training"),
     *("deploy", "certify", "verify", "search", "assess", "cli"),
 ]
@@ -59,6 +70,33 @@ def test_imports_never_point_up() -> None:
 def test_no_files_import_each_other_in_a_circle() -> None:
     graph = {name: imported(file) - {name} for name, file in FILES.items() if name != "quantizable"}
     TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+def test_what_users_of_lightning_import_leaves_the_package_to_them() -> None:
+    """``import lightning as L`` does not bring the other package along: one file alone chooses."""
+    chooses = "quantizable.interface.lightning_package"
+    waiting = [
+        "quantizable.training.classifier",
+        "quantizable.training.mode_logging",
+        "quantizable.data.choice",
+    ]
+    reached: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        waiting += imported(FILES[name]) - reached - {"quantizable"}
+    assert chooses in reached
+    direct = [
+        name
+        for name in reached - {chooses}
+        for node in ast.walk(ast.parse(FILES[name].read_text()))
+        if (isinstance(node, ast.ImportFrom) and str(node.module).startswith("pytorch_lightning"))
+        or (
+            isinstance(node, ast.Import)
+            and any(one.name.startswith("pytorch_lightning") for one in node.names)
+        )
+    ]
+    assert not direct
 
 
 def test_the_core_and_a_session_work_without_the_heavy_libraries() -> None:

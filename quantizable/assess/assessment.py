@@ -24,6 +24,7 @@ from quantizable.assess.searchers.constraint import Constraint, LInf, Psnr
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, attempt, pairs_of, searched, study_cascade, study_indicators
 from quantizable.assess.texts import Texts, texts_of
+from quantizable.bits import BitMode
 from quantizable.data import Text
 from quantizable.data.base import DataModule
 from quantizable.data.choice import trained_data
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         assess(study, network, models, examples, names, natural, args)
         if train is not None:
             for one in chosen[:-1]:
-                if isinstance(one.bits, Mapping):
+                if not isinstance(one.bits, BitMode):
                     study.skipped[f"repair of {one.name}"] = "an assignment; only modes are fine-tuned"
                     continue
                 action = partial(repair, network, one.bits, train, examples, args.repair, seed=args.seed)

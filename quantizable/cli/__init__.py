@@ -12,7 +12,7 @@ from quantizable.cli.arguments import Parser
 from quantizable.interface.errors import mendable, nearest, one_line
 
 COMMANDS = (
-    *("train", "evaluate", "compare", "assess", "verify", "search"),
+    *("train", "evaluate", "compare", "assess", "verify", "search", "finetune", "recipe"),
     *("calibrate", "export", "predict", "demo", "cost", "report", "dashboard"),
 )
 DEBUG = "--debug"
@@ -37,10 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug, words = DEBUG in words, [word for word in words if word != DEBUG]
     try:
-        if words[:1] == ["train"]:
-            from quantizable.cli.train import run
-
-            return run(words[1:], debug)  # what follows is Hydra's to parse
+        if words[:1] in (["train"], ["finetune"], ["recipe"]):  # what follows is Hydra's to parse
+            return import_module(f"quantizable.cli.{words[0]}").run(words[1:], debug)  # type: ignore[no-any-return]
         args = parse(words)
         return args.run(args)
     except Exception as error:

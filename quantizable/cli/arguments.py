@@ -105,17 +105,18 @@ def check_network(path: Path, bits: str | None = None, data: Sequence[str] = ())
     """
     check_network_file(path)
     about = read_about(path) or {}
-    check_bits(bits, path, about.get("modes"))
+    check_bits(bits, path, about.get("modes"), about.get("assignments", ()))
     check_data(data, about.get("data") or {})
 
 
-def check_bits(text: str | None, path: Path, held: Sequence[str] | None) -> None:
+def check_bits(text: str | None, path: Path, held: Sequence[str] | None, named: Sequence[str] = ()) -> None:
     """``FileNotFoundError`` or ``ValueError`` for a mode or an assignment file that is not there.
 
     Args:
         text: of ``--bits``; None is always right.
         path: the network's file, for the message.
         held: names of its modes; None if they are not known.
+        named: of its assignments.
     """
     words = listed(text or "")
     if text is not None and not words:
@@ -123,10 +124,10 @@ def check_bits(text: str | None, path: Path, held: Sequence[str] | None) -> None
     for word in words:
         if word.endswith(ASSIGNMENTS) and not Path(word).is_file():
             raise FileNotFoundError(f"there is no assignment file {word}; search bits writes them")
-    modes = [word for word in words if not word.endswith(ASSIGNMENTS)]
+    modes = [word for word in words if not word.endswith(ASSIGNMENTS) and word not in named]
     for mode in parse_modes(modes) if modes else []:
         if held is not None and mode not in map(BitMode.parse, held):
-            raise ValueError(f"{path} has no mode {mode.name}; it has {', '.join(held)}")
+            raise ValueError(f"{path} has no mode {mode.name}; it has {', '.join([*held, *named])}")
 
 
 def check_data(words: Sequence[str], trained: dict[str, Any]) -> None:

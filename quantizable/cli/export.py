@@ -13,7 +13,7 @@ from quantizable.cli.arguments import (
     check_network,
 )
 from quantizable.deploy.processor import check_kernels
-from quantizable.interface.choices import FORMATS, STYLES, WEIGHT_STORAGE
+from quantizable.interface.choices import FORMATS, PREPROCESS, STYLES, WEIGHT_STORAGE
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -35,6 +35,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         choices=("float", "int8"),
         default="float",
         help="residual additions in ONNX and OpenVINO files; int8 is faster and not exact",
+    )
+    parser.add_argument(
+        "--preprocess",
+        choices=PREPROCESS,
+        default="outside",
+        help="who normalizes images; in-graph: ONNX and OpenVINO files take uint8 images",
     )
     parser.add_argument(
         "--layers",

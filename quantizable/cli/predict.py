@@ -47,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     graph = args.model.suffix in (".onnx", ".xml")
     (check_graph_file if graph else check_network_file)(args.model)
     about = None if graph else read_about(args.model)
-    check_bits(args.bits, args.model, about["modes"] if about else None)
+    check_bits(
+        args.bits, args.model, about["modes"] if about else None, about["assignments"] if about else ()
+    )
     if args.guard is not None:
         check_guard(args.guard, args.model, about["modes"] if about else None)
     args.found = find_inputs(args.inputs, about["data"]) if about else None

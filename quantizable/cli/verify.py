@@ -57,6 +57,21 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         action="store_true",
         help="with agreement: also the largest radius, up to --radius, for which bounds prove it",
     )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="with agreement: only of inputs whose class has in the first mode a probability of at least P, "
+        "from 0.5 to below 1",
+    )
+    parser.add_argument(
+        "--execution",
+        choices=("real", "float32", "integers"),
+        default="real",
+        help="what runs the networks, so that the answer holds for it: real arithmetic, float32 of torch, or "
+        "the integers of the export",
+    )
     parser.add_argument("--bounds-only", action="store_true", help="no MILP")
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
     add_output(parser, "for report and certificates; default: nothing is written")
@@ -99,6 +114,10 @@ def check_question(args: argparse.Namespace) -> None:
         raise ValueError(f"eps {args.eps} is not allowed; give --eps above 0")
     if args.largest_radius and question != "agreement":
         raise ValueError("--largest-radius is about agreement; give --question agreement, too")
+    if args.confidence and question != "agreement":
+        raise ValueError("--confidence is about agreement; give --question agreement, too")
+    if args.confidence and not 0.5 <= args.confidence < 1:
+        raise ValueError(f"confidence {args.confidence} is not allowed; it must be from 0.5 to below 1")
     if not args.time_limit > 0:
         raise ValueError(f"time limit {args.time_limit} is not allowed; give seconds above 0")
     if not args.inputs.is_file():

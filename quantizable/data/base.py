@@ -92,6 +92,10 @@ class DataModule(pl.LightningDataModule):
     def test_dataloader(self) -> EpochLoader:
         """The test set, as it is."""
 
+    def predict_dataloader(self) -> EpochLoader:
+        """The test set: what `Trainer.predict` answers."""
+        return self.test_dataloader()
+
 
 class ImageDataModule(DataModule):
     """Labeled images as train, validation and test loaders.

@@ -38,10 +38,14 @@ def evaluation_transform(steps: Mapping[str, Any], mean: Sequence[float], std: S
     Raises:
         ValueError: an interpolation that torchvision does not have.
     """
+    to_float = v2.ToDtype(torch.float32, scale=True)
+    return v2.Compose([resized_bytes(steps), to_float, v2.Normalize(list(mean), list(std))])
+
+
+def resized_bytes(steps: Mapping[str, Any]) -> v2.Compose:
+    """PIL image to uint8 ``[C, H, W]``: the part of :func:`evaluation_transform` before normalization."""
     return v2.Compose([
         v2.Resize(steps["resize"], InterpolationMode(steps["interpolation"])),
         v2.CenterCrop(steps["crop"]),
         v2.PILToTensor(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(mean), list(std)),
     ])  # fmt: skip

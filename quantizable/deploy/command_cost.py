@@ -31,7 +31,7 @@ from quantizable.report.files import check_target, make_folder, written_whole
 from quantizable.report.plots import save_figure
 from quantizable.report.runs import images_measured
 from quantizable.storage.load import load
-from quantizable.storage.qz import save_qz
+from quantizable.storage.qz import integer_modes, save_qz
 from quantizable.storage.signature import example_inputs
 
 ACCURACY = ("top1", "top1_low", "top1_high")  # columns of cost.csv
@@ -43,13 +43,13 @@ def run(args: argparse.Namespace) -> int:
     if args.layer_latency:
         check_target(args.layer_latency)
     network = load(args.checkpoint)
-    modes = network.modes if args.bits is None else [network.check_mode(m) for m in parse_modes(args.bits)]
+    modes = asked(network, args.bits)
     if args.output:
         make_folder(args.output)
         check_target(args.output / "cost.csv")
     layers = layer_costs(network, modes=modes)
     rows = as_rows(mode_costs(network, layers))
-    timed = [mode.name for mode in modes if mode.weight != FLOAT_BITS and fits_bytes(mode)]
+    timed = [str(m) for m in modes if isinstance(m, str) or (m.weight != FLOAT_BITS and fits_bytes(m))]
     saturating = {mode: saturating_layers(network, mode) for mode in progress(timed, "counting layers")}
     latencies = measure(network, timed, engines, args.threads)
     accuracies = read_accuracies(
@@ -79,7 +79,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def show_coverage(network: QuantizableNetwork, modes: Sequence[BitMode]) -> None:
+def asked(network: QuantizableNetwork, bits: str | None) -> list[BitMode | str]:
+    """What ``--bits`` names: assignments that the network holds, then modes; by default all."""
+    if bits is None:
+        return [*network.assignments, *network.modes]
+    words = [word.strip() for word in bits.split(",")]
+    named = [word for word in words if word in network.assignments]
+    others = [word for word in words if word not in named]
+    return [*named, *(network.check_mode(mode) for mode in (parse_modes(others) if others else []))]
+
+
+def show_coverage(network: QuantizableNetwork, modes: Sequence[BitMode | str]) -> None:
     """Print what runs at which bits, mode by mode."""
     image = example_inputs(network, 1)
     for mode in modes:
@@ -100,7 +110,8 @@ def measure(
     if not engines or not modes:
         return {}
     with tempfile.TemporaryDirectory() as folder:
-        save_qz(network, Path(folder) / "model.qz", modes)
+        uniform = next(mode.name for mode in integer_modes(network))  # a file holds one at least
+        save_qz(network, Path(folder) / "model.qz", {*modes, uniform})
         runs = {}
         for engine, mode in progress([*product(engines, modes)], "compiling"):
             session = Session(Path(folder) / "model.qz", engine, mode, threads, batch=1)

@@ -44,10 +44,15 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.residual == "int8" and formats == ["qz"]:
         raise ValueError("--residual int8 is for ONNX and OpenVINO files; add --format onnx or openvino")
+    if args.preprocess == "in-graph" and formats == ["qz"]:
+        raise ValueError(
+            "--preprocess in-graph is for ONNX and OpenVINO files; add --format onnx or openvino"
+        )
     files = [word for word in (args.bits or "").split(",") if word.endswith(FILES)]
     if files and "qz" in formats:
         raise ValueError(
-            f"a .qz file holds modes and no assignment such as {files[0]}; choose --format onnx or openvino"
+            f"a .qz file holds the modes of its network and no file such as {files[0]}; choose --format onnx "
+            f"or openvino, or make it a mode: quantizable finetune {files[0]} CHECKPOINT"
         )
     for name in formats:
         if name != "qz":
@@ -57,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     network = load(args.checkpoint)
     integer = [mode for mode in network.modes if mode.weight != FLOAT_BITS]
     chosen = choose(args.bits, network, lambda: trained_data(network, args.data), integer)
-    if "qz" in formats and (keeps := [one.name for one in chosen if one.bits not in integer]):
+    held = [*integer, *network.assignments]
+    if "qz" in formats and (keeps := [one.name for one in chosen if one.bits not in held]):
         raise ValueError(
             f"mode {', '.join(keeps)} keeps float weights; a .qz file holds integer weights only"
         )
@@ -80,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     for one, name in progress(jobs, "exporting"):
         target = folder / f"{stem}_{one.name}.{'onnx' if name == 'onnx' else 'xml'}"
         options: dict[str, Any] = {"weight_storage": args.weights, "residual_images": images}
+        options["preprocess"] = args.preprocess
         if name == "onnx":
             reports[one.name] = export_onnx(one.network, target, one.bits, style=args.style, **options)
         else:
@@ -88,8 +95,7 @@ def run(args: argparse.Namespace) -> int:
     show(written, reports, args.layers)
     if args.style == "qonnx":
         return 0
-    modes = [one.name for one in chosen if isinstance(one.bits, BitMode) and fits_bytes(one.bits)]
-    return check(written, modes)
+    return check(written, [one.name for one in chosen if one.name not in wide])
 
 
 def check(written: list[Path], modes: list[str]) -> int:

@@ -18,7 +18,6 @@ from quantizable.measure.cost import layer_costs
 from quantizable.measure.energy import microjoules
 from quantizable.measure.latency import interleaved
 from quantizable.measure.uncertainty import INDICATORS
-from quantizable.nn.layer_modes import plain_mode
 from quantizable.storage.load import load
 from quantizable.storage.network_file import read_about
 from quantizable.storage.outputs import only_tensor
@@ -110,27 +109,27 @@ class Demo:
         if self.guard:
             for mode in (self.guard.low, self.guard.high):
                 self.session.set_bits(mode)  # refused at once if the file lacks it
-        for held in progress(self.session.modes, "compiling"):
+        for held in progress(self.modes, "compiling"):
             self.session.set_bits(held)
         network = load(path)
         costs = layer_costs(network)
         self.energy = microjoules(costs)
-        self.bytes = {mode.name: 0 for mode in self.session.modes}
+        self.bytes = dict.fromkeys(self.modes, 0)
         for cost in costs:
             self.bytes[cost.mode] += cost.weight_bytes
         self.milliseconds = self._measure(repeats)
 
     @property
     def modes(self) -> list[str]:
-        """Names of the modes, from the lowest to the highest."""
-        return [mode.name for mode in self.session.modes]
+        """Names of the assignments that the network holds, then of the modes, from the lowest on."""
+        return [*self.session.assignments, *(mode.name for mode in self.session.modes)]
 
     def _measure(self, repeats: int) -> dict[str, float]:
         blank = self.session.zeros(1)
-        runs = {mode.name: partial(self._logits, plain_mode(mode), blank) for mode in self.session.modes}
+        runs = {name: partial(self._logits, name, blank) for name in self.modes}
         return interleaved(runs, repeats)
 
-    def _logits(self, mode: int | str, image: Any) -> np.ndarray:
+    def _logits(self, mode: str, image: Any) -> np.ndarray:
         with self.session.at_bits(mode):
             return np.asarray(only_tensor(self.session(image), "the demo"))[0]
 
@@ -146,9 +145,9 @@ class Demo:
         pixels = read_images([image], self.session.info)
         names = self.session.info.get("class_names")
         answers = []
-        for mode in self.session.modes:
-            logits = self._logits(plain_mode(mode), pixels)
-            top, name = top_classes(logits, names), mode.name
+        for name in self.modes:
+            logits = self._logits(name, pixels)
+            top = top_classes(logits, names)
             costs = self.milliseconds[name], self.energy[name], self.bytes[name]
             answers.append(ModeAnswer(name, logits, top, *costs))
         return Answer(answers, self._guarded({one.mode: one for one in answers}))

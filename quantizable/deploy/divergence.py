@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quantizable.deploy.engines import onnxruntime_options, openvino_graph
 from quantizable.deploy.export import onnx_model
-from quantizable.deploy.integer_nodes import SIGNED_OFFSET, node_layer
+from quantizable.deploy.integer_nodes import node_layer
 from quantizable.deploy.lowering import lower
 from quantizable.deploy.reference import Codes, integer_network
 from quantizable.deploy.requirements import openvino_core, require
@@ -137,11 +137,8 @@ def engine_codes(
     for value in outputs.values():
         model.graph.output.append(onnx.helper.make_tensor_value_info(value, onnx.TensorProto.UINT8, None))
     arrays = _run_all(model.SerializeToString(), images.numpy(), engine, exact)
-    signed = {name: node.grid.signed for name, node in lower(network, bits, images[:1]).inputs.items()}
-    return {
-        use: arrays[value].astype(np.int32) - SIGNED_OFFSET * signed[owners[use]]
-        for use, value in outputs.items()
-    }
+    offsets = {name: node.offset for name, node in lower(network, bits, images[:1]).inputs.items()}
+    return {use: arrays[value].astype(np.int32) - offsets[owners[use]] for use, value in outputs.items()}
 
 
 def _run_all(model: bytes, images: np.ndarray, engine: str, exact: bool) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from quantizable.deploy.openvino_additions import with_fused_additions
 from quantizable.deploy.openvino_exact import codes_can_saturate, without_saturation
 from quantizable.deploy.openvino_reductions import with_kept_axes
 from quantizable.deploy.processor import exact_kernels, processor_name
@@ -91,7 +92,7 @@ def compile_openvino(
         precision: of what is not integer: ``"f32"``, or ``"bf16"`` at the cost of exactness.
         integers: False keeps OpenVINO's low-precision passes off: codes are multiplied in float.
     """
-    network, options = openvino_graph(model, exact)
+    network, options = openvino_graph(model, exact, integers)
     options |= {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     if not integers:
         options["LP_TRANSFORMS_MODE"] = "NO"
@@ -111,7 +112,9 @@ def compile_openvino(
     return run
 
 
-def openvino_graph(model: bytes | Path, exact: bool = True) -> tuple[Any, dict[str, Any]]:
+def openvino_graph(
+    model: bytes | Path, exact: bool = True, integers: bool = True
+) -> tuple[Any, dict[str, Any]]:
     """An ``openvino.Model`` and the compile options that keep its integers right on this processor.
 
     Where the processor's integer kernels saturate (see :mod:`quantizable.deploy.processor`), layers that can
@@ -120,20 +123,23 @@ def openvino_graph(model: bytes | Path, exact: bool = True) -> tuple[Any, dict[s
     Args:
         model: an ONNX or ``.xml`` file, or the bytes of an ONNX file.
         exact: False leaves all layers to the integer kernels, also where these saturate.
+        integers: False where codes are multiplied in float.
     """
     network = openvino_core("engine 'openvino'").read_model(model)
     without_loss = exact_kernels()  # refuses a wrong word of the environment, whatever is asked for
     with_kept_axes(network)
-    if not exact:
-        return network, {}
-    if without_loss:
-        return network, dict(AS_WRITTEN)
+    if not exact or without_loss:
+        if integers:
+            with_fused_additions(network)
+        return network, dict(AS_WRITTEN) if exact else {}
     if codes_can_saturate(network):  # codes times codes, which have no constant to put in float
         without_saturation(network, all_layers=True)
         log.info(ALL_IN_FLOAT, processor_name())
         return network, AS_WRITTEN | {"LP_TRANSFORMS_MODE": "NO"}
     if layers := without_saturation(network):
         log.info(SATURATING, processor_name(), len(layers), ", ".join(layers))
+    if integers:
+        with_fused_additions(network)
     return network, dict(AS_WRITTEN)
 
 

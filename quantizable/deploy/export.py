@@ -17,19 +17,23 @@ from torch.onnx.errors import OnnxExporterError
 
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.deploy.engines import compile_onnxruntime
+from quantizable.deploy.in_graph import mean_and_std, normalizing
 from quantizable.deploy.integer_nodes import LAYER_KEY, OPSET, node_layer
+from quantizable.deploy.layer_bias import with_bias
 from quantizable.deploy.layer_report import layer_report
 from quantizable.deploy.lowering import Lowered, lower
+from quantizable.deploy.repeated_codes import drop_repeated_codes
 from quantizable.deploy.requirements import require
 from quantizable.deploy.residual import integer_residuals
-from quantizable.interface.choices import STYLES, WEIGHT_STORAGE
+from quantizable.interface.choices import PREPROCESS, STYLES, WEIGHT_STORAGE
 from quantizable.interface.errors import unknown
 from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.nn.added_modes import ASSIGNMENTS
 from quantizable.nn.network_inputs import Inputs
 from quantizable.report.files import check_target, written_whole
 from quantizable.storage.golden import MIXED, golden
 from quantizable.storage.outputs import OUTPUT, FlatOutputs, NamedInputs, names_in
-from quantizable.storage.preprocessing import preprocessing
+from quantizable.storage.preprocessing import BYTES_KEY, preprocessing
 from quantizable.storage.seal import BLANK, KEY, sealed
 from quantizable.storage.signature import Signature, example_inputs, signature_of, takes_one
 
@@ -51,6 +55,7 @@ def export_onnx(
     style: str = "qdq",
     weight_storage: str = "int8",
     residual_images: Tensor | None = None,
+    preprocess: str = "outside",
 ) -> dict[str, str]:
     """Write one mode as ONNX and return how each layer runs (``{"layer1.0.conv1": "integer w4a4", ...}``).
 
@@ -68,6 +73,9 @@ def export_onnx(
         residual_images: ``[N, C, H, W]``, normalized as in training, to fit 8-bit codes for the operands of
             residual additions on. Faster on OpenVINO, and no longer exactly the mode that was trained;
             None: additions stay in float.
+        preprocess: ``"outside"``: the file takes float images, normalized as in training. ``"in-graph"``: it
+            takes uint8 images (RGB, resized and cropped) and normalizes them by the ``mean`` and the ``std``
+            of ``network.info``.
 
     Raises:
         ValueError: an unknown option, a mode that the network lacks or of more than 8 bits, no calibration.
@@ -77,7 +85,7 @@ def export_onnx(
     path = check_target(path)
     model = onnx_model(
         network, bits, input_size=input_size, style=style, weight_storage=weight_storage,
-        residual_images=residual_images, samples=True,
+        residual_images=residual_images, preprocess=preprocess, samples=True,
     )  # fmt: skip
     with written_whole(path) as temporary:
         temporary.write_bytes(sealed(model.SerializeToString(deterministic=True)))
@@ -92,26 +100,25 @@ def onnx_model(
     style: str = "qdq",
     weight_storage: str = "int8",
     residual_images: Tensor | None = None,
+    preprocess: str = "outside",
     samples: bool = False,
 ) -> Any:
     """The ``onnx.ModelProto`` that :func:`export_onnx` writes, with ``samples`` for a file of its own."""
     for what, value, allowed in (
         ("style", style, STYLES),
         ("weight_storage", weight_storage, WEIGHT_STORAGE),
+        ("preprocess", preprocess, PREPROCESS),
     ):
         if value not in allowed:
             raise ValueError(unknown(what, value, allowed))
     if (style, weight_storage) == ("qonnx", "int4"):
         raise ValueError("Quant nodes hold float weights; choose style 'qdq' to store weights in int4")
-    if residual_images is not None and style != "qdq":
-        raise ValueError(f"integer residual additions need style 'qdq', not {style!r}")
     onnx = require("onnx", "ONNX export")
     require("onnxscript", "ONNX export")
     signature = signature_of(network, input_size)
-    if residual_images is not None and not takes_one(signature):
-        raise ValueError(
-            f"int8 residual additions are fitted to images; the network takes {', '.join(signature)}"
-        )
+    if residual_images is not None:
+        _check_residual(network, style, signature)
+    statistics = mean_and_std(network, signature) if preprocess == "in-graph" else None
     example = example_inputs(network, 2, input_size)
     lowered = lower(network, bits, example, share_remainders=style == "qdq")
     _check_widths(lowered)
@@ -119,27 +126,50 @@ def onnx_model(
         weight.style = style
         if style == "qdq" and weight_storage == "int8" and name in lowered.inputs:
             weight.use_headroom(lowered.inputs[name].highest_code)
+    if style == "qdq":
+        with_bias(map(lowered.model.get_submodule, lowered.weights))
     for given in lowered.inputs.values():
         given.style = style
     model = _to_onnx(lowered, example, signature)
+    drop_repeated_codes(model.graph)
     if residual_images is not None:
         model = integer_residuals(model, residual_images)
+    if statistics:
+        model = normalizing(model, *statistics)
     if weight_storage == "int4":
         _store_int4(onnx, model)
+    named = isinstance(bits, str) and bits in network.assignments
     with network.at_bits(bits):
-        about: dict[str, Any] = {"bits": network.bits, "style": style, "layers": layer_report(lowered)}
-    about["info"] = preprocessing(network)
+        shown = network.config.get(ASSIGNMENTS, {}).get(bits) if named else network.bits
+        about: dict[str, Any] = {"bits": shown, "style": style, "layers": layer_report(lowered)}
+    about["info"] = preprocessing(network) | ({BYTES_KEY: True} if statistics else {})
     about["outputs"] = lowered.outputs
     about["residual additions"] = "float" if residual_images is None else "int8"
+    if network.additions():
+        about["residual additions"] = "as trained"
     if samples:
-        kept = golden(
-            network, {MIXED if isinstance(bits, Mapping) else str(BitMode.parse(bits)): bits}, input_size
-        )
+        name = MIXED if named or isinstance(bits, Mapping) else str(BitMode.parse(bits))  # type: ignore[arg-type]
+        kept = golden(network, {name: bits}, input_size, image_bytes=statistics is not None)
         if residual_images is not None:  # the file computes another function than training did
             kept = kept.answered_by(compile_onnxruntime(model.SerializeToString(), None, None))
         about["golden"] = kept.plain()
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)} | ({KEY: BLANK} if samples else {}))
     return model
+
+
+def _check_residual(network: QuantizableNetwork, style: str, signature: Signature) -> None:
+    """``ValueError`` where additions cannot be fitted to images at export."""
+    if style != "qdq":
+        raise ValueError(f"integer residual additions need style 'qdq', not {style!r}")
+    if network.additions():
+        raise ValueError(
+            "the network was made with residual=..., and its additions are integer already; export it "
+            "without residual_images (--residual float)"
+        )
+    if not takes_one(signature):
+        raise ValueError(
+            f"int8 residual additions are fitted to images; the network takes {', '.join(signature)}"
+        )
 
 
 def fits_bytes(mode: BitMode) -> bool:

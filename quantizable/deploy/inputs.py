@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from quantizable.storage.outputs import INPUT
-from quantizable.storage.signature import BOOLEAN, INTEGER, Arrays, Input, Signature, takes_one
+from quantizable.storage.signature import BOOLEAN, BYTES, INTEGER, Arrays, Input, Signature, takes_one
 
 
 def input_arrays(signature: Signature, given: Sequence[Any], named: Mapping[str, Any]) -> Arrays:
@@ -65,6 +65,10 @@ def input_array(values: Any, one: Input, name: str = "") -> np.ndarray:
     if one.type == BOOLEAN:
         if array.dtype.kind != "b":
             raise ValueError(f"{what} are {array.dtype}; give booleans")
+        return np.ascontiguousarray(array)
+    if one.type == BYTES:
+        if array.dtype != np.uint8:
+            raise ValueError(f"{what} are {array.dtype}; give uint8, from 0 to 255: the file normalizes them")
         return np.ascontiguousarray(array)
     if one.type == INTEGER:
         if array.dtype.kind not in "iu":

@@ -23,7 +23,6 @@ from quantizable.storage.integers import IntegerInput, IntegerWeight
 OPSET = 21
 QONNX_DOMAIN = "qonnx.custom_op.general"
 LAYER_KEY = "quantizable.layer"  # metadata of the ONNX nodes: which layer they belong to
-SIGNED_OFFSET = 128  # signed codes sit in an unsigned byte too: the integer kernels of x86 take those
 
 
 def write_quant(
@@ -42,6 +41,14 @@ def write_quant(
         {"signed": int(signed), "narrow": int(narrow), "rounding_mode": "ROUND"},
         dtype=torch.float32, shape=x.shape, version=1, metadata_props={LAYER_KEY: layer},
     )  # fmt: skip
+
+
+def code_offset(grid: IntegerInput) -> int:
+    """What is added to signed codes: the integer kernels of x86 take unsigned bytes.
+
+    It is as small as can be: engines add it in float32 before they round, which moves codes near a tie.
+    """
+    return -grid.low if grid.signed else 0
 
 
 class InputNode(nn.Module):
@@ -68,7 +75,7 @@ class InputNode(nn.Module):
         self.drops_remainder = False  # True once the layer adds the remainder's share to its output
         self.remainder = grid.remainder * float(grid.scale)  # in units of the input
         self.register_buffer("scale", grid.scale.float().reshape(()))
-        offset = SIGNED_OFFSET if grid.signed else 0
+        offset = self.offset = code_offset(grid)
         self.register_buffer("real_zero", torch.tensor(float(grid.zero_point + grid.remainder)))
         self.register_buffer("width", torch.tensor(float(grid.bits)))
         self.highest_code = grid.high + offset  # of the unsigned byte that engines see
@@ -108,6 +115,22 @@ class InputNode(nn.Module):
             version=OPSET, metadata_props=note,
         )  # fmt: skip
         return value - self.remainder if self.remainder and not self.drops_remainder else value
+
+
+class RangeNode(nn.Module):
+    """Clamps what a convolution computed to the range of a grid; the reader of the sum rounds.
+
+    Args:
+        grid: scale, zero point and code range.
+    """
+
+    def __init__(self, grid: IntegerInput) -> None:
+        super().__init__()
+        self.low, self.high = (float((code - grid.zero_point) * grid.scale) for code in (grid.low, grid.high))
+        self.calibrating = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(self.low, self.high)
 
 
 class WeightNode(nn.Module):

@@ -8,11 +8,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from quantizable.deploy.integer_nodes import InputNode, WeightNode
+from quantizable.deploy.integer_nodes import InputNode, RangeNode, WeightNode
 from quantizable.deploy.lowering import Lowered
 from quantizable.deploy.real_zero_point import RemainderShare, adds_remainder
 from quantizable.deploy.saturation import can_saturate
 from quantizable.nn import QuantLayer
+from quantizable.nn.additions import INPUT, Additions
 from quantizable.nn.operands import QuantOperands
 from quantizable.nn.recurrent import Recurrent
 from quantizable.nn.recurrent_products import Product
@@ -43,6 +44,8 @@ def layer_report(lowered: Lowered) -> dict[str, str]:
                 report[name] = "float: evaluation never calls it"
         elif isinstance(module, QuantLayer):
             report[name] = _runs(lowered, name, module)
+        elif isinstance(module, Additions):
+            report[name] = _adds(lowered, name)
         elif isinstance(module, QuantOperands):
             first = next(iter(module.operands))
             report[name] = "integer products" if f"{name}.{first}" in lowered.inputs else "float: mode 32"
@@ -78,6 +81,11 @@ def _codes_can_saturate(lowered: Lowered, name: str) -> bool:
     )
 
 
+def _adds(lowered: Lowered, name: str) -> str:
+    given = lowered.inputs.get(f"{name}.{INPUT}")
+    return "float: mode 32" if given is None else f"integer a{given.grid.bits}"
+
+
 def _runs(lowered: Lowered, name: str, layer: QuantLayer) -> str:
     weight, given = lowered.weights.get(name), lowered.inputs.get(name)
     if weight is None and given is None:
@@ -93,7 +101,7 @@ def _runs(lowered: Lowered, name: str, layer: QuantLayer) -> str:
 
 
 def _is_leaf(module: nn.Module) -> bool:
-    own = InputNode | WeightNode | RemainderShare
+    own = InputNode | RangeNode | WeightNode | RemainderShare
     return not list(module.children()) and not isinstance(
         module, own | nn.ModuleList | nn.Sequential | nn.ModuleDict
     )

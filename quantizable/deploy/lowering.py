@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from quantizable.calibrate import check_calibrated
-from quantizable.deploy.integer_nodes import InputNode, WeightNode
+from quantizable.deploy.integer_nodes import InputNode, RangeNode, WeightNode
 from quantizable.deploy.norm_folding import fold_norms
 from quantizable.deploy.real_zero_point import RemainderShare, share_remainder
 from quantizable.network import Assignment, QuantizableNetwork
@@ -22,8 +22,9 @@ from quantizable.nn import PerModeNorm, QuantLayer
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.module_names import replace_module
 from quantizable.nn.network_inputs import network_inputs
-from quantizable.nn.operands import QuantOperands
+from quantizable.nn.operands import Operands
 from quantizable.nn.own_forward import has_inputs_first
+from quantizable.quantizers import Unrounded
 from quantizable.storage.integers import integer_input, integer_weight, is_quantized
 from quantizable.storage.outputs import INPUT, OUTPUT, Structure, structure_of
 
@@ -85,8 +86,8 @@ def lower(
             continue
         elif isinstance(module, QuantLayer):
             _lower_layer(lowered, name, module)
-        elif isinstance(module, QuantOperands):
-            _lower_attention(lowered, name, module)
+        elif isinstance(module, Operands):
+            _lower_operands(lowered, name, module)
     with torch.no_grad():
         lowered.outputs = structure_of(inputs(model), inputs.kwargs or (INPUT,))
     lowered.folded, lowered.kept = fold_norms(model, inputs, lowered.weights)
@@ -109,10 +110,13 @@ def _lower_layer(lowered: Lowered, name: str, layer: QuantLayer) -> None:
         lowered.inputs[name] = layer.input_quantizer = InputNode(integer_input(given, given.bits), name)  # type: ignore[assignment]
 
 
-def _lower_attention(lowered: Lowered, name: str, block: QuantOperands) -> None:
+def _lower_operands(lowered: Lowered, name: str, block: Operands) -> None:
     for operand, quantizer in list(block.operands.items()):
         if is_quantized(quantizer):  # type: ignore[arg-type]
             key = f"{name}.{operand}"
+            if isinstance(quantizer, Unrounded):
+                block.operands[operand] = RangeNode(integer_input(quantizer, quantizer.bits))  # type: ignore[index]
+                continue
             node = InputNode(integer_input(quantizer, quantizer.bits), key)  # type: ignore[arg-type]
             lowered.inputs[key] = node
             block.operands[operand] = node  # type: ignore[index]

@@ -69,7 +69,7 @@ def highest_code(output: Any) -> int | None:
         seen.add(node.get_name())
         if _type(node) != "u8":
             waiting += [source.get_node() for source in node.input_values()]
-        elif node.get_type_name() != "Constant":  # a zero point is no code
+        elif node.get_type_name() not in ("Constant", "Parameter"):  # no code: a zero point, an image
             highest = max(highest or 0, _highest_of_bytes(node))
     return highest
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantizable.deploy.export import METADATA, onnx_model
+from quantizable.deploy.openvino_reductions import with_kept_axes
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.report.files import check_target, written_whole
@@ -33,6 +34,7 @@ def export_openvino(
     about = {p.key: p.value for p in model.metadata_props}[METADATA]
     del model.metadata_props[:]  # OpenVINO would take them over: the digest is this file's own
     graph = openvino_core("OpenVINO export").read_model(model.SerializeToString())
+    with_kept_axes(graph)  # for programs that read the file themselves
     for number, node in enumerate(graph.get_ordered_ops()):
         if node.get_friendly_name() == node.get_name():  # counted since the process began
             node.set_friendly_name(f"{node.get_type_name()}.{number}")

@@ -22,9 +22,11 @@ from quantizable.deploy.fixed_point_multiplier import (
     rescale,
     to_fixed,
 )
+from quantizable.deploy.integer_nodes import RangeNode
 from quantizable.deploy.lowering import lower
 from quantizable.deploy.real_zero_point import FixedWeight, adds_remainder
 from quantizable.network import Assignment, QuantizableNetwork
+from quantizable.nn.additions import Additions
 from quantizable.storage.integers import IntegerInput
 
 POOLING = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
@@ -51,6 +53,14 @@ class Codes(nn.Module):
         shifted = x + real_zero_point * self.grid.scale.double()
         codes = rescale(to_fixed(shifted), *self.inverse).clamp(self.grid.low, self.grid.high)
         return codes.double() - self.grid.zero_point
+
+
+class Addend(Codes):
+    """An operand of an addition on its grid: its code, and the value in which both operands are added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = super().forward(x) * self.grid.scale.double()
+        return from_fixed(to_fixed(value)) if self.fixed_point else value
 
 
 class Requantize:
@@ -126,6 +136,13 @@ def integer_network(
         layer.register_forward_hook(requantize, prepend=True)
         if name in lowered.shares:
             lowered.shares[name].double()
+    for name, additions in model.named_modules():
+        for key in [*additions.operands] if isinstance(additions, Additions) else ():
+            if given := lowered.inputs.get(f"{name}.{key}"):
+                additions.operands[key] = Addend(given.grid, fixed_point)
+            elif fixed_point and isinstance(clamp := additions.operands[key], RangeNode):
+                limits = torch.tensor([clamp.low, clamp.high], dtype=torch.float64)
+                clamp.low, clamp.high = from_fixed(to_fixed(limits)).tolist()
     if fixed_point:
         for module in model.modules():
             if isinstance(module, POOLING):

@@ -38,6 +38,7 @@ from quantizable.storage.signature import (
 )
 
 log = logging.getLogger(__name__)
+Mode = BitMode | str | None  # a mode, an assignment by its name, the one of a file that cannot be switched
 
 
 class Session:
@@ -105,7 +106,8 @@ class Session:
         self._golden: Golden | None = None
         self._inexact = "" if exact else "exact=False"
         self.problem = ""
-        self._runners: dict[BitMode | None, Runner] = {}
+        self._runners: dict[Mode, Runner] = {}
+        self.assignments: list[str] = []
         self._network: QuantizableNetwork | None = None
         self._graph: bytes | Path = b""
         self._outputs: Structure = OUTPUT
@@ -126,7 +128,8 @@ class Session:
             self._golden = Golden.read(about.get("golden"))
         else:
             self._network = load(self.path, model)
-        self.modes, self.info = self._network.modes, preprocessing(self._network)
+        self.modes, self.assignments = self._network.modes, [*self._network.assignments]
+        self.info = preprocessing(self._network)
         self.signature: Signature = signature_of(self._network)
 
     def _open_graph(self) -> None:
@@ -150,18 +153,21 @@ class Session:
 
     @property
     def bits(self) -> str:
-        """Name of the mode it runs in; ``"mixed"`` for a file with a mode per layer."""
-        return MIXED if self._mode is None else self._mode.name
+        """Name of the mode or assignment it runs in; ``"mixed"`` for a file with a mode per layer."""
+        return name_of(self._mode)
 
     def set_bits(self, bits: ModeLike) -> None:
         """Switch to a mode; compiles it at its first use. ``ValueError`` if the file lacks it."""
+        if isinstance(bits, str) and bits in self.assignments:
+            return self._switch(bits)
         mode = BitMode.parse(bits)
         if mode not in self.modes:
-            held = ", ".join(m.name for m in self.modes) or "a mode per layer, which cannot be switched"
+            names = [*(m.name for m in self.modes), *self.assignments]
+            held = ", ".join(names) or "a mode per layer, which cannot be switched"
             raise ValueError(f"{self.path} has no mode {mode.name}; it has {held}")
         self._switch(mode)
 
-    def _switch(self, mode: BitMode | None) -> None:
+    def _switch(self, mode: Mode) -> None:
         if mode not in self._runners:
             runner = self._compile(mode)
             for _ in range(self.warmup):
@@ -169,7 +175,7 @@ class Session:
             self._runners[mode] = self._verified(mode, runner) if self.verify else runner
         self._mode = mode
 
-    def _verified(self, mode: BitMode | None, runner: Runner) -> Runner:
+    def _verified(self, mode: Mode, runner: Runner) -> Runner:
         """The runner, or one without OpenVINO's integer passes where these change the answers."""
         try:
             self._check_answers(mode, runner)
@@ -182,20 +188,20 @@ class Session:
                 raise  # not these passes, then: this first error says what is wrong
         log.warning(
             "openvino's integer passes change the answers of %s in mode %s; it runs without them, in float",
-            self.path, MIXED if mode is None else mode.name,
+            self.path, name_of(mode),
         )  # fmt: skip
         return in_float
 
-    def _answers_right(self, mode: BitMode | None, runner: Runner) -> bool:
+    def _answers_right(self, mode: Mode, runner: Runner) -> bool:
         try:
             self._check_answers(mode, runner)
         except RuntimeError:
             return False
         return True
 
-    def _check_answers(self, mode: BitMode | None, runner: Runner) -> None:
+    def _check_answers(self, mode: Mode, runner: Runner) -> None:
         """``RuntimeError`` if the answers to the golden samples are not those of training."""
-        name = MIXED if mode is None else mode.name
+        name = name_of(mode)
         samples = self._golden
         if (samples is None or name not in samples.answers) and self._network is not None:
             assert mode is not None
@@ -231,7 +237,7 @@ class Session:
         finally:
             self._mode = before
 
-    def _compile(self, mode: BitMode | None, integers: bool = True) -> Runner:
+    def _compile(self, mode: Mode, integers: bool = True) -> Runner:
         graph: bytes | Path
         if self._network is None:
             graph = self._graph
@@ -271,7 +277,7 @@ class Session:
         log.warning("openvino refuses %s with a free batch size; it runs image by image (batch=1)", self.path)
         return runner
 
-    def _without_passes(self, mode: BitMode | None) -> Runner | None:
+    def _without_passes(self, mode: Mode) -> Runner | None:
         """Some graphs OpenVINO compiles only without its integer passes."""
         try:
             runner = self._compile(mode, integers=False)
@@ -279,11 +285,11 @@ class Session:
             return None
         log.warning(
             "openvino's integer passes cannot compile %s in mode %s; it runs without them, in float",
-            self.path, MIXED if mode is None else mode.name,
+            self.path, name_of(mode),
         )  # fmt: skip
         return runner
 
-    def _torch_runner(self, mode: BitMode) -> Runner:
+    def _torch_runner(self, mode: BitMode | str) -> Runner:
         network = self._network
         assert network is not None
 
@@ -331,5 +337,10 @@ class Session:
             "path": str(self.path),
             "engine": self.engine,
             "bits": self.bits,
-            "modes": [m.name for m in self.modes],
+            "modes": [*(m.name for m in self.modes), *self.assignments],
         }
+
+
+def name_of(mode: Mode) -> str:
+    """Of a mode or an assignment that the network holds; ``"mixed"`` for a file with a mode per layer."""
+    return MIXED if mode is None else str(mode)

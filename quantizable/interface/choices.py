@@ -23,6 +23,7 @@ FORMATS = ("qz", "onnx", "openvino")
 CALIBRATED = ("ckpt", "qz")  # what quantizable calibrate writes
 STYLES = ("qdq", "qonnx")
 WEIGHT_STORAGE = ("int8", "int4")
+PREPROCESS = ("outside", "in-graph")  # who normalizes an image
 METHODS = ("uniform", "greedy", "integer", "fisher", "evolution", "reinforcement")
 OBJECTIVES = ("accuracy", "agreement", "kl", "acr", "certified", "shifts", "proved")
 COSTS = ("bops", "bytes", "mean_bits", "weight_bits", "activation_bits", "latency")

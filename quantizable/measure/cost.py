@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class LayerCost:
     """Cost of one layer for one image in one mode.
 
     Attributes:
-        mode: name of the network's mode.
+        mode: name of the network's mode, or of its assignment.
         layer: its name; ``NAME.products`` are the two products of a torch ``MultiheadAttention``.
         weight_bits, input_bits: the widths that the layer runs at in that mode; of attention products, those
             of their two operands.
@@ -82,19 +82,29 @@ def layer_costs(
         network: calibrated, trained or neither; it is left as it is.
         input_size: channels, height, width, or the shape of an input of another kind; None: as the
             network's ``info`` says.
-        modes: by default all.
+        modes: modes, and names of assignments that it holds; by default all of both.
     """
-    chosen = network.modes if modes is None else [network.check_mode(mode) for mode in modes]
+    held = network.assignments
+    asked: list[ModeLike] = [*held, *network.modes] if modes is None else [*modes]
+    uniform = {mode: network.check_mode(mode) for mode in asked if mode not in held}
     device = next((one.device for one in network.parameters()), torch.device("cpu"))
     macs, calls, _ = count_macs(network, example_inputs(network, 1, input_size).to(device))
     parts = dict(network.model.named_modules())
     layers = {name: part for name, part in parts.items() if _has_weight(part)}
     products = [name for name in macs if name not in layers]  # attention, quantized or not
+    chosen: dict[str, Mapping[str, Any]] = {
+        uniform[mode].name if mode in uniform else str(mode): dict.fromkeys(
+            [*layers, *products], uniform[mode]
+        )
+        if mode in uniform
+        else held[mode]  # type: ignore[index]
+        for mode in asked
+    }
     return [
-        _weighted(mode, name, layers[name], macs.get(name, 0), calls[name])
+        _weighted(mode, own.get(name, FLOAT), name, layers[name], macs.get(name, 0), calls[name])
         if name in layers
-        else _product(mode, name, parts.get(name), macs[name], calls.get(name, []))
-        for mode in chosen
+        else _product(mode, own.get(name, FLOAT), name, parts.get(name), macs[name], calls.get(name, []))
+        for mode, own in chosen.items()
         for name in [*layers, *products]
     ]
 
@@ -107,21 +117,25 @@ def bit_operations(part: nn.Module | None, macs: int, mode: BitMode) -> int:
     return macs * (mode.activation if isinstance(part, QuantOperands) else mode.weight) * mode.activation
 
 
-def _weighted(mode: BitMode, name: str, layer: nn.Module, macs: int, calls: list[Call]) -> LayerCost:
+def _weighted(
+    name: str, mode: BitMode, layer_name: str, layer: nn.Module, macs: int, calls: list[Call]
+) -> LayerCost:
     widths = layer.resolve(mode) if isinstance(layer, QuantLayer) else FLOAT
     # a layer inside (the output projection of attention) has a row of its own
     numbers = sum(p.numel() for p in _parameters_of(layer))
     quantized = layer.get_parameter(_weight_of(layer)).numel()
     scales = _scales(layer, widths.weight)
     return LayerCost(
-        mode.name, name, widths.weight, widths.activation, numbers, macs,
+        name, layer_name, widths.weight, widths.activation, numbers, macs,
         bit_operations(layer, macs, widths),
         _bytes(quantized, widths.weight) + 4 * (numbers - quantized + scales),
         max((_bytes(c.given.numel(), widths.activation) + 4 * c.out.numel() for c in calls), default=0),
     )  # fmt: skip
 
 
-def _product(mode: BitMode, name: str, part: nn.Module | None, macs: int, calls: list[Call]) -> LayerCost:
+def _product(
+    name: str, mode: BitMode, layer: str, part: nn.Module | None, macs: int, calls: list[Call]
+) -> LayerCost:
     quantized = isinstance(part, QuantOperands)
     widths = part.resolve(mode) if isinstance(part, QuantOperands) else FLOAT
     memory = 0
@@ -133,7 +147,7 @@ def _product(mode: BitMode, name: str, part: nn.Module | None, macs: int, calls:
             memory = max(memory, first, second)
     first_bits = widths.activation if quantized else widths.weight
     return LayerCost(
-        mode.name, name, first_bits, widths.activation, 0, macs, bit_operations(part, macs, widths), 0, memory
+        name, layer, first_bits, widths.activation, 0, macs, bit_operations(part, macs, widths), 0, memory
     )
 
 

@@ -79,7 +79,8 @@ class Coverage:
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
         shown = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         mode = "mixed bits" if isinstance(self.mode, dict) else f"mode {self.mode}"
-        return "\n".join([*shown, f"{self.share:.1%} of all products are quantized in {mode}"])
+        hint = ", which is float; call set_bits first to see another" if self.mode == FLOAT_BITS else ""
+        return "\n".join([*shown, f"{self.share:.1%} of all products are quantized in {mode}{hint}"])
 
 
 def _bits(product: Product) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from quantizable.bits import BitMode
+from quantizable.bits import FLOAT, BitMode
 from quantizable.calibrate import active_batch_norms
 from quantizable.data.choice import trained_data, validation_loader
 from quantizable.interface.progress import progress
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if args.norm_batches:
         network.reestimate_norms(
             datamodule.train_dataloader(),
-            [run.bits for run in runs if isinstance(run.bits, BitMode) and not run.bits.is_float],
+            [run.bits for run in runs if run.network is network and run.bits != FLOAT],  # type: ignore[misc]
             args.norm_batches,
         )
     loader = datamodule.test_dataloader() if test else validation_loader(network, datamodule)

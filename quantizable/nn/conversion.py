@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Literal
 
 from timm.layers import Attention
@@ -13,6 +14,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from quantizable.bits import FLOAT_BITS, BitMode, check_bits
 from quantizable.interface.errors import unknown
+from quantizable.nn.addition_search import quantize_additions
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.embedding import EMBEDDINGS
 from quantizable.nn.layers import QuantLayer
@@ -41,12 +43,16 @@ class QuantizeConfig:
     exclude: list[str] = field(default_factory=list)
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     embedding: bool = False
+    residual: int | None = None
+    assignments: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known_quantizer(self.quantizer)
         if self.first_last not in ("mode", "float"):
             self.first_last = fixed_width(self.first_last, 'first_last (or "mode", or "float")')
         true_or_false(self.per_channel, "per_channel")
+        if self.residual is not None:
+            self.residual = fixed_width(self.residual, "residual (or None)", float_word="None")
         if self.norms not in SHARING:
             raise ValueError(unknown("norms", self.norms, SHARING))
         for pattern, options in self.overrides.items():
@@ -63,8 +69,8 @@ class QuantizeConfig:
                     true_or_false(value, f"per_channel of override {pattern!r}")
 
     def asdict(self) -> dict[str, Any]:
-        """The config as plain dictionaries, lists and scalars."""
-        return asdict(self)
+        """The config as plain dictionaries, lists and scalars; without assignments it does not name them."""
+        return {key: value for key, value in asdict(self).items() if key != "assignments" or value}
 
 
 def known_quantizer(name: str) -> None:
@@ -73,11 +79,11 @@ def known_quantizer(name: str) -> None:
         raise ValueError(unknown("quantizer", name, QUANTIZERS))
 
 
-def fixed_width(bits: Any, what: str) -> int:
+def fixed_width(bits: Any, what: str, float_word: str = '"float"') -> int:
     """A width of 2 to 16 bits (1 where the quantizer has it) out of ``8`` or ``"8"``; else ``ValueError``."""
     number = int(bits) if isinstance(bits, str) and bits.strip().isdecimal() else bits  # "8", as for a mode
     if check_bits(number, what) == FLOAT_BITS:
-        raise ValueError(f'{what} is 32; write "float" to leave the layer unquantized')
+        raise ValueError(f"{what} is 32; write {float_word} to leave it unquantized")
     return int(number)
 
 
@@ -182,8 +188,11 @@ def convert(
             _quantize(layer, modes, options, is_input=name in first)
     if config.attention:
         _quantize_attention(model, config)
+    if config.residual is not None:
+        widths = {mode.activation for mode in modes} - {FLOAT_BITS}
+        quantize_additions(model, widths, partial(addition_width, config), known)
     if config.norms != "shared":
-        _split_norms(model, modes, shared_affine=config.norms == "shared_affine")
+        _split_norms(model, modes, config)
 
 
 def classifier_of(model: nn.Module) -> tuple[str | None, int | None]:
@@ -211,6 +220,14 @@ def layer_options(config: QuantizeConfig, name: str, is_end: bool) -> dict[str, 
         if fnmatchcase(name, pattern):
             options |= override
     return None if options["bits"] == "float" else options
+
+
+def addition_width(config: QuantizeConfig, name: str) -> int | None:
+    """Bits of the operands of additions by the name of these; None if they stay float."""
+    options = layer_options(config, name, is_end=False)
+    if options is None:
+        return None
+    return config.residual if options["bits"] == "mode" else options["bits"]
 
 
 def channel_axis(layer: nn.Module) -> int | None:
@@ -264,12 +281,14 @@ def _quantize_attention(model: nn.Module, config: QuantizeConfig) -> None:
         QuantAttention.convert(block, lambda: operand_quantizer(config.asdict()))
 
 
-def _split_norms(model: nn.Module, modes: list[BitMode], shared_affine: bool) -> None:
+def _split_norms(model: nn.Module, modes: list[BitMode], config: QuantizeConfig) -> None:
     split: dict[nn.Module, PerModeNorm] = {}  # a norm that a network uses in two places stays one
     inside = {m for n in model.modules() if isinstance(n, PerModeNorm) for m in n.modules()}
     for parent in [m for m in model.modules() if m not in inside]:
         for name, child in list(parent._modules.items()):  # a second name of one norm too
             if child is not None and is_norm(child):
                 if child not in split:
-                    split[child] = PerModeNorm(child, modes, shared_affine)
+                    split[child] = PerModeNorm(child, modes, config.norms == "shared_affine")
+                    for assignment in config.assignments:
+                        split[child].add_mode(assignment, modes[-1])
                 setattr(parent, name, split[child])

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from quantizable.nn.layers import QuantLayer, all_float
 from quantizable.nn.operands import FunctionalProducts
+from quantizable.nn.transposed import is_transposed
 from quantizable.nn.watching import watching
 from quantizable.quantizers import Quantizer
 
@@ -28,6 +29,7 @@ MATMULS = {
     torch.mm, torch.Tensor.mm,
 }  # fmt: skip
 BATCHED_SUMS = {torch.baddbmm, torch.Tensor.baddbmm}
+SUMS = {torch.addmm, torch.Tensor.addmm}
 EINSUMS = {torch.einsum, torch.functional.einsum}
 ATTENTION = F.scaled_dot_product_attention
 Multiply = Callable[[Tensor, Tensor, Callable[..., Tensor]], Tensor]
@@ -45,7 +47,8 @@ class FunctionalCalls(TorchFunctionMode):
 
     def __init__(self, module: nn.Module, read: Mapping[int, QuantLayer], multiply: Multiply) -> None:
         super().__init__()
-        self.read, self.multiply = read, multiply
+        self.read, self.multiply = dict(read), multiply
+        self.transposed: list[Tensor] = []  # weights of these, as long as their ids are looked up
         self.thread = get_ident()
         self.depth = 0  # of calls of modules inside, in this thread
         self.inside = {
@@ -74,10 +77,13 @@ class FunctionalCalls(TorchFunctionMode):
         if self.depth:
             return func(*args, **kwargs)
         if self.read:
-            weights = [x for x in (*args, *kwargs.values()) if isinstance(x, nn.Parameter)]
-            layer = next((self.read[id(w)] for w in weights if id(w) in self.read), None)
+            layer = next((self.read[id(x)] for x in (*args, *kwargs.values()) if id(x) in self.read), None)
             if layer is not None:
-                return read_past(layer, func, args, kwargs)
+                result = read_past(layer, func, args, kwargs)
+                if args and is_transposed(func, args[0], result):
+                    self.transposed.append(result)
+                    self.read[id(result)] = layer
+                return result
         return products(func, args, kwargs, self.multiply)
 
 
@@ -138,7 +144,16 @@ def read_past(layer: QuantLayer, func: Any, args: Any, kwargs: Any) -> Any:
     if func is F.linear:
         bias = args[2] if len(args) > 2 else kwargs.get("bias")
         return layer(args[0] if args else kwargs["input"], bias)
+    if func in MATMULS and len(args) == 2 and _is_turned(args[1], layer.weight):
+        return layer(args[0], None)
+    if func in SUMS and len(args) == 3 and not kwargs and _is_turned(args[2], layer.weight):
+        return layer(args[1], args[0])
     return func(*args, **kwargs)
+
+
+def _is_turned(x: Any, weight: Tensor) -> bool:
+    """True if ``x``, a weight or its transposed view, is the view."""
+    return x is not weight and isinstance(x, Tensor) and x.data_ptr() == weight.data_ptr()
 
 
 def plain_product(left: Tensor, right: Tensor, product: Callable[..., Tensor]) -> Tensor:

@@ -2,23 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from torch import nn
+
 from quantizable.bits import BitMode, ModeLike
+from quantizable.nn.additions import Additions
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm
 
 Parts = Mapping[str, Any]  # layers, norms and products by name, in the order of the network
 
 
-def held(modes: Sequence[BitMode], mode: ModeLike) -> BitMode:
-    """The mode, if it is among ``modes``; else ``ValueError`` with the list of those."""
-    parsed = BitMode.parse(mode)
+class NamedModes(dict[str, "BitMode | str"]):
+    """An assignment that a network holds as a mode: of every layer its mode, of every norm the name.
+
+    Args:
+        name: under which ``set_bits`` knows it.
+        parts: what can be switched.
+        highest: the mode of layers that were put in after the assignment was added.
+        modes: of the other layers.
+    """
+
+    def __init__(self, name: str, parts: Parts, highest: BitMode, modes: Mapping[str, ModeLike]) -> None:
+        self.name = name
+        for part, module in parts.items():
+            self[part] = name if isinstance(module, PerModeNorm) else BitMode.parse(modes.get(part, highest))
+
+    def layer_mode(self, layer: str) -> BitMode:
+        """The mode of a layer."""
+        return BitMode.parse(self[layer])
+
+    def of_layers(self) -> list[BitMode]:
+        """The modes of all layers."""
+        return [mode for mode in self.values() if isinstance(mode, BitMode)]
+
+
+def check_name(name: str) -> None:
+    """``ValueError`` unless an assignment can be held under that name."""
+    try:
+        BitMode.parse(name)
+    except ValueError:
+        if (
+            isinstance(name, str)
+            and re.fullmatch(r"[A-Za-z][\w-]*", name)
+            and not hasattr(nn.ModuleDict, name)
+        ):
+            return
+    raise ValueError(
+        f"an assignment cannot be called {name!r}; its name has letters, digits, - and _, begins with a "
+        "letter and is no bit mode and no word of Python's, as 'found'"
+    )
+
+
+def held(modes: Sequence[BitMode], mode: ModeLike, named: Collection[str] = ()) -> BitMode:
+    """The mode, if it is among ``modes``; else ``ValueError`` with the list of those and of ``named``."""
+    known = ", ".join([*(m.name for m in modes), *named])
+    try:
+        parsed = BitMode.parse(mode)
+    except ValueError as error:
+        if not named:
+            raise
+        raise ValueError(f"the network has no assignment {mode!r}; it has {known}") from error
     if parsed not in modes:
         raise ValueError(
-            f"the network has no mode {parsed.name}; it has {', '.join(m.name for m in modes)} "
+            f"the network has no mode {parsed.name}; it has {known} "
             "(a new one: add_mode, then reestimate_norms)"
         )
     return parsed
@@ -45,7 +96,7 @@ def modes_by_pattern(
     for name, module in parts.items():
         matching = [mode for pattern, mode in parsed.items() if fnmatchcase(name, pattern)]
         mode = matching[-1] if matching else fallback
-        if isinstance(module, PerModeNorm):
+        if isinstance(module, PerModeNorm | Additions):
             mode = matching[-1] if matching else before
         elif mode is None:
             raise ValueError(f"no pattern matches layer {name!r}; add one or give default=")
@@ -88,9 +139,11 @@ def plain_mode(mode: BitMode) -> int | str:
 
 
 def plain_modes(
-    parts: Parts, assignment: BitMode | Mapping[str, BitMode]
+    parts: Parts, assignment: BitMode | NamedModes | Mapping[str, BitMode]
 ) -> int | str | dict[str, int | str]:
     """The modes as plain words; of a fixed layer the width that it runs at."""
+    if isinstance(assignment, NamedModes):
+        return assignment.name
     if isinstance(assignment, BitMode):
         return plain_mode(assignment)
     shown = {}

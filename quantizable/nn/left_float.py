@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from quantizable.nn.embedding import EMBEDDINGS
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import is_norm
+from quantizable.nn.own_forward import QuantOwnForward, multiplies_by_weight
 from quantizable.nn.recurrent import Recurrent
 from quantizable.nn.swap import quant_class
 from quantizable.quantizers import Level, Quantizer
@@ -56,13 +57,20 @@ def left_float(model: nn.Module, known: Collection[nn.Module] = ()) -> tuple[dic
     for name, module in model.named_modules():
         if "parametrizations" in name.split("."):
             continue  # of a layer, which counts them
-        quantized = isinstance(module, QuantLayer | Recurrent) or quant_class(module) is not None
+        quantized = isinstance(module, QuantLayer | Recurrent) or _has_quantized_form(module)
         numbers = sum(_numbers(module))
         total += numbers
         if not quantized and module not in known and (numbers or isinstance(module, PRODUCTS)):
             left += numbers
             found[name] = module
     return found, left / max(total, 1)
+
+
+def _has_quantized_form(module: nn.Module) -> bool:
+    quant = quant_class(module)
+    if quant is None or not issubclass(quant, QuantOwnForward):
+        return quant is not None
+    return multiplies_by_weight(module) is not False
 
 
 def _numbers(module: nn.Module) -> list[int]:

@@ -105,6 +105,11 @@ class ModelAttributes(nn.Module):
 
     # -- layers put in later -----------------------------------------------------------------------
 
+    def _parts(self, kinds: Any) -> dict[str, Any]:
+        """The modules of these classes by name, in the order in which the network registers them."""
+        self.refresh()
+        return {n: m for n, m in self.model.named_modules() if isinstance(m, kinds)}
+
     @property
     def _switchable(self) -> dict[str, Any]:
         return self._structure.switchable

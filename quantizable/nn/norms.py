@@ -69,11 +69,12 @@ class PerModeNorm(Recomputable):
     """
 
     active: nn.Module
-    mode: BitMode
+    mode: BitMode | str
 
     def __init__(self, norm: nn.Module, modes: Sequence[BitMode], shared_affine: bool = False) -> None:
         super().__init__()
         self.norms = nn.ModuleDict()
+        self.held: list[BitMode | str] = [*modes]
         for mode in modes:
             self.norms[mode.name] = norm if mode == modes[-1] else copy.deepcopy(norm)
         self.train(norm.training)
@@ -92,12 +93,12 @@ class PerModeNorm(Recomputable):
 
     @property
     def modes(self) -> list[BitMode]:
-        """The modes it holds."""
-        return [BitMode.parse(name) for name in self.norms]
+        """The modes it holds, without named assignments."""
+        return [mode for mode in self.held if isinstance(mode, BitMode)]
 
-    def set_bits(self, mode: BitMode) -> None:
-        """Make the copy of ``mode`` the active one; ``KeyError`` if there is none."""
-        object.__setattr__(self, "active", self.norms[mode.name])
+    def set_bits(self, mode: BitMode | str) -> None:
+        """Make the copy of a mode, or of a named assignment, the active one; ``KeyError`` without one."""
+        object.__setattr__(self, "active", self.norms[str(mode)])
         object.__setattr__(self, "mode", mode)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
@@ -106,9 +107,10 @@ class PerModeNorm(Recomputable):
         if name == "norms":
             self.set_bits(self.mode)
 
-    def add_mode(self, mode: BitMode, like: BitMode) -> None:
-        """Add a copy for ``mode`` that starts as the one of ``like``."""
-        self.norms[mode.name] = copy.deepcopy(self.norms[like.name])
+    def add_mode(self, mode: BitMode | str, like: BitMode) -> None:
+        """Add a copy for a mode, or for a named assignment, that starts as the one of ``like``."""
+        self.held.append(mode)
+        self.norms[str(mode)] = copy.deepcopy(self.norms[like.name])
         self.tie()
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Products of two activations: what holds the quantizers of their operands."""
+"""Products and sums of two activations: what holds the quantizers of their operands."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from quantizable.nn.recomputation import Recomputable
 from quantizable.quantizers import Quantizer
 
 
-class QuantOperands(Recomputable):
-    """Switches the quantizers of products of two activations.
+class Operands(Recomputable):
+    """Switches the quantizers of operands that are activations.
 
     Attributes:
         operands: the quantizers, by the operand's name.
@@ -44,7 +44,7 @@ class QuantOperands(Recomputable):
                 operand.add_width(mode.activation)
 
     def set_bits(self, mode: BitMode) -> None:
-        """Both operands are activations, so the activation's bit-width counts."""
+        """All operands are activations, so the activation's bit-width counts."""
         for operand in self.operands.values():
             operand.set_bits(mode.activation)
 
@@ -60,6 +60,10 @@ class QuantOperands(Recomputable):
             isinstance(operand, Quantizer) and operand.active is None and not operand.calibrating
             for operand in self.operands.values()
         )
+
+
+class QuantOperands(Operands):
+    """Those of products of two activations."""
 
 
 class FunctionalProducts(QuantOperands):

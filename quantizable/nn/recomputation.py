@@ -8,8 +8,11 @@ switched tells the mode in which the node was made that asks for the recomputati
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -108,9 +111,22 @@ class ModeHistory:
             for name, module in modules.items():
                 assignment[name] = held.get(id(module)) or self.current.get(name, latest)
                 latest = assignment[name] if assignment[name] in modes else latest
-            self.current = assignment
+            self.current = copy.copy(self.current)  # of a named assignment it keeps the name
+            self.current.clear()
+            self.current.update(assignment)
         self.modules = modules
         self._point(self.current)
+
+    @contextmanager
+    def running_forward(self) -> Iterator[None]:
+        """For the length of a forward pass: no switch, and its thread is remembered where it makes nodes."""
+        if torch.is_grad_enabled():
+            self.note_thread()
+        self.running.append(None)
+        try:
+            yield
+        finally:
+            self.running.pop()
 
     def note_thread(self) -> None:
         """Remember the thread that runs or switches the network: each numbers its nodes on its own."""

@@ -11,15 +11,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from quantizable.bits import BitMode
 from quantizable.nn import encoder_fast_path, reading, recurrent, shifted_windows
+from quantizable.nn.additions import share_grids
 from quantizable.nn.conversion import QuantizeConfig, check_weights, classifier_of, convert
 from quantizable.nn.derived_classes import DerivedClass
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.left_float import warn_of_left_float
 from quantizable.nn.norms import PerModeNorm
-from quantizable.nn.operands import QuantOperands
+from quantizable.nn.operands import Operands
 from quantizable.quantizers import Level, Quantizer
 
-SWITCHABLE = (QuantLayer, QuantOperands, PerModeNorm)
+SWITCHABLE = (QuantLayer, Operands, PerModeNorm)
 
 
 def parts(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
@@ -37,7 +38,7 @@ def named_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules of a model by name, without quantizers and what holds those of products."""
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if isinstance(module, QuantOperands | Quantizer | Level):
+        if isinstance(module, Operands | Quantizer | Level):
             inside += (f"{name}.",)
         elif not name.startswith(inside):
             yield name, module
@@ -131,6 +132,7 @@ def convert_new(
             continue
         if layer is not old and layer not in known and holder in known and same_input(layer, old):
             layer.input_quantizer = copy.deepcopy(old.input_quantizer)
+    share_grids(model)
     return Structure(model)
 
 

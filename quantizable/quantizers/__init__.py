@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from quantizable.quantizers.addend import LSQAddend, LSQRange, Unrounded
 from quantizable.quantizers.base import Level, Quantizer
 from quantizable.quantizers.dorefa import DoReFaActivation, DoReFaWeight
 from quantizable.quantizers.lsq import LSQActivation, LSQWeight
@@ -44,7 +45,9 @@ __all__ = [
     "DoReFaActivation",
     "DoReFaWeight",
     "LSQActivation",
+    "LSQAddend",
     "LSQPlusActivation",
+    "LSQRange",
     "LSQWeight",
     "Level",
     "NestedWeight",
@@ -52,4 +55,5 @@ __all__ = [
     "Quantizer",
     "Recipe",
     "SATWeight",
+    "Unrounded",
 ]

@@ -248,7 +248,7 @@ class Quantizer(nn.Module):
                 return x
             self._warn()
             if not trains:
-                fitted = self._fitted_copy(values, [self.active.bits])
+                fitted = self._fitted_copy(values, [self.bits])
                 assert fitted.active is not None
                 return fitted.fake_quantize(x, fitted.active, **options)
             blank = self.lacking()

@@ -7,11 +7,15 @@ Gradients", 2016, arXiv:1606.06160, eq. 7 to 11.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from quantizable.functional import QParams, straight_through
+from quantizable.kernels.formulas import Clip, Unit
+from quantizable.kernels.loops import loops_for
+from quantizable.kernels.one_pass import one_pass
 from quantizable.quantizers.base import Level, Quantizer
 
 
@@ -52,8 +56,12 @@ class DoReFaWeight(Quantizer):
         before = tanh_unit(x) * high
         return before, torch.round(before)
 
-    def grid(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """Scale and zero point, scalars."""
+    def unit_steps(self, level: Level) -> tuple[float, bool]:
+        """What :meth:`unit_codes` multiplies the unit with, and whether it rounds down."""
+        return level.quant_max, False
+
+    def grid(self, x: Tensor, level: Level, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scale and zero point, scalars; ``codes``: those of ``x``, if they are known."""
         high = torch.as_tensor(level.bounds()[1], dtype=torch.float32, device=x.device)
         scale = 2 / high
         if self.rescale or (level.binary and self.binary_gradient_skips_tanh):
@@ -68,8 +76,18 @@ class DoReFaWeight(Quantizer):
         return self.unit_codes(x, self.level(bits))[1].to(torch.int32)
 
     def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
+        operations = partial(self._unit_quantize, level=level)
+        if (level.binary and self.binary_gradient_skips_tanh) or not loops_for(x):
+            return operations(x)
+        grid = partial(self._grid_of_codes, level=level)
+        return one_pass(Unit(*self.unit_steps(level), level.quant_max, grid), operations, x)
+
+    def _grid_of_codes(self, x: Tensor, codes: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        return self.grid(x, level, codes)
+
+    def _unit_quantize(self, x: Tensor, level: Level) -> Tensor:
         before, rounded = self.unit_codes(x, level)
-        scale, zero_point = self.grid(x, level)
+        scale, zero_point = self.grid(x, level, rounded)
         if level.binary and self.binary_gradient_skips_tanh:
             return straight_through(x, ((rounded - zero_point) * scale).to(x.dtype))
         return ((straight_through(before, rounded) - zero_point) * scale).to(x.dtype)
@@ -100,13 +118,6 @@ class DoReFaActivation(Quantizer):
         """Largest value of the range, a scalar."""
         return torch.ones((), device=level.range.device)
 
-    def clipped(self, x: Tensor, level: Level) -> Tensor:
-        top = self.clip_at(level)
-        bottom = top * torch.clamp(torch.as_tensor(level.bounds()[0]), -1, 0)  # 0, or -top if signed
-        x = x.float()
-        # not clamp: at the ends its gradient would be shared out between x and top
-        return torch.where(x >= top, top, torch.where(x < bottom, bottom, x))
-
     def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
         level = self.level(bits)
         scale = self.clip_at(level).detach() / level.bounds()[1]
@@ -114,12 +125,30 @@ class DoReFaActivation(Quantizer):
 
     def codes(self, x: Tensor, bits: int | None = None) -> Tensor:
         level = self.level(bits)
-        return torch.round(self.clipped(x, level) / self.qparams(x, bits).scale).to(torch.int32)
+        clipped = clip(x, self.clip_at(level), level.bounds()[0])
+        return torch.round(clipped / self.qparams(x, bits).scale).to(torch.int32)
 
     def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
-        scale = self.clip_at(level).detach() / level.bounds()[1]
-        clipped = self.clipped(x, level)
-        return straight_through(clipped, torch.round(clipped.detach() / scale) * scale).to(x.dtype)
+        top, (low, high) = self.clip_at(level), level.bounds()
+        operations = partial(clip_quantize, low=low, high=high)
+        if isinstance(low, int) and isinstance(high, int) and top.dtype == torch.float32 and loops_for(x):
+            return one_pass(Clip(low, high), operations, x, top)
+        return operations(x, top)
+
+
+def clip(x: Tensor, top: Tensor, low: int | Tensor) -> Tensor:
+    """``x`` (float32) between 0, or -top if the smallest code is below 0, and ``top``, a scalar."""
+    bottom = top * torch.clamp(torch.as_tensor(low), -1, 0)
+    x = x.float()
+    # not clamp: at the ends its gradient would be shared out between x and top
+    return torch.where(x >= top, top, torch.where(x < bottom, bottom, x))
+
+
+def clip_quantize(x: Tensor, top: Tensor, low: int | Tensor, high: int | Tensor) -> Tensor:
+    """``x`` clipped, as dequantized codes ``low`` to ``high``, with the gradients of :func:`clip`."""
+    scale = top.detach() / high
+    clipped = clip(x, top, low)
+    return straight_through(clipped, torch.round(clipped.detach() / scale) * scale).to(x.dtype)
 
 
 def choose_sign(quantizer: Quantizer, x: Tensor) -> None:

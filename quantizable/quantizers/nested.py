@@ -6,6 +6,7 @@ Huang et al., "Nearly Lossless Adaptive Bit Switching" (Double Rounding), 2025, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 from quantizable.bits import FLOAT_BITS, int_range
 from quantizable.functional import SMALLEST_SCALE, QParams, scale_gradient, straight_through
+from quantizable.kernels.formulas import Nested
+from quantizable.kernels.loops import loops_for, rows_and_length
+from quantizable.kernels.one_pass import one_pass
 from quantizable.quantizers.base import Level, Quantizer
 from quantizable.quantizers.lsq import at_the_weights_rate
 from quantizable.quantizers.step_size import (
@@ -114,5 +118,13 @@ class NestedWeight(Quantizer):
         high = level.bounds()[1]
         factor = at_the_weights_rate((x.numel() / self.scale.numel() * high) ** -0.5, high)
         scale = scale_gradient(self.scale, factor / self._shift(level) ** 2).clamp_min(SMALLEST_SCALE)
+        operations = partial(self._nested_quantize, level=level)
+        shift, (low, high) = self._shift(level), level.bounds()
+        if isinstance(low, int) and isinstance(high, int) and loops_for(x) and rows_and_length(x, scale):
+            loops = Nested(float(shift), *int_range(self.highest, signed=True), low, high)
+            return one_pass(loops, operations, x, scale)
+        return operations(x, scale)
+
+    def _nested_quantize(self, x: Tensor, scale: Tensor, level: Level) -> Tensor:
         before, rounded = self._rounded(x.float(), scale, level)
         return (straight_through(before, rounded) * (scale * self._shift(level))).to(x.dtype)

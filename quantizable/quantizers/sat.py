@@ -55,11 +55,14 @@ class SATWeight(DoReFaWeight):
         before = tanh_unit(x) * (high + 1)
         return before, torch.floor(before).clamp(max=high)
 
-    def grid(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+    def unit_steps(self, level: Level) -> tuple[float, bool]:
+        return (level.quant_max, False) if self.rounding == "original" else (level.quant_max + 1, True)
+
+    def grid(self, x: Tensor, level: Level, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         high = torch.as_tensor(level.bounds()[1], dtype=torch.float32, device=x.device)
         step = 2 / high if self.rounding == "original" else 2 / (high + 1)
         zero_point = (high + 1) / 2 if self.rounding == "modified" else high / 2
         with torch.no_grad():
-            codes = self.unit_codes(x, level)[1]
+            codes = self.unit_codes(x, level)[1] if codes is None else codes
             spread = codes.std().clamp_min(1e-6) * step  # the zero point does not change the spread
         return step / (self.fan_out**0.5 * spread), zero_point

@@ -73,10 +73,24 @@ def overlapping(named: Iterable[tuple[str, Interval | None]]) -> list[tuple[str,
 
 def overlap_warning(named: Iterable[tuple[str, Interval | None]], what: str) -> str:
     """A sentence for the neighbors whose intervals overlap; empty where none do."""
-    pairs = overlapping(named)
+    return overlap_sentence([(low, high, "") for low, high in overlapping(named)], what)
+
+
+def overlap_sentence(pairs: Sequence[tuple[str, str, str]], what: str) -> str:
+    """A sentence for pairs whose intervals overlap; empty where there are none.
+
+    Args:
+        pairs: the two, and where: pairs in one place stand together.
+        what: is not certain of them.
+    """
     if not pairs:
         return ""
-    listed = "; ".join(f"{low} and {high}" for low, high in pairs[:NAMED])
+    places: dict[str, list[str]] = {}
+    for low, high, place in pairs[:NAMED]:
+        places.setdefault(place, []).append(f"{low} and {high}")
+    listed = "; ".join(
+        f"{place}: {', '.join(held)}" if place else "; ".join(held) for place, held in places.items()
+    )
     if len(pairs) > NAMED:
         listed += f"; and {len(pairs) - NAMED} pairs more"
     return f"95 % intervals overlap: {listed}. Which of them {what} is not certain from these data."

@@ -9,9 +9,8 @@ from typing import Any
 
 from scipy.stats import t
 
-from quantizable.bits import BitMode
 from quantizable.report.charts import Interval, wilson
-from quantizable.report.runs import Run, flatten
+from quantizable.report.runs import Run, by_width, flatten
 
 LONGEST = 60  # characters of a label in a legend
 DIGITS = 6  # of a percentage; to round to 3 and then to 2 would change the last one
@@ -59,7 +58,7 @@ def named(groups: Groups) -> dict[str, Sequence[Run]]:
 
 def modes_of(runs: Sequence[Run]) -> list[str]:
     """The modes that the runs of a group measured, from the lowest to the highest."""
-    return sorted({mode for one in runs for mode in one.results["modes"]}, key=BitMode.parse)
+    return sorted({mode for one in runs for mode in one.results["modes"]}, key=by_width)
 
 
 def with_mode(runs: Sequence[Run], mode: str) -> list[Run]:

@@ -57,6 +57,7 @@ def plot_modes(path: Path, curves: Mapping[str, Mapping[str, Mapping[str, float]
 def plot_curves(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
     """Validation accuracy against epochs: of one run each mode, of several the means by group."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
@@ -75,6 +76,7 @@ def plot_curves(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
         # a line through one point is none
         axes.plot(epochs, top1, color=color, label=name, marker="o" if len(curve) == 1 else None)
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # no epoch has a half
     axes.set_ylabel("validation top-1, %" if len(runs) == 1 else "validation top-1, mean over modes, %")
     axes.grid(alpha=0.3)
     if len(runs) == 1 or len(groups) > 1:

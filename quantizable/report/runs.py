@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 from quantizable.bits import BitMode
 
+NAME = re.compile(r"[A-Za-z][\w-]*")  # of an assignment that a network holds as a mode
 NOT_COMPARED = (
     "seed",
     "run",
@@ -23,6 +25,7 @@ NOT_COMPARED = (
     "logger",
     "trainer",
 )  # change no result by themselves
+NOT_COMPARED_SETTINGS = ("train.histograms_every", "data.num_workers")  # nor do these
 # modules before they moved into folders: kept results name their classes by the old paths
 MOVED = {
     "quantizable.schemes.": "quantizable.training.schemes.",
@@ -150,7 +153,9 @@ def read_run(folder: Path) -> Run:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder}/results.json was not written by train.py ({error!r})") from error
     config = {
-        key: present_name(value) for key, value in config.items() if key.split(".")[0] not in NOT_COMPARED
+        key: present_name(value)
+        for key, value in config.items()
+        if key.split(".")[0] not in NOT_COMPARED and key not in NOT_COMPARED_SETTINGS
     }
     return Run(
         folder.name,
@@ -166,7 +171,8 @@ def check_results(results: Mapping[str, Any]) -> None:
     if not results["modes"]:
         raise ValueError("it has no modes")
     for mode, row in results["modes"].items():
-        BitMode.parse(mode)
+        if by_width(mode)[0] and not NAME.fullmatch(mode):
+            raise ValueError(f"{mode!r} is no mode")
         top1 = row["top1"]
         if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 1:
             raise ValueError(f"top-1 of mode {mode} is {top1}, which is no fraction")
@@ -175,6 +181,14 @@ def check_results(results: Mapping[str, Any]) -> None:
             raise ValueError(f"its {key}: {results[key]!r}, which is no integer")
     if not isinstance(results["set"], str) or not isinstance(results.get("images") or 1, int):
         raise ValueError("it does not say the set and how many images it has")
+
+
+def by_width(name: str) -> tuple[bool, Any]:
+    """Puts modes in the order of their widths, then assignments in that of their names."""
+    try:
+        return False, BitMode.parse(name)
+    except ValueError:
+        return True, name
 
 
 def present_name(value: Any) -> Any:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quantizable.bits import BitMode
-from quantizable.report.charts import NAMED, Interval, axes, by_name, line, overlap_warning, spread
+from quantizable.report.charts import (
+    NAMED,
+    Interval,
+    axes,
+    by_name,
+    line,
+    overlap_sentence,
+    overlap_warning,
+    overlapping,
+    spread,
+)
 from quantizable.report.found import Found
 from quantizable.report.groups import (
     Groups,
@@ -19,6 +28,7 @@ from quantizable.report.groups import (
     words,
 )
 from quantizable.report.page import Chart, Grid, Note, Part, Tab
+from quantizable.report.runs import by_width
 from quantizable.report.tables import COLUMNS
 
 
@@ -34,7 +44,7 @@ def modes(found: Found) -> Tab | None:
 
 def _of_runs(found: Found) -> list[Part]:
     groups = named(found.runs)
-    order = sorted({mode for runs in groups.values() for mode in modes_of(runs)}, key=BitMode.parse)
+    order = sorted({mode for runs in groups.values() for mode in modes_of(runs)}, key=by_width)
     lines: list[dict[str, Any]] = []
     intervals: dict[tuple[str, str], Interval | None] = {}
     for number, (label, runs) in enumerate(groups.items()):
@@ -103,18 +113,19 @@ def _warning(
     if len(groups) == 1:
         of_modes = [(f"mode {mode}", intervals.get((groups[0], mode))) for mode in order]
         return overlap_warning(of_modes, "is more accurate")
-    pairs = [
-        *([(label, mode) for label in groups] for mode in order),
-        *([(label, mode) for mode in order] for label in groups),
+    of_groups = [
+        (low, high, f"in mode {mode}")
+        for mode in order
+        for low, high in overlapping((label, intervals.get((label, mode))) for label in groups)
     ]
-    listed = [
-        overlap_warning(
-            [(f"{label} (mode {mode})", intervals.get((label, mode))) for label, mode in compared],
-            "is more accurate",
-        )
-        for compared in pairs
+    of_each = [
+        (low, high, f"modes of {label}")
+        for label in groups
+        for low, high in overlapping((mode, intervals.get((label, mode))) for mode in order)
     ]
-    return " ".join(filter(None, listed))
+    return " ".join(
+        filter(None, (overlap_sentence(pairs, "is more accurate") for pairs in (of_groups, of_each)))
+    )
 
 
 def _percent(bars: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +146,7 @@ def _sets(found: Found) -> str:
 def _metrics(title: str, measured: dict[str, dict[str, float]]) -> Grid:
     shown = {key: head for key, head in COLUMNS.items() if any(key in row for row in measured.values())}
     rows = []
-    for mode in sorted(measured, key=_by_width):
+    for mode in sorted(measured, key=by_width):
         values = [(key, measured[mode].get(key)) for key in shown]
         cells = [
             "" if value is None else f"{value:.4f}" if key == "loss" else f"{100 * value:.2f}"
@@ -143,11 +154,3 @@ def _metrics(title: str, measured: dict[str, dict[str, float]]) -> Grid:
         ]
         rows.append([mode, *cells])
     return Grid(title, ["mode", *shown.values()], rows)
-
-
-def _by_width(name: str) -> tuple[bool, Any]:
-    """Modes by their widths, then assignments, which are files, by their names."""
-    try:
-        return False, BitMode.parse(name)
-    except ValueError:
-        return True, name

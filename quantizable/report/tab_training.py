@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantizable.report.charts import axes, line
@@ -55,12 +55,16 @@ def _several(groups: Groups) -> list[Part]:
             x, y = _points(run.curves.get("mean", []), 100)
             shown = {"legendgroup": label, "showlegend": index == 0, "hovertext": run.name}
             lines.append(line(label, x, y, number, **shown))
-    last = {run.name: run.curves.get("mean", []) for members in groups.values() for run in members}
+    last = {
+        label if len(members) == 1 else run.name: run.curves.get("mean", [])
+        for label, members in groups.items()
+        for run in members
+    }
     says = (
         "Top-1 accuracy on held-out images after each epoch, mean over the modes, one line for each run; "
         f"at the end {_ends(last, 100, '.2f', '')}."
     )
-    return [Chart("Validation accuracy", says, lines, axes("epoch", "top-1, mean over modes, %"))]
+    return [Chart("Validation accuracy", says, lines, _by_epoch("top-1, mean over modes, %", lines))]
 
 
 def _chart(title: str, says: str, curves: Mapping[str, Curve], y: str, unit: float = 1) -> list[Part]:
@@ -69,8 +73,12 @@ def _chart(title: str, says: str, curves: Mapping[str, Curve], y: str, unit: flo
         for number, (name, curve) in enumerate(sorted(curves.items(), key=lambda pair: _order(pair[0])))
         if curve
     ]
+    return [Chart(title, says, lines, _by_epoch(y, lines))] if lines else []
+
+
+def _by_epoch(y: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     few = max((len(line["x"]) for line in lines), default=0) <= 10  # no epoch has a half
-    return [Chart(title, says, lines, axes("epoch", y, xaxis={"dtick": 1} if few else {}))] if lines else []
+    return axes("epoch", y, xaxis={"dtick": 1} if few else {})
 
 
 def _ends(curves: Mapping[str, Curve], unit: float, form: str, what: str = "mode ") -> str:

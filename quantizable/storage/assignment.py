@@ -60,6 +60,25 @@ class SavedAssignment:
             inputs = noisy_inputs(loader, self.norm_noise, std) if self.norm_noise else loader
             network.reestimate_norms(inputs, batches=self.norm_batches)
 
+    def hold(
+        self,
+        network: QuantizableNetwork,
+        name: str,
+        loader: Iterable[Any] = (),
+        std: Sequence[float] = (1.0,),
+    ) -> None:
+        """Add it to the network as a mode of that name, and fit the norms of its own.
+
+        Args: as of :meth:`apply`.
+
+        Raises:
+            ValueError: as :meth:`QuantizableNetwork.add_assignment`, or the loader is empty.
+        """
+        network.add_assignment(name, self.bits)
+        if self.norm_batches:
+            inputs = noisy_inputs(loader, self.norm_noise, std) if self.norm_noise else loader
+            network.reestimate_norms(inputs, [name], self.norm_batches)
+
 
 def noisy_inputs(loader: Iterable[Any], sigma: float, std: Sequence[float]) -> Iterator[Tensor]:
     """The inputs of batches with Gaussian noise, the same in every call.

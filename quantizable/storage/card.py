@@ -11,7 +11,7 @@ from typing import Any
 from quantizable.bits import BitMode
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import QuantLayer
-from quantizable.nn.layer_modes import plain_mode
+from quantizable.nn.layer_modes import NamedModes, plain_mode
 from quantizable.storage.preprocessing import preprocessing
 
 BEGIN, END = "<!-- written by quantizable: begin -->", "<!-- written by quantizable: end -->"
@@ -43,11 +43,13 @@ def model_card(
     info = preprocessing(network)
     kind = words(info.get("model") or type(network.model).__name__)
     modes = ", ".join(f"`{mode.name}`" for mode in network.modes)
+    named = "".join(f"; `{name}`: bits of its own for each layer" for name in network.assignments)
     parts = [
         BEGIN,
         f"# {words(repo.rpartition('/')[2])}",
         f"{kind} as one network of {len(network.modes)} bit modes: {modes} (`32`: float; `w4a8`: "
-        "weights of 4 bits, activations of 8). It switches between them at run time; nothing is loaded anew.",
+        f"weights of 4 bits, activations of 8{named}). It switches between them at run time; nothing is "
+        "loaded anew.",
         "## Switch",
         _usage(network, repo, "model.qz" in files),
         "## Modes",
@@ -94,10 +96,14 @@ def megabytes(size: float) -> str:
     return f"{size / 1e6:.3g} MB"
 
 
-def weight_bytes(network: QuantizableNetwork, mode: BitMode) -> int:
+def weight_bytes(network: QuantizableNetwork, mode: BitMode | NamedModes) -> int:
     """Bytes of the weights that are quantized, packed at their widths in a mode."""
-    layers = [layer for layer in network.layers().values() if isinstance(layer, QuantLayer)]
-    return sum(-(-layer.float_weight().numel() * layer.resolve(mode).weight // 8) for layer in layers)
+    total = 0
+    for name, layer in network.layers().items():
+        if isinstance(layer, QuantLayer):
+            own = mode if isinstance(mode, BitMode) else mode.layer_mode(name)
+            total += -(-layer.float_weight().numel() * layer.resolve(own).weight // 8)
+    return total
 
 
 def _usage(network: QuantizableNetwork, repo: str, integers: bool) -> str:
@@ -147,7 +153,7 @@ def _table(network: QuantizableNetwork, results: Results | None) -> str:
     shown = {key: text for key, text in names.items() if any(key in row for row in measured.values())}
     head = ["mode", *shown.values(), "quantized weights"]
     rows = [head, ["---"] * len(head)]
-    for mode in network.modes:
+    for mode in (*network.modes, *network.assignments.values()):
         found = measured.get(mode.name, {})
         values = [f"{100 * found[key]:.2f}" if found.get(key) is not None else "" for key in shown]
         rows.append([mode.name, *values, megabytes(weight_bytes(network, mode))])

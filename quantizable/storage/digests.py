@@ -27,8 +27,12 @@ def digest_tensors(tensors: Mapping[str, Tensor] | Iterable[Tensor]) -> str:
 
 
 def digest_network(network: QuantizableNetwork) -> str:
-    """Of all parameters and buffers, norms of every mode included, and of the modules' kinds and options."""
-    return _with_modules(network, digest_tensors(network.state_dict()))
+    """Of all parameters and buffers, norms of every mode included, and of the modules' kinds and options.
+
+    Of the assignments that it holds, too: the same tensors run otherwise under another one.
+    """
+    tensors = digest_tensors(network.state_dict())
+    return _with_modules(network, f"{tensors} {network.assignments}" if network.assignments else tensors)
 
 
 def fingerprint(network: QuantizableNetwork) -> str:

@@ -23,9 +23,11 @@ from torch.overrides import TorchFunctionMode
 from quantizable.bits import FLOAT_BITS
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import QuantLayer
-from quantizable.nn.operands import QuantOperands
+from quantizable.nn.operands import Operands
 from quantizable.storage.outputs import tensors_in
+from quantizable.storage.preprocessing import BYTES_KEY, normalized_bytes
 from quantizable.storage.signature import (
+    BYTES,
     FLOAT,
     KEY,
     Arrays,
@@ -56,6 +58,7 @@ APPROXIMATED = {  # functions that each engine computes in its own way
     "gelu", "silu", "silu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "elu", "elu_", "selu", "celu", "mish",
     "softplus", "exp", "erf", "log", "pow", "sqrt", "rsqrt", "sin", "cos",
 }  # fmt: skip
+LATER = ("named", "image_bytes")  # left out of a file where they say nothing: older files lack them
 FLOOR = 1e-3  # difference that is always allowed: what float32 sums of another order can differ by
 
 
@@ -72,6 +75,7 @@ class Golden:
         tolerances: by mode name, for each input the largest :func:`deviations` that rounding explains.
         ids: how many ids (of words) there are where inputs are such; 0: inputs are numbers.
         named: the inputs of a network that does not take one tensor, as ``describe_inputs`` gives them.
+        image_bytes: the file takes uint8 images and normalizes them itself.
     """
 
     size: tuple[int, ...]
@@ -81,20 +85,23 @@ class Golden:
     tolerances: dict[str, list[float]]
     ids: int = 0
     named: dict[str, dict[str, Any]] = field(default_factory=dict)
+    image_bytes: bool = False
 
     def plain(self) -> dict[str, Any]:
         """As a dictionary for JSON."""
-        return {key: value for key, value in asdict(self).items() if key != "named" or value}
+        return {key: value for key, value in asdict(self).items() if key not in LATER or value}
 
     @property
     def signature(self) -> Signature:
         """What the inputs are."""
-        return read_signature({"input_ids": self.ids, KEY: self.named}, self.size)
+        return read_signature(
+            {"input_ids": self.ids, KEY: self.named, BYTES_KEY: self.image_bytes}, self.size
+        )
 
     @classmethod
     def read(cls, values: dict[str, Any] | None) -> Golden | None:
         """From a file's metadata; None where there are none, or of another version's kind."""
-        if values is None or {*values, "ids", "named"} != {one.name for one in fields(cls)}:
+        if values is None or {*values, *LATER, "ids"} != {one.name for one in fields(cls)}:
             return None
         return cls(**{**values, "size": tuple(values["size"]), "span": tuple(values["span"])})
 
@@ -130,7 +137,11 @@ class Golden:
 
 
 def golden(
-    network: QuantizableNetwork, modes: dict[str, Assignment], size: tuple[int, ...] | None = None
+    network: QuantizableNetwork,
+    modes: dict[str, Assignment],
+    size: tuple[int, ...] | None = None,
+    *,
+    image_bytes: bool = False,
 ) -> Golden:
     """Samples of a network in some of its modes, computed by fake quantization in float32.
 
@@ -139,6 +150,7 @@ def golden(
         modes: what ``set_bits`` takes, by the name under which the answers are kept.
         size: channels, height, width of the inputs, or the shape of inputs of another kind; None: what the
             network says.
+        image_bytes: for a file that normalizes uint8 images itself.
 
     Raises:
         ValueError: nothing says what the network takes.
@@ -148,14 +160,14 @@ def golden(
         span = _span(network, next(iter(modes.values())), signature)
     if takes_one(signature):
         (one,) = signature.values()
-        samples = Golden(one.size, span, {}, {}, {}, one.ids)
+        samples = Golden(one.size, span, {}, {}, {}, one.ids, image_bytes=image_bytes)
     else:
         samples = Golden((), span, {}, {}, {}, named=network.info[KEY])
     amount = NOISE_OF_FUNCTIONS if called.names & APPROXIMATED else NOISE
     for name, bits in modes.items():
         with network.at_bits(bits):
             chosen = _calmest(network, samples, amount)
-            inputs = drawn(chosen, signature, span)
+            inputs = drawn(chosen, samples.signature, span)
             exact = _answers(network, inputs)
             with rounding_noise(network.model, amount):
                 moved = [deviations(_answers(network, inputs), exact) for _ in range(DRAWS)]
@@ -204,6 +216,8 @@ def drawn(numbers: Sequence[int], signature: Signature, span: tuple[float, float
 
     def of_one(name: str, one: Input) -> np.ndarray:
         key = "" if alone else name
+        if one.type == BYTES:
+            return np.stack([pattern(number, one.size, key) for number in numbers])
         if one.type == FLOAT:
             return patterns(numbers, one.size, span, key)
         if one.is_mask and not alone:
@@ -256,6 +270,8 @@ def _calmest(network: QuantizableNetwork, samples: Golden, amount: float) -> lis
 
 @torch.no_grad()
 def _answers(network: QuantizableNetwork, arrays: Arrays) -> np.ndarray:
+    if isinstance(arrays, np.ndarray) and arrays.dtype == np.uint8:
+        arrays = normalized_bytes(arrays, network)
     inputs = as_inputs(arrays)
     device = next(network.parameters()).device
     was_training = network.training
@@ -317,7 +333,7 @@ def rounding_noise(model: nn.Module, amount: float = NOISE, seed: int = 0) -> It
     for module in model.modules():
         if isinstance(module, QuantLayer):
             quantizers.append(module.input_quantizer)
-        elif isinstance(module, QuantOperands):
+        elif isinstance(module, Operands):
             quantizers += module.operands.values()
     handles = [quantizer.register_forward_pre_hook(disturb) for quantizer in quantizers]
     try:

@@ -127,9 +127,10 @@ def read_results(results: Results | None, network: QuantizableNetwork) -> Accura
             f"results {results!r:.80} hold no accuracies; give results.json of a run, or "
             '{"4": {"top1": 0.91}}'
         ) from error
-    own = {mode.name: read[mode.name] for mode in network.modes if mode.name in read}
+    names = [*network.assignments, *(mode.name for mode in network.modes)]
+    own = {name: read[name] for name in names if name in read}
     if read and not own:
-        held = ", ".join(mode.name for mode in network.modes)
+        held = ", ".join(names)
         raise ValueError(f"results are of modes {', '.join(read)}; the network has {held}")
     if left := [mode for mode in read if mode not in own]:
         log.warning("left out of the model card, as the network has no such mode: %s", ", ".join(left))

@@ -93,9 +93,11 @@ def integer_input(quantizer: Quantizer, bits: int) -> IntegerInput:
     grid = quantizer.qparams(torch.zeros(1, device=quantizer.initialised.device), bits)
     real_zero_point = float(grid.zero_point)
     zero_point = min(max(round(real_zero_point), 0), 255)
+    low, high = reached_range(quantizer, bits)
+    wide = max(high.bit_length() + (low < 0), (-low - 1).bit_length() + 1 if low < 0 else 0)
     return IntegerInput(
-        grid.scale.detach().reshape(()), zero_point, real_zero_point - zero_point,
-        *reached_range(quantizer, bits), bits,
+        grid.scale.detach().reshape(()), zero_point, real_zero_point - zero_point, low, high,
+        max(bits, wide),  # an operand of an addition has more than its mode
     )  # fmt: skip
 
 

@@ -14,6 +14,9 @@ from quantizable.functional import QParams
 from quantizable.models.create import check_own, create_model
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantAttention
+from quantizable.nn.added_forward import ADDITIONS
+from quantizable.nn.added_modes import ASSIGNMENTS
+from quantizable.nn.additions import RANGE, add_operands
 from quantizable.nn.module_names import names_of, replace_module
 from quantizable.nn.reading import PRODUCTS, add_products
 from quantizable.nn.recurrent import split_products
@@ -22,7 +25,7 @@ from quantizable.storage.checkpoint import ELSEWHERE, load_checkpoint
 from quantizable.storage.hub import INTEGERS, WEIGHTS, check_address, fetch, is_shared, load_folder
 from quantizable.storage.packing import unpack
 from quantizable.storage.qz import read_qz, stays_float, weight_keys, weight_of
-from quantizable.storage.stored_quantizers import StoredInput, StoredWeight
+from quantizable.storage.stored_quantizers import StoredInput, StoredRange, StoredWeight
 
 Tensors = dict[str, Tensor]
 
@@ -115,7 +118,9 @@ def _fill(model: nn.Module, about: dict[str, Any], tensors: Tensors) -> Quantiza
         integers |= weight_keys(model, module)
         weight_of(module).data = weight.value(max(layer["weight"]["widths"]))
     for name in about["norms"]:
-        replace_module(model, norm := model.get_submodule(name), PerModeNorm(norm, modes))
+        replace_module(model, norm := model.get_submodule(name), held := PerModeNorm(norm, modes))
+        for assignment in about["config"].get(ASSIGNMENTS, {}):
+            held.add_mode(assignment, modes[-1])
     for name in about.get("unused", ()):  # never called: their float weights are not in the file
         unused = model.get_submodule(name)
         integers |= {f"{one}.{key}" for one in names_of(model, unused) for key in unused.state_dict()}
@@ -130,9 +135,12 @@ def _fill(model: nn.Module, about: dict[str, Any], tensors: Tensors) -> Quantiza
 
 
 def _fill_operands(model: nn.Module, name: str, operands: dict[str, Any], tensors: Tensors) -> None:
-    made = partial(next, iter([_read_input(tensors, f"{name}.{key}", own) for key, own in operands.items()]))
+    read = {key: _read_input(tensors, f"{name}.{key}", own) for key, own in operands.items()}
+    made = partial(next, iter(read.values()))
     holder, _, last = name.rpartition(".")
-    if last == PRODUCTS:
+    if last == ADDITIONS:
+        add_operands(model.get_submodule(holder), operands, read.__getitem__)
+    elif last == PRODUCTS:
         add_products(model.get_submodule(holder), operands, made)
     else:
         QuantAttention.convert(model.get_submodule(name), made)
@@ -143,7 +151,7 @@ def _read_input(tensors: Tensors, name: str, ranges: dict[str, list[int]]) -> St
     for bits, (low, high) in ranges.items():
         scale, zero_point = tensors[f"{name}.{bits}"].unbind()
         grids[int(bits)] = QParams(scale, zero_point, low, high)
-    return StoredInput(grids)
+    return StoredRange(grids) if name.endswith(RANGE) else StoredInput(grids)
 
 
 def _read_weight(tensors: Tensors, name: str, layer: dict[str, Any]) -> StoredWeight:

@@ -16,6 +16,11 @@ LONGEST = 100 << 20  # bytes of a .qz file's header; safetensors' own limit
 NOT_OURS = "{} is no checkpoint of a quantizable network; float weights load with load_float_weights"
 
 
+def assignment_name(path: Path) -> str:
+    """The name under which a network holds the assignment of a file: the file's, its dots as ``_``."""
+    return path.stem.replace(".", "_")
+
+
 def check_file(path: Path) -> None:
     """``FileNotFoundError`` if there is no such file; it names one that may have been meant."""
     if path.is_file():
@@ -86,13 +91,20 @@ def check_graph_file(path: Path) -> None:
 
 
 def read_about(path: Path) -> dict[str, Any] | None:
-    """The modes (``"modes"``), by name, and the data (``"data"``) of a ``.qz`` file or a checkpoint.
+    """Modes and assignments, by name, quantizer and data of a ``.qz`` file or a checkpoint, and its model.
 
     None where they cannot be read this way; what loads the file says why. No code of the file is run.
     """
     try:
         about = _of_qz(path) if path.suffix == ".qz" else _of_checkpoint(path)
-        return {"modes": [str(mode) for mode in about["modes"]], "data": about.get("data") or about["info"]}
+        named = about.get("quantize") or about["config"]
+        return {
+            "model": about.get("model"),
+            "quantizer": named["quantizer"],
+            "modes": [str(mode) for mode in about["modes"]],
+            "assignments": [*named.get("assignments", {})],
+            "data": about.get("data") or about["info"],
+        }
     except Exception:  # damaged bytes fail in any way
         return None
 

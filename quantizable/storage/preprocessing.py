@@ -6,17 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
-from quantizable.data.evaluation_transform import KEY, evaluation_transform, resize_and_crop
+from quantizable.data.evaluation_transform import KEY, evaluation_transform, resize_and_crop, resized_bytes
 from quantizable.data.files import check_depth
 from quantizable.data.words import encode, padded
 from quantizable.interface.choices import DATA
 from quantizable.network import QuantizableNetwork
 
+BYTES_KEY = "image_bytes"  # of an exported file: true if it takes uint8 images, and normalizes them itself
 TIMM_KEYS = ("crop_pct", "crop_mode", "interpolation")  # of the evaluation transform of timm's networks
 
 
@@ -74,8 +76,17 @@ def input_size_of(network: QuantizableNetwork) -> tuple[int, ...]:
     return info["in_chans"], info["image_size"], info["image_size"]
 
 
+def normalized_bytes(images: np.ndarray, network: QuantizableNetwork) -> np.ndarray:
+    """Images uint8 ``[N, C, H, W]`` as the network reads them, float32: ``(x / 255 - mean) / std``."""
+    info = preprocessing(network)
+    mean, std = (np.asarray(info[key], np.float32).reshape(-1, 1, 1) for key in ("mean", "std"))
+    return (images.astype(np.float32) / np.float32(255) - mean) / std
+
+
 def read_images(paths: list[Path], info: dict[str, Any]) -> Tensor:
     """Images as the network was evaluated on them, float32 ``[N, C, H, W]``.
+
+    For a file that normalizes by itself (``export --preprocess in-graph``): uint8, resized and cropped.
 
     Resized and cropped as the data module of training does it outside of training (by timm's evaluation
     transform where no data are known), scaled to [0, 1], normalized by ``mean`` and ``std``.
@@ -132,9 +143,13 @@ def read_texts(texts: Sequence[str], info: Mapping[str, Any]) -> Tensor:
 def _transform(info: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:
     channels, size = info["in_chans"], info["image_size"]
     mean, std = info.get("mean") or (0.0,) * channels, info.get("std") or (1.0,) * channels
+    as_bytes = bool(info.get(BYTES_KEY))
     if steps := evaluation_of(info):
+        if as_bytes:
+            return resized_bytes(steps)
         return evaluation_transform(steps, mean, std)
     return create_transform(
         (channels, size, size), mean=tuple(mean), std=tuple(std), crop_pct=info.get("crop_pct", 1.0),
         crop_mode=info.get("crop_mode"), interpolation=info.get("interpolation", "bilinear"),
+        normalize=not as_bytes,
     )  # fmt: skip

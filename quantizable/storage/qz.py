@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from quantizable.bits import FLOAT_BITS, BitMode, ModeLike
 from quantizable.calibrate import check_calibrated
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantLayer
+from quantizable.nn.added_modes import ASSIGNMENTS
 from quantizable.nn.layer_calls import layer_calls
+from quantizable.nn.layer_modes import NamedModes
 from quantizable.nn.module_names import names_of
 from quantizable.nn.network_inputs import Inputs
-from quantizable.nn.operands import QuantOperands
+from quantizable.nn.operands import Operands
 from quantizable.nn.passes import evaluating
 from quantizable.nn.recurrent_products import Product
 from quantizable.quantizers import Quantizer
@@ -54,7 +56,8 @@ def save_qz(
     Args:
         network: calibrated or trained.
         path: the file to write, by custom ``*.qz``.
-        modes: which modes; by default all that quantize the weights.
+        modes: which modes and assignments of the network, at least one mode; by default all that quantize the
+            weights.
         architecture: how ``create_model`` builds the float network: ``{"model": "resnet18", "num_classes": 9,
             "model_options": {}}``; by default what the checkpoint or timm's config says. Without it the
             file loads with ``load(path, model=...)`` only.
@@ -64,30 +67,25 @@ def save_qz(
         OSError: the target cannot be written.
     """
     path = check_target(path)
-    asked = integer_modes(network) if modes is None else [network.check_mode(mode) for mode in modes]
-    chosen = sorted(set(asked))
-    if keeps := [mode.name for mode in chosen if mode.weight == FLOAT_BITS]:
-        raise ValueError(
-            f"mode {', '.join(keeps)} keeps float weights; a .qz file holds integer weights only"
-        )
-    if not chosen:
-        raise ValueError("there is no mode to store; name at least one")
+    chosen, named = _chosen(network, modes)
     tensors: dict[str, Tensor] = {}
     layers: dict[str, dict[str, Any]] = {}
     dropped: set[str] = set()
     unused = _unused_layers(network, chosen[0])
     left_out = [] if _are_read(network, unused, chosen[0]) else unused
-    for mode in chosen:
-        with network.at_bits(mode):
+    stored: list[ModeLike] = [*chosen, *named]
+    for one in stored:
+        with network.at_bits(one):
             check_calibrated(network.model, unused)
-    for name, layer in network.layers().items():
+    for name, layer in {**network.layers(), **network.additions()}.items():
         own_names = names_of(network.model, layer)
         if name in unused:
             if name in left_out:
                 dropped |= {f"{one}.{key}" for one in own_names for key in layer.state_dict()}
             continue
-        widths = [layer.resolve(mode) for mode in chosen]
-        if isinstance(layer, QuantOperands):
+        asked = [*chosen, *(own.layer_mode(name) for own in named.values())]
+        widths = [layer.resolve(mode) for mode in asked]
+        if isinstance(layer, Operands):
             layers[name] = {"operands": {
                 key: _store_input(tensors, f"{name}.{key}", operand, widths)  # type: ignore[arg-type]
                 for key, operand in layer.operands.items()
@@ -99,24 +97,46 @@ def save_qz(
             "input": _store_input(tensors, f"{name}.input", layer.input_quantizer, widths),
         }
         dropped |= weight_keys(network.model, layer)
-    tensors |= _float_state(network, chosen, dropped)
+    tensors |= _float_state(network, {*map(str, chosen), *named}, dropped)
     about = {
         "format_version": FORMAT_VERSION,
         "modes": [mode.name for mode in chosen],
         "architecture": architecture or describe_architecture(network),
         "info": preprocessing(network),
-        "config": network.config,
+        "config": _config(network, named),
         "layers": layers,
         "norms": list(network.norms()),
         "unused": unused,
     }
-    about |= _samples(network, chosen)
+    about |= _samples(network, [*chosen, *named])
     metadata = json.dumps(about)
     contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with written_whole(path) as temporary:
         # written by Python, as safetensors' own file is for its owner's eyes only
         about_file = {METADATA: metadata, CHECKSUM: checksum(contiguous, metadata)}
         temporary.write_bytes(_in_order(save(contiguous, about_file)))
+
+
+def _chosen(
+    network: QuantizableNetwork, modes: Iterable[ModeLike] | None
+) -> tuple[list[BitMode], dict[str, NamedModes]]:
+    """The modes to store, from the lowest to the highest, and the assignments by name."""
+    held = network.assignments
+    asked: list[ModeLike] = [*integer_modes(network), *held] if modes is None else [*modes]
+    named = {str(mode): held[str(mode)] for mode in asked if mode in held}
+    chosen = sorted({network.check_mode(mode) for mode in asked if mode not in held})
+    keeps = [mode.name for mode in chosen if mode.weight == FLOAT_BITS]
+    keeps += [
+        name for name, own in named.items() if any(mode.weight == FLOAT_BITS for mode in own.of_layers())
+    ]
+    if keeps:
+        raise ValueError(
+            f"mode {', '.join(keeps)} keeps float weights; a .qz file holds integer weights only"
+        )
+    if not chosen:
+        more = f" beside {', '.join(named)}, as 8" if named else ""
+        raise ValueError(f"there is no mode to store; name at least one{more}")
+    return chosen, named
 
 
 def _example(network: QuantizableNetwork) -> Inputs | None:
@@ -127,11 +147,18 @@ def _example(network: QuantizableNetwork) -> Inputs | None:
         return None
 
 
-def _samples(network: QuantizableNetwork, modes: list[BitMode]) -> dict[str, Any]:
+def _config(network: QuantizableNetwork, named: Collection[str]) -> dict[str, Any]:
+    """The network's config with those of its assignments alone that are stored."""
+    kept = {name: own for name, own in network.config.get(ASSIGNMENTS, {}).items() if name in named}
+    others = {key: value for key, value in network.config.items() if key != ASSIGNMENTS}
+    return others | ({ASSIGNMENTS: kept} if kept else {})
+
+
+def _samples(network: QuantizableNetwork, modes: Sequence[BitMode | str]) -> dict[str, Any]:
     """Golden samples of the modes, if it is known what the network takes."""
     if _example(network) is None:
         return {}
-    return {"golden": golden(network, {mode.name: mode for mode in modes}).plain()}
+    return {"golden": golden(network, {str(mode): mode for mode in modes}).plain()}
 
 
 def _in_order(content: bytes) -> bytes:
@@ -228,7 +255,7 @@ def integer_modes(network: QuantizableNetwork) -> list[BitMode]:
 def _unused_layers(network: QuantizableNetwork, mode: BitMode) -> list[str]:
     """Layers that never saw data because evaluation never calls them (heads of training alone)."""
     blank = {
-        name: layer for name, layer in network.layers().items()
+        name: layer for name, layer in {**network.layers(), **network.additions()}.items()
         if any(isinstance(part, Quantizer) and not part.initialised for part in layer.modules())
     }  # fmt: skip
     if not blank or len(blank) == len(network.layers()):
@@ -298,11 +325,10 @@ def _store_input(
     return ranges
 
 
-def _float_state(network: QuantizableNetwork, modes: list[BitMode], dropped: set[str]) -> dict[str, Tensor]:
-    """What stays float: biases, the chosen modes' norms, embeddings, layers left out."""
+def _float_state(network: QuantizableNetwork, names: set[str], dropped: set[str]) -> dict[str, Tensor]:
+    """What stays float: biases, the norms of modes of these names, embeddings, layers left out."""
     modules = network.model.named_modules(remove_duplicate=False)
     norms = {name: norm for name, norm in modules if isinstance(norm, PerModeNorm)}
-    names = {mode.name for mode in modes}
     state = {}
     for key, value in network.model.state_dict().items():
         of_norm = next((name for name in norms if key.startswith(f"{name}.norms.")), None)

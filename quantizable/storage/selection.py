@@ -21,10 +21,10 @@ class Chosen:
     """One mode, or one assignment.
 
     Attributes:
-        name: ``"4"``, ``"w4a8"``, or the file's name without its ending.
-        network: that runs it, in evaluation mode: for a mode the network itself, for an assignment a copy,
-            because its norms are no mode's.
-        bits: a mode, or the mapping of an assignment, as ``network.set_bits`` takes it.
+        name: ``"4"``, ``"w4a8"``, an assignment's, or the file's name without its ending.
+        network: that runs it, in evaluation mode: for a mode, and for an assignment that the network holds,
+            the network itself, for that of a file a copy, because its norms are no mode's.
+        bits: a mode, an assignment's name, or the mapping of a file, as ``network.set_bits`` takes it.
     """
 
     name: str
@@ -38,10 +38,14 @@ def choose(
     data: Callable[[], DataModule],
     default: Iterable[BitMode] | None = None,
 ) -> list[Chosen]:
-    """What ``--bits 4,32,found.yaml`` names: assignments first, in the order given, then modes, lowest first.
+    """What ``--bits 4,32,found,other.yaml`` names: files, then assignments that it holds, then modes.
+
+    Files and assignments in the order given, modes from the lowest to the highest, which others are compared
+    with.
 
     Args:
-        text: modes and files of ``quantizable search bits``, separated by commas; None: ``default``.
+        text: modes, assignments that the network holds, and files of ``quantizable search bits``, with
+            commas between them; None: ``default``, and all assignments that it holds.
         network: in evaluation mode; it is left as it is.
         data: gives the data that the network was trained on; asked only if a file wants its norms fitted.
         default: modes; by default all of the network.
@@ -53,12 +57,13 @@ def choose(
     """
     words = [] if text is None else [word.strip() for word in text.split(",")]
     paths = [Path(word) for word in words if word.endswith(FILES)]
-    named = [word for word in words if not word.endswith(FILES)]
+    assignments = [word for word in words if word in network.assignments]
+    named = [word for word in words if not word.endswith(FILES) and word not in assignments]
     if text is None:
-        modes = list(network.modes if default is None else default)
+        modes, assignments = list(network.modes if default is None else default), [*network.assignments]
     else:
         modes = [network.check_mode(mode) for mode in parse_modes(named)] if named else []
-    names = [*(path.stem for path in paths), *(mode.name for mode in modes)]
+    names = [*(path.stem for path in paths), *assignments, *(mode.name for mode in modes)]
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{text} names {', '.join(doubles)} twice; their results could not be told apart")
     saved = [read_assignment(path, network) for path in paths]
@@ -66,7 +71,8 @@ def choose(
         Chosen(path.stem, _fitted(path, one, network, data), one.bits)
         for path, one in zip(paths, saved, strict=True)
     ]
-    return fitted + [Chosen(mode.name, network, mode) for mode in modes]
+    own = [Chosen(name, network, name) for name in assignments]
+    return fitted + own + [Chosen(mode.name, network, mode) for mode in modes]
 
 
 def _fitted(

@@ -19,11 +19,11 @@ from quantizable.network import QuantizableNetwork
 from quantizable.nn.network_inputs import Inputs, network_inputs
 from quantizable.nn.watching import watching
 from quantizable.storage.outputs import INPUT
-from quantizable.storage.preprocessing import input_size_of, preprocessing
+from quantizable.storage.preprocessing import BYTES_KEY, input_size_of, preprocessing
 
 KEY = "inputs"  # of network.info: the signature of a network that does not take one tensor
 INFO_KEYS = (KEY, "input_size", "input_ids")  # what describe_inputs says
-FLOAT, INTEGER, BOOLEAN = "float32", "int64", "bool"
+FLOAT, INTEGER, BOOLEAN, BYTES = "float32", "int64", "bool", "uint8"
 
 Arrays = np.ndarray | dict[str, np.ndarray]
 """A batch: of a network of one tensor an array, of another its arrays by name."""
@@ -35,7 +35,7 @@ class Input:
 
     Attributes:
         size: its shape without the batch.
-        type: ``"float32"``, ``"int64"`` or ``"bool"``.
+        type: ``"float32"``, ``"int64"``, ``"bool"``, or ``"uint8"`` for images as they are.
         ids: of integers how many there are, those from 0 on; 0 for other types.
     """
 
@@ -98,7 +98,8 @@ def read_signature(info: Mapping[str, Any], size: tuple[int, ...]) -> Signature:
     if info.get(KEY):
         return {name: Input(tuple(one["size"]), one["type"], one["ids"]) for name, one in info[KEY].items()}
     ids = int(info.get("input_ids") or 0)
-    return {INPUT: Input(tuple(size), INTEGER if ids else FLOAT, ids)}
+    kind = BYTES if info.get(BYTES_KEY) else INTEGER if ids else FLOAT
+    return {INPUT: Input(tuple(size), kind, ids)}
 
 
 def describe_inputs(network: QuantizableNetwork, batch: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quantizable.functional import QParams, dequantize, fake_quantize
-from quantizable.quantizers import Level, Quantizer
+from quantizable.quantizers import Level, Quantizer, Unrounded
 
 
 class StoredInput(Quantizer):
@@ -39,6 +39,15 @@ class StoredInput(Quantizer):
         if torch.is_grad_enabled() and x.requires_grad:  # of an input's gradients; nothing is learned
             return fake_quantize(x, *self.qparams(x, level.bits))
         return super().fake_quantize(x, level)
+
+
+class StoredRange(Unrounded, StoredInput):
+    """Clamps to the range of a stored grid."""
+
+    def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
+        grid = self.qparams(x, level.bits)
+        low, high = ((code - grid.zero_point) * grid.scale for code in (grid.quant_min, grid.quant_max))
+        return x.clamp(low, high)
 
 
 class StoredWeight(StoredInput):

@@ -96,9 +96,9 @@ class QuantizableClassifier(MultiModeModule):
         self._save_settings(known[0], reset_head, weights)
         self.metrics = nn.ModuleDict(
             {
-                f"{stage}_{mode.name}": MetricCollection({name: MeanMetric() for name in METRICS})
+                f"{stage}_{mode}": MetricCollection({name: MeanMetric() for name in METRICS})
                 for stage in ("val", "test")
-                for mode in network.modes
+                for mode in self.names
             }
         )
 
@@ -164,19 +164,20 @@ class QuantizableClassifier(MultiModeModule):
         reference: Tensor | None = None
         for mode, logits in self.outputs_by_mode(batch):
             reference = logits.float().argmax(1) if reference is None else reference
-            metrics: Any = self.metrics[f"{stage}_{mode.name}"]
+            metrics: Any = self.metrics[f"{stage}_{mode}"]
             with self._labels_checked(logits, target):
                 for name, values in image_metrics(logits, target, reference).items():
                     metrics[name].update(values)
 
     def _log_metrics(self, stage: str) -> None:
         top1, losses = [], {}
-        for mode in self.modes:
-            metrics: Any = self.metrics[f"{stage}_{mode.name}"]
+        for mode in self.evaluated:
+            metrics: Any = self.metrics[f"{stage}_{mode}"]
             values = metrics.compute()
-            top1.append(values["top1"])
-            losses[mode.name] = values["loss"]
-            self.log_dict({f"{stage}/{name}/{mode.name}": value for name, value in values.items()})
+            if mode in self.trained:
+                top1.append(values["top1"])
+            losses[mode] = values["loss"]
+            self.log_dict({f"{stage}/{name}/{mode}": value for name, value in values.items()})
         self._reset(stage)
         self._check(losses, f"{stage} ")
         self.log(f"{stage}/top1/mean", torch.stack(top1).mean(), prog_bar=True)
@@ -185,8 +186,8 @@ class QuantizableClassifier(MultiModeModule):
     def _reset(self, stage: str) -> None:
         # sums that Trainer.validate made in inference mode could not be added to in a fit
         with torch.inference_mode(False):
-            for mode in self.modes:
-                self.metrics[f"{stage}_{mode.name}"].reset()  # type: ignore[operator]
+            for mode in self.names:
+                self.metrics[f"{stage}_{mode}"].reset()  # type: ignore[operator]
 
     def on_validation_epoch_start(self) -> None:
         self._reset("val")  # what an interrupted validation left

@@ -24,11 +24,11 @@ from quantizable.training.samplers import check_one_mode
 KEYS = {
     "": (
         *("data", "model", "bits", "quantizer", "scheme", "strategy", "schedule", "trainer", "logger"),
-        *("seed", "run", "output", "resume", "start", "test", "train"),
+        *("seed", "run", "output", "resume", "start", "finetune", "test", "train"),
     ),
     "model": ("name", "pretrained", "weights", "reset_head", "cifar_stem", "options"),
     "bits": ("modes", "first_last", "norms", "exclude", "overrides"),
-    "quantizer": ("name", "per_channel", "attention", "embedding"),
+    "quantizer": ("name", "per_channel", "attention", "embedding", "residual"),
     "schedule": ("epochs", "augment", "optimizer"),
     "train": (
         *("label_smoothing", "accumulate", "clip_norm", "noise_sigma", "recompute_activations", "ema"),
@@ -56,7 +56,7 @@ def read_settings(config: DictConfig) -> dict[str, Any]:
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise ValueError(f"{key} has no value; give {key}={EXAMPLES.get(key, '...')}, for example") from error
-    names = [(cfg, key) for key in ("run", "output", "resume", "start")]
+    names = [(cfg, key) for key in ("run", "output", "resume", "start", "finetune")]
     names += [(cfg["train"], key) for key in ("teacher", "teacher_weights") if key in cfg["train"]]
     for place, key in names:
         place[key] = None if place[key] is None else str(place[key])  # run=1 and run=nan are names too

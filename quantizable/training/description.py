@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Trainer
-
 from quantizable.data import DATAMODULES, DataModule
 from quantizable.data.base import plain_types
+from quantizable.interface.lightning_package import pl
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.checkpoint import FORMAT, read_checkpoint
 from quantizable.storage.signature import INFO_KEYS
@@ -49,7 +48,7 @@ def describe(
     }
 
 
-def measured_images(datamodule: DataModule, trainer: Trainer, stage: str) -> int | None:
+def measured_images(datamodule: DataModule, trainer: pl.Trainer, stage: str) -> int | None:
     """How many images accuracies are measured on; None where the loader does not say, or not all are used.
 
     Args:

@@ -59,7 +59,7 @@ def wandb_options(cfg: dict[str, Any], folder: Path, module: Any) -> dict[str, A
     if offline:
         log.info("no W&B login: logging offline; later: wandb sync %s/wandb/offline-run-*", folder)
     data = str(cfg["data"]["_target_"]).rpartition(".")[2].lower()
-    bits = ",".join(mode.name for mode in module.modes)
+    bits = ",".join(module.names)
     tags = [data, cfg["model"]["name"], cfg["quantizer"]["name"], plain(module.scheme), f"bits {bits}"]
     begun = wandb_run(folder)
     if begun is not None:

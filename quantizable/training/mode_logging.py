@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.interface.lightning_package import pl
 from quantizable.measure.cost import layer_costs, mode_costs
 from quantizable.nn import QuantLayer
+from quantizable.nn.layer_modes import NamedModes
 from quantizable.report.metric_names import AGAINST_BITS, COSTS, TABLE, THROUGHPUT
 from quantizable.report.tables import COLUMNS, by_mode
 from quantizable.training import trackers
@@ -46,7 +48,7 @@ class ModeLogging(pl.Callback):
         """Say what W&B keeps of each metric."""
         if trainer.is_global_zero:
             for logger in trainer.loggers:
-                trackers.define_summaries(logger, [mode.name for mode in pl_module.modes], AGAINST_BITS)
+                trackers.define_summaries(logger, pl_module.names, AGAINST_BITS)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Begin to count images and seconds."""
@@ -85,6 +87,8 @@ class ModeLogging(pl.Callback):
         if trainer.state.fn == pl.trainer.states.TrainerFn.VALIDATING:
             return self._log_table(trainer, pl_module, "val")
         for mode in pl_module.modes if all("top1" in values for values in modes.values()) else []:
+            if mode.name not in modes:
+                continue
             point = (mean_bits(mode), modes[mode.name]["top1"], trainer.current_epoch)
             for logger in trainer.loggers:
                 trackers.log_point(logger, dict(zip(AGAINST_BITS, point, strict=True)))
@@ -99,13 +103,13 @@ class ModeLogging(pl.Callback):
         costs = costs_by_mode(module)
         rows = [
             {
-                "mode": mode.name,
-                "bits": mean_bits(mode),
-                **{name: modes[mode.name][name] for name in COLUMNS if name in modes[mode.name]},
-                **costs.get(mode.name, {}),
+                "mode": mode,
+                "bits": mean_bits(module.network.check_held(mode)),
+                **{name: modes[mode][name] for name in COLUMNS if name in modes[mode]},
+                **costs.get(mode, {}),
             }
-            for mode in module.modes
-            if mode.name in modes
+            for mode in module.names
+            if mode in modes
         ]
         spent = {
             f"{name}/{mode}": value
@@ -118,9 +122,11 @@ class ModeLogging(pl.Callback):
                 logger.log_metrics(spent, step=trainer.global_step)
 
 
-def mean_bits(mode: BitMode) -> float:
-    """The bits of a mode as a place on an axis: the mean of its weights' and its inputs'."""
-    return (mode.weight + mode.activation) / 2
+def mean_bits(mode: BitMode | NamedModes) -> float:
+    """The bits of a mode as a place on an axis: the mean of its weights' and its inputs', and over layers."""
+    if isinstance(mode, BitMode):
+        return (mode.weight + mode.activation) / 2
+    return fmean(map(mean_bits, mode.of_layers()))
 
 
 def costs_by_mode(module: Any) -> dict[str, dict[str, float]]:

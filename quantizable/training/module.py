@@ -27,6 +27,7 @@ from quantizable.training.optim import (
     positive_parameters,
 )
 from quantizable.training.optimizer_step import take_step, without_sync
+from quantizable.training.samplers import Only, Visit, visits
 from quantizable.training.schemes import Scheme, get_scheme
 from quantizable.training.settings import plain
 
@@ -85,6 +86,8 @@ class MultiModeModule(NetworkModule):
         self.network = network
         self.scheme = get_scheme(scheme or Scheme(objective=Consistency(distance=mean_squared_error)))
         self.scheme.check(network.modes)
+        for name in self.trained:
+            network.check_held(name)
         if not isinstance(accumulate, int) or accumulate < 1:
             raise ValueError(f"accumulate is {accumulate}; it counts batches per optimizer step, at least 1")
         self.scheme.check_training(accumulate, teacher is not None)
@@ -113,6 +116,17 @@ class MultiModeModule(NetworkModule):
                 }
             )
         )
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the modes and assignments that are trained: all, unless the scheme trains some alone."""
+        sampler = self.scheme.sampler
+        return [str(name) for name in sampler.modes] if isinstance(sampler, Only) else self.names
+
+    @property
+    def evaluated(self) -> list[str]:
+        """The names of what is trained and of the highest mode, in the order of :attr:`names`."""
+        return [name for name in self.names if name in (*self.trained, str(self.modes[-1]))]
 
     # -- the task ----------------------------------------------------------------------------------
 
@@ -183,7 +197,7 @@ class MultiModeModule(NetworkModule):
         if self.strategy is not None:
             batch = self.strategy(self, batch, step)
         x = with_noise(self, self.inputs(batch), self.noise_sigma, step)
-        visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, step)
+        chosen = self._visits(step)
         # a search counts one step to a batch
         accumulate, step_per_mode = self.accumulate, self.scheme.step_per_mode
         if self._on_trial:
@@ -192,8 +206,8 @@ class MultiModeModule(NetworkModule):
         teachers = self._from_the_teacher(x)
         losses: dict[str, Tensor] = {}  # of the task, as logged
         totals: dict[str, Tensor] = {}
-        for visit in visits:
-            name = visit.name if isinstance(visit, BitMode) else f"mixed{len(losses)}"
+        for visit in chosen:
+            name = f"mixed{len(losses)}" if isinstance(visit, dict) else str(visit)
             self._enter(visit)
             with without_sync(self.trainer):
                 output = run_on(self.network, x)
@@ -233,11 +247,18 @@ class MultiModeModule(NetworkModule):
                 f"{tuple(output.shape)}; they must be alike, as a distance between them is to be minimized"
             )
 
-    def _enter(self, visit: BitMode | dict[str, BitMode]) -> None:
-        if isinstance(visit, BitMode):
-            self.network.set_bits(visit)
-        else:
+    def _visits(self, step: int) -> list[Visit]:
+        layers = {
+            name: sum(p.numel() for p in one.parameters()) for name, one in self.network.layers().items()
+        }
+        named = [*self.network.assignments]
+        return visits(self.scheme.sampler, self.modes, named, layers, self.seed, step)
+
+    def _enter(self, visit: Visit) -> None:
+        if isinstance(visit, dict):
             self.network.set_layer_modes(visit)
+        else:
+            self.network.set_bits(visit)
 
     def _check(self, losses: dict[str, Tensor], stage: str = "") -> None:
         """Stop before the optimizer takes a step that would spoil the weights, or they are kept."""
@@ -262,8 +283,7 @@ class MultiModeModule(NetworkModule):
         """
         steps = 1
         if self.optimizer.has_an_end:
-            visits = self.scheme.sampler.visits(self.modes, list(self.network.layers()), self.seed, 0)
-            each = len(visits) if self.scheme.step_per_mode else 1
+            each = len(self._visits(0)) if self.scheme.step_per_mode else 1
             steps = schedulers.scheduled_steps(self.trainer, self.accumulate, each)
         return configure(self.optimizer, parameter_groups(self, self.optimizer), steps)
 
@@ -273,9 +293,13 @@ class MultiModeModule(NetworkModule):
 
     # -- evaluation: the same for validation and test -----------------------------------------------
 
-    def outputs_by_mode(self, batch: Any) -> Iterator[tuple[BitMode, Any]]:
-        """Each mode's output on a batch, from the highest mode to the lowest."""
-        for mode in reversed(self.modes):
+    def outputs_by_mode(self, batch: Any) -> Iterator[tuple[BitMode | str, Any]]:
+        """Each mode's output on a batch, from the highest mode to the lowest, then each assignment's.
+
+        Where the scheme trains some alone, these and the highest mode, which they are compared with.
+        """
+        held: list[BitMode | str] = [*reversed(self.modes), *self.network.assignments]
+        for mode in (one for one in held if str(one) in self.evaluated):
             with self.network.at_bits(mode):
                 yield mode, run_on(self.network, self.inputs(batch))
 
@@ -301,6 +325,6 @@ class MultiModeModule(NetworkModule):
         size = len(self.inputs(batch))
         losses: dict[str, Tensor] = {}
         for mode, output in self.outputs_by_mode(batch):
-            loss = losses[mode.name] = self.loss(output, batch)
-            self.log(f"{stage}/loss/{mode.name}", loss, on_epoch=True, batch_size=size, sync_dist=True)
+            loss = losses[str(mode)] = self.loss(output, batch)
+            self.log(f"{stage}/loss/{mode}", loss, on_epoch=True, batch_size=size, sync_dist=True)
         self._check(losses, f"{stage} ")

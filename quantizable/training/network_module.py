@@ -57,6 +57,11 @@ class NetworkModule(pl.LightningModule):
         """The modes that the network holds."""
         return self.network.modes
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the assignments that the network holds, and of its modes from the lowest on."""
+        return [*self.network.assignments, *(mode.name for mode in self.modes)]
+
     def forward(self, x: Tensor) -> Any:
         return self.network(x)
 

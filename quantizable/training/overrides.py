@@ -20,6 +20,7 @@ from quantizable.interface.errors import nearest, one_line
 from quantizable.training.familiar_words import ADDED, FAMILIAR, SET
 
 OPTIONAL = ("experiment", "debug")  # groups of which none need be chosen
+ELSEWHERE = ("search",)  # of `quantizable recipe`
 MAIN = {"bits": "modes", "schedule": "epochs", "trainer": "devices"}  # what a number or a list is meant for
 # where a word or a list may stand in place of the number or the truth value that is the default
 ANY_KIND = ("bits.first_last", "trainer.devices", "trainer.deterministic", "logger.log_model")
@@ -264,7 +265,8 @@ def nearest_setting(key: str) -> str | None:
 @cache
 def options() -> dict[str, list[str]]:
     """The files of each group, without their ending."""
-    groups = sorted(path for path in conf_folder().iterdir() if path.is_dir())
+    folders = (path for path in conf_folder().iterdir() if path.is_dir() and path.name not in ELSEWHERE)
+    groups = sorted(folders)
     return {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in groups}
 
 

@@ -30,6 +30,7 @@ import quantizable
 from quantizable.data import DataModule
 from quantizable.data.text import Text
 from quantizable.models.text import RecurrentText
+from quantizable.network import QuantizableNetwork
 from quantizable.report.files import finite, write_json
 from quantizable.report.plots import plot_modes
 from quantizable.report.tables import by_mode, print_table
@@ -41,6 +42,7 @@ from quantizable.training.compile_time import CompileTime
 from quantizable.training.configuration import read_settings
 from quantizable.training.description import check_same_network, describe, measured_images
 from quantizable.training.end_together import EndTogether, is_lost
+from quantizable.training.finetuned import network_to_finetune
 from quantizable.training.float_networks import float_options, make_teacher
 from quantizable.training.loggers import make_loggers
 from quantizable.training.memory import keep_freed_memory
@@ -86,10 +88,11 @@ def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path |
         use_known_words(datamodule, cfg["start"])
     if is_first_process():
         datamodule.setup("fit")
-    module = make_module(cfg, instantiate(config.scheme), datamodule)
+    network = network_to_finetune(cfg, datamodule, resumes=resume is not None)
+    module = make_module(cfg, instantiate(config.scheme), datamodule, network)
     if resume is not None:
         check_same_network(describe(module.network, module.architecture, datamodule), resume)
-    elif cfg["start"] is not None:
+    elif cfg["start"] is not None and network is None:
         load_network(module.network, cfg["start"])
     trainer = make_trainer(cfg, config, folder, module)
     if is_first_process():
@@ -140,23 +143,21 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def make_module(cfg: dict[str, Any], scheme: Any, datamodule: DataModule) -> QuantizableClassifier:
-    """The network in its Lightning module."""
+def make_module(
+    cfg: dict[str, Any], scheme: Any, datamodule: DataModule, network: QuantizableNetwork | None = None
+) -> QuantizableClassifier:
+    """The network in its Lightning module; by default one that is built as the configuration says."""
     model, bits = cfg["model"], cfg["bits"]
-    return QuantizableClassifier(
-        model["name"],
-        datamodule.num_classes,
-        bits["modes"],
-        quantizer=cfg["quantizer"]["name"],
-        scheme=scheme,
-        weights=model["weights"],
-        reset_head=model["reset_head"],
-        model_options={
+    built: dict[str, Any] = {
+        "quantizer": cfg["quantizer"]["name"],
+        "weights": model["weights"],
+        "reset_head": model["reset_head"],
+        "model_options": {
             **float_options(cfg, datamodule),
             "pretrained": model["pretrained"],
             **(model["options"] or {}),
         },
-        quantize_options={
+        "quantize_options": {
             "first_last": bits["first_last"],
             "norms": bits["norms"],
             "exclude": bits["exclude"],
@@ -164,7 +165,15 @@ def make_module(cfg: dict[str, Any], scheme: Any, datamodule: DataModule) -> Qua
             "per_channel": cfg["quantizer"]["per_channel"],
             "attention": cfg["quantizer"]["attention"],
             "embedding": cfg["quantizer"]["embedding"],
+            "residual": cfg["quantizer"]["residual"],
         },
+    }
+    return QuantizableClassifier(
+        model["name"] if network is None else network,
+        datamodule.num_classes,
+        bits["modes"],
+        **(built if network is None else {}),
+        scheme=scheme,
         optimizer=cfg["schedule"]["optimizer"],
         label_smoothing=cfg["train"]["label_smoothing"],
         accumulate=cfg["train"]["accumulate"],

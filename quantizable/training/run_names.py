@@ -23,6 +23,11 @@ def resumed(cfg: dict[str, Any]) -> Path | None:
 
 def latest(folder: Path) -> Path:
     """Of folder, folder-2, folder-3, ... the one whose ``last.ckpt`` is the newest."""
-    number = re.compile(re.escape(folder.name) + r"(-\d+)?")
-    saved = [p for p in folder.parent.glob("*/last.ckpt") if number.fullmatch(p.parent.name)]
+    saved = [path for run in numbered(folder) if (path := run / "last.ckpt").is_file()]
     return max(saved, key=lambda path: path.stat().st_mtime).parent if saved else folder
+
+
+def numbered(folder: Path) -> list[Path]:
+    """Those of folder, folder-2, folder-3, ... that there are: a run and its repetitions."""
+    number = re.compile(re.escape(folder.name) + r"(-\d+)?")
+    return sorted(path for path in folder.parent.glob("*") if number.fullmatch(path.name) and path.is_dir())

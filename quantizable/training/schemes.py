@@ -15,7 +15,15 @@ from quantizable.training.objectives import (
     TaskOnly,
     kl_divergence,
 )
-from quantizable.training.samplers import AllModes, LayerWise, RandomK, Sampler, Sandwich, check_one_mode
+from quantizable.training.samplers import (
+    AllModes,
+    LayerWise,
+    Only,
+    RandomK,
+    Sampler,
+    Sandwich,
+    check_one_mode,
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ SCHEMES: dict[str, Scheme] = {
     "random_k": Scheme(sampler=RandomK()),
     "layerwise": Scheme(sampler=LayerWise(), objective=Consistency(alpha=0.5, beta=0.5)),
     "individual": Scheme(objective=TaskOnly(), single_mode=True),
+    "only": Scheme(sampler=Only()),
 }
 
 

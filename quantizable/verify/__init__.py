@@ -15,7 +15,9 @@ from quantizable.verify.bounds import (
     mode_difference_bounds,
 )
 from quantizable.verify.box import Box
+from quantizable.verify.confidence import ModeErrors, mode_errors
 from quantizable.verify.decide import Query, Verdict, decide, decide_all
+from quantizable.verify.execution import EXECUTIONS, Execution
 from quantizable.verify.fixed_point import FixedPoint, fixed_point_network, float_network, load_npz
 from quantizable.verify.graph import Graph, Node, chain
 from quantizable.verify.interval import Interval
@@ -24,12 +26,15 @@ from quantizable.verify.robustness import decide_robustness
 from quantizable.verify.trace import graph_of
 
 __all__ = [
+    "EXECUTIONS",
     "METHODS",
     "Box",
     "DifferenceBounds",
+    "Execution",
     "FixedPoint",
     "Graph",
     "Interval",
+    "ModeErrors",
     "Node",
     "Query",
     "Replay",
@@ -47,6 +52,7 @@ __all__ = [
     "largest_radius",
     "load_npz",
     "mode_difference_bounds",
+    "mode_errors",
     "replay",
     "search",
 ]

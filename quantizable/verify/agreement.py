@@ -18,9 +18,12 @@ from torch import Tensor
 
 from quantizable.verify.bounds import DifferenceBounds, Method, mode_difference_bounds
 from quantizable.verify.box import Box
+from quantizable.verify.confidence import check_classes, confident_margins
 from quantizable.verify.decide import Verdict
+from quantizable.verify.execution import Execution
 from quantizable.verify.graph import Graph
 from quantizable.verify.interval import Interval
+from quantizable.verify.refutation import disagrees
 from quantizable.verify.replay import Replay, climb, replay
 from quantizable.verify.robustness import decide_robustness, margin_layer
 
@@ -32,6 +35,9 @@ def decide_agreement(
     time_limit: float = 60.0,
     use_milp: bool = True,
     method: Method = "combined",
+    *,
+    execution: Execution = "real",
+    confidence: float = 0.0,
 ) -> dict[str, Verdict]:
     """Prove or refute, for each of several modes, that it gives ``first``'s class everywhere in one box.
 
@@ -42,17 +48,27 @@ def decide_agreement(
         time_limit: seconds for each mode.
         use_milp: False stops after bounds and search.
         method: of the bounds, see :mod:`~quantizable.verify.bounds`.
+        execution: as for :func:`~quantizable.verify.decide.decide`.
+        confidence: ask only of inputs for which the first network's softmax gives its class at least this
+            probability; 0 or from 0.5 to below 1. See :mod:`~quantizable.verify.confidence`.
 
     Returns:
-        A verdict for each mode. ``low`` and ``high`` bound the smallest margin of both networks over the box;
+        A verdict for each mode. ``low`` and ``high`` bound the smallest margin of both networks over the box
+        (of the second alone, where the first is confident);
         a counterexample holds both networks' outputs, and its ``value`` is by how much the second network
         prefers another class than the first's (0 for a tie).
 
     Raises:
-        ValueError: more than one box, a single output, or see
+        ValueError: more than one box, a single output, a confidence out of range, or see
             :func:`~quantizable.verify.bounds.difference_bounds`.
     """
-    margins = margin_bounds(first, others, box, method)
+    if confidence:
+        sides = confident_margins(first, others, box, method, confidence, execution)
+    else:
+        found = margin_bounds(first, others, box, method, execution)
+        sides = {
+            name: [(float(m.low.min()), float(m.high.min())) for m in both] for name, both in found.items()
+        }
     label = predicted(first, box)
 
     @cache  # once for all modes
@@ -62,40 +78,47 @@ def decide_agreement(
     verdicts = {}
     for name, second in others.items():
         start = time.perf_counter()
-        own = [float(side.low.min()) for side in margins[name]]
-        high = min(float(side.high.min()) for side in margins[name])
-        found, status, decided = None, "proved", "bounds"
+        own = [low for low, _ in sides[name]]
+        high = min(high for _, high in sides[name])
+        found_input, status, decided = None, "proved", "bounds"
         if not min(own) > 0:
-            status, decided, found = (
-                "unknown",
-                "search",
-                find_disagreement(first, second, box, start + time_limit),
-            )
-            if found is not None:
+            deadline = start + time_limit
+            status, decided = "unknown", "search"
+            found_input = find_disagreement(first, second, box, deadline, confidence)
+            if found_input is not None and execution != "real":
+                found_input = _in_every_run(first, second, box, found_input, execution)
+            possible = use_milp and execution == "real" and not confidence
+            if found_input is not None:
                 status = "refuted"
-            elif use_milp and (own[0] > 0 or first_keeps_its_class()):
-                left = max(start + time_limit - time.perf_counter(), 0.1)
-                rest = decide_robustness(second, box, label, left)
+            elif possible and (own[0] > 0 or first_keeps_its_class()):
+                rest = decide_robustness(second, box, label, max(deadline - time.perf_counter(), 0.1))
                 status, decided = ("proved" if rest.status == "proved" else "unknown"), rest.method
         seconds = time.perf_counter() - start
-        verdicts[name] = Verdict(status, decided, min(own), high, seconds, found)  # type: ignore[arg-type]
+        verdicts[name] = Verdict(status, decided, min(own), high, seconds, found_input)  # type: ignore[arg-type]
     return verdicts
 
 
 def margin_bounds(
-    first: Graph, others: Mapping[str, Graph], box: Box, method: Method = "combined"
+    first: Graph,
+    others: Mapping[str, Graph],
+    box: Box,
+    method: Method = "combined",
+    execution: Execution = "real",
 ) -> dict[str, tuple[Interval, Interval]]:
     """Bounds of both networks' margins over one box, ``(1, classes - 1)``, for each of the other modes."""
-    classes = first.shapes[-1].numel()
-    if classes < 2 or len(box) != 1:
-        raise ValueError(
-            f"agreement is about two or more classes, not {classes}, and one box, not {len(box)}; "
-            "pass box[i : i + 1]"
-        )
+    classes = check_classes(first, box)
     layer = margin_layer(classes, predicted(first, box))
     pairs = {name: graph.then(layer) for name, graph in others.items()}
-    found = mode_difference_bounds(first.then(layer), pairs, box, method)
+    found = mode_difference_bounds(first.then(layer), pairs, box, method, execution)
     return {name: _own_margins(bounds) for name, bounds in found.items()}
+
+
+def _in_every_run(
+    first: Graph, second: Graph, box: Box, found: Replay, execution: Execution
+) -> Replay | None:
+    """A counterexample, if it is one in every run of the execution."""
+    layer = margin_layer(first.shapes[-1].numel(), int(found.first.argmax()))
+    return found if disagrees(first.then(layer), second.then(layer), box, found, execution) else None
 
 
 def _own_margins(bounds: DifferenceBounds) -> tuple[Interval, Interval]:
@@ -108,16 +131,19 @@ def predicted(graph: Graph, box: Box) -> int:
     return int(graph(box.center).flatten().argmax())
 
 
-def find_disagreement(first: Graph, second: Graph, box: Box, deadline: float = float("inf")) -> Replay | None:
+def find_disagreement(
+    first: Graph, second: Graph, box: Box, deadline: float = float("inf"), confidence: float = 0.0
+) -> Replay | None:
     """An input of the box to which the two networks give different classes, if the search finds one by
-    ``deadline`` (of ``time.perf_counter``)."""
+    ``deadline`` (of ``time.perf_counter``), and of which the first is as sure as ``confidence``."""
 
     def preference(x: Tensor) -> Tensor:
         """By how much the second network prefers another class than the first's, ``(batch,)``."""
         a, b = first(x).flatten(1), second(x).flatten(1)
         chosen = a.argmax(1, keepdim=True)
         others = b.scatter(1, chosen, -torch.inf).amax(1)
-        return others - b.gather(1, chosen)[:, 0]
+        missing = confidence - a.softmax(1).amax(1)
+        return torch.where(missing <= 0, others - b.gather(1, chosen)[:, 0], -1e9 * (1 + missing))
 
     children = max(16, min(192, 2**19 // max(shape.numel() for shape in first.shapes)))
     x, value = climb(preference, box, box.center, 0.0, children=children, deadline=deadline)
@@ -135,6 +161,8 @@ def largest_radius(
     radius: float,
     steps: int = 8,
     method: Method = "combined",
+    *,
+    execution: Execution = "real",
 ) -> dict[str, float | None]:
     """The largest radius for which bounds prove that a mode agrees with ``first``, by bisection.
 
@@ -144,6 +172,7 @@ def largest_radius(
         radius: the largest that is tried.
         steps: the result is exact to ``radius / 2**steps``.
         method: of the bounds.
+        execution: of the networks.
 
     Returns:
         For each mode a radius that is proved; None where not even radius 0 is.
@@ -151,7 +180,7 @@ def largest_radius(
 
     @cache
     def proved(part: int) -> dict[str, bool]:
-        margins = margin_bounds(first, others, boxes(radius * part / 2**steps), method)
+        margins = margin_bounds(first, others, boxes(radius * part / 2**steps), method, execution)
         return {name: all(bool((side.low > 0).all()) for side in both) for name, both in margins.items()}
 
     found: dict[str, float | None] = {}

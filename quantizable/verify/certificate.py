@@ -22,10 +22,11 @@ from torch import Tensor
 from quantizable.report.files import write_text
 from quantizable.verify.box import Box
 from quantizable.verify.decide import Verdict
+from quantizable.verify.execution import check_execution
 from quantizable.verify.graph import Graph
 from quantizable.verify.robustness import margin_layer
 
-FORMAT = 1
+FORMAT = 2
 TOOLS = ("quantizable", "torch", "highspy")
 SAME = 1e-9  # relative; an absolute tolerance would confirm anything about a network of small outputs
 
@@ -42,6 +43,9 @@ class Certificate:
             ``"robustness"`` (class ``output`` cannot change; ``eps`` is 0) or ``"agreement"`` (both modes
             give one class; ``eps`` is 0).
         low, high: limits of the input box, flattened; integer: whole-number inputs.
+        execution: for what it holds: ``"real"`` arithmetic, ``"float32"`` or the ``"integers"`` of the
+            export (:mod:`~quantizable.verify.execution`).
+        confidence: of agreement, the probability that the first mode gives its class at least; 0: any.
         status, method, bound, seconds: of the verdict; ``bound`` is [low, high].
         counterexample: the input, flattened, with both outputs, if refuted.
     """
@@ -64,6 +68,8 @@ class Certificate:
     time_limit: float
     counterexample: dict[str, list[float]] | None = None
     tools: dict[str, str] = field(default_factory=dict)
+    execution: str = "real"
+    confidence: float = 0.0
     format: int = FORMAT
 
     @builtins.property
@@ -105,7 +111,8 @@ class Certificate:
         place."""
         if len(self.modes) != {"difference": 2, "robustness": 1, "agreement": 2}[self.property]:
             raise ValueError(f"{len(self.modes)} modes do not fit the property {self.property}")
-        for name in ("output", "eps", "time_limit"):
+        check_execution(self.execution)
+        for name in ("output", "eps", "time_limit", "confidence"):
             if not isinstance(getattr(self, name), int | float):
                 raise ValueError(f"its {name} is no number")
         if len([float(limit) for limit in self.bound]) != 2:
@@ -133,6 +140,8 @@ def certify(
     box: Box,
     verdict: Verdict,
     time_limit: float,
+    execution: str = "real",
+    confidence: float = 0.0,
 ) -> Certificate:
     """Put a verdict into a certificate (``box`` is a batch of 1)."""
     found = verdict.counterexample
@@ -161,6 +170,8 @@ def certify(
             "second": found.second.tolist(),
         },
         tools=tool_versions(),
+        execution=execution,
+        confidence=confidence,
     )
 
 
@@ -195,7 +206,8 @@ def replayed(certificate: Certificate, graphs: Sequence[Graph]) -> list[str]:
         first, second = (graph(x).flatten() for graph in graphs)
         shown = float((second - first)[output].abs()) >= certificate.eps - noise
         if certificate.property == "agreement":
-            shown = bool(first.argmax() != second.argmax())
+            sure = float(first.softmax(0).max()) >= certificate.confidence - SAME
+            shown = sure and bool(first.argmax() != second.argmax())
     else:
         second = graphs[0].then(margin_layer(graphs[0].shapes[-1].numel(), output))(x).flatten()
         first, shown = torch.zeros_like(second), float(second.min()) <= noise

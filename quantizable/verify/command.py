@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from quantizable.verify.certificate import (
     replayed,
 )
 from quantizable.verify.decide import Verdict, check_query, decide
+from quantizable.verify.execution import Execution
 from quantizable.verify.fixed_point import (
     FixedPoint,
     fixed_point_network,
@@ -32,6 +34,51 @@ from quantizable.verify.fixed_point import (
 from quantizable.verify.graph import Graph
 from quantizable.verify.outcomes import print_table, save_report
 from quantizable.verify.robustness import decide_robustness
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of each box, with the words of the command line."""
+
+    question: str
+    eps: float
+    time_limit: float
+    use_milp: bool
+    execution: Execution = "real"
+    confidence: float = 0.0
+
+    def answers(self, graphs: list[Graph], box: Box, output: int) -> list[tuple[tuple[int, ...], Verdict]]:
+        """The verdicts of one box, each with the indices of the networks it is about."""
+        limits = (self.time_limit, self.use_milp)
+        if self.question == "robustness":
+            return [((0,), decide_robustness(graphs[0], box, output, *limits, execution=self.execution))]
+        if self.question == "agreement":
+            others = {str(k): graph for k, graph in enumerate(graphs) if k > 0}
+            found = decide_agreement(
+                graphs[0], others, box, *limits, execution=self.execution, confidence=self.confidence
+            )
+            return [((0, int(k)), verdict) for k, verdict in found.items()]
+        first, second = graphs
+        check_query(first, box, output, self.eps)
+        return [((0, 1), decide(first, second, box, output, self.eps, *limits, execution=self.execution))]
+
+    def certificate(
+        self, network: Path, graphs: list[Graph], modes: list[str], box: Box, output: int, verdict: Verdict
+    ) -> Certificate:
+        """A verdict with what it is about."""
+        return certify(
+            network,
+            [graph.sha256 for graph in graphs],
+            modes,
+            kind=self.question,
+            output=output,
+            eps=self.eps,
+            box=box,
+            verdict=verdict,
+            time_limit=self.time_limit,
+            execution=self.execution,
+            confidence=self.confidence,
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,34 +140,26 @@ def _verify(args: argparse.Namespace) -> int:
             f"{args.inputs} holds inputs of shape {tuple(inputs.shape[1:])}, the network takes "
             f"{tuple(graphs[0].input_shape)}"
         )
+    eps = args.eps if question == "difference" else 0.0
+    asked = Asked(question, eps, args.time_limit, not args.bounds_only, args.execution, args.confidence)
     results: list[tuple[str, Verdict]] = []
     radii: list[str] = []
-    eps = args.eps if question == "difference" else 0.0
     several = len(modes) > 2
     for i, x in enumerate(progress(inputs, "verifying")):
         output = int(graphs[0](x[None]).flatten().argmax())
         name = f"{args.inputs.stem}[{i}] class {output}"
         one = box[i : i + 1]
-        for which, verdict in _answers(
-            question, graphs, one, output, eps, args.time_limit, not args.bounds_only
-        ):
+        for which, verdict in asked.answers(graphs, one, output):
             label = f" mode {modes[which[-1]]}" if several else ""
             results.append((name + label, verdict))
             if args.output is not None:
                 file = f"certificate-{i}{f'-{Path(modes[which[-1]]).stem}' if several else ''}.json"
-                certify(
-                    args.network,
-                    [graphs[k].sha256 for k in which],
-                    [modes[k] for k in which],
-                    kind=question,
-                    output=output,
-                    eps=eps,
-                    box=one,
-                    verdict=verdict,
-                    time_limit=args.time_limit,
-                ).save(args.output / file)
+                about = [graphs[k] for k in which], [modes[k] for k in which]
+                asked.certificate(args.network, *about, one, output, verdict).save(args.output / file)
         if args.largest_radius:
-            radii += _largest(name, modes, graphs, partial(_around, x[None], limits), args.radius)
+            radii += _largest(
+                name, modes, graphs, partial(_around, x[None], limits), args.radius, args.execution
+            )
     return _report(results, radii, args.output)
 
 
@@ -152,54 +191,32 @@ def _check(args: argparse.Namespace) -> int:
         return 1
     graphs = load_graphs(path, old.modes, tuple(old.input_shape), args.data)
     use_milp = old.method.startswith("milp")
-    [(_, verdict)] = _answers(old.property, graphs, old.box, old.output, old.eps, old.time_limit, use_milp)
-    hashes = [graph.sha256 for graph in graphs]
-    new = certify(
-        path,
-        hashes,
-        old.modes,
-        kind=old.property,
-        output=old.output,
-        eps=old.eps,
-        box=old.box,
-        verdict=verdict,
-        time_limit=old.time_limit,
-    )
+    execution: Execution = old.execution  # type: ignore[assignment]
+    asked = Asked(old.property, old.eps, old.time_limit, use_milp, execution, old.confidence)
+    [(_, verdict)] = asked.answers(graphs, old.box, old.output)
+    new = asked.certificate(path, graphs, old.modes, old.box, old.output, verdict)
     problems = differences(old, new, output_scale(graphs, old.box.center)) + replayed(old, graphs)
     for problem in problems:
         print(f"not confirmed: {problem}")
     if not problems:
-        print(f"confirmed: {new.status} by {new.method}, bounds {new.bound}, {new.seconds} s")
+        print(
+            f"confirmed: {new.status} by {new.method} for {new.execution}, bounds {new.bound}, "
+            f"{new.seconds} s"
+        )
     return 1 if problems else 0
 
 
-def _answers(
-    question: str,
-    graphs: list[Graph],
-    box: Box,
-    output: int,
-    eps: float,
-    time_limit: float,
-    use_milp: bool,
-) -> list[tuple[tuple[int, ...], Verdict]]:
-    """The verdicts of one box, each with the indices of the networks it is about."""
-    if question == "robustness":
-        return [((0,), decide_robustness(graphs[0], box, output, time_limit, use_milp))]
-    if question == "agreement":
-        others = {str(k): graph for k, graph in enumerate(graphs) if k > 0}
-        found = decide_agreement(graphs[0], others, box, time_limit, use_milp)
-        return [((0, int(k)), verdict) for k, verdict in found.items()]
-    first, second = graphs
-    check_query(first, box, output, eps)
-    return [((0, 1), decide(first, second, box, output, eps, time_limit, use_milp))]
-
-
 def _largest(
-    name: str, modes: list[str], graphs: list[Graph], boxes: Callable[[float], Box], radius: float
+    name: str,
+    modes: list[str],
+    graphs: list[Graph],
+    boxes: Callable[[float], Box],
+    radius: float,
+    execution: Execution,
 ) -> list[str]:
     """A line for each mode: up to which radius the bounds prove agreement."""
     others = dict(zip(modes[1:], graphs[1:], strict=True))
-    found = largest_radius(boxes, graphs[0], others, radius)
+    found = largest_radius(boxes, graphs[0], others, radius, execution=execution)
     return [
         f"{name} mode {mode}: "
         + (

@@ -11,23 +11,19 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from quantizable.verify.bounds import DifferenceBounds, difference_bounds
 from quantizable.verify.box import Box
-from quantizable.verify.curves import Curve
+from quantizable.verify.branching import Tree
+from quantizable.verify.execution import Execution
 from quantizable.verify.graph import Graph
-from quantizable.verify.influence import influences
-from quantizable.verify.pooling import MaxPool2d
+from quantizable.verify.integer_program import Status, beyond_program, by_program
 from quantizable.verify.reach import Reach
+from quantizable.verify.refutation import exceeds
 from quantizable.verify.replay import Replay, search
-from quantizable.verify.stages import Activation
-
-Status = Literal["proved", "refuted", "unknown"]
-MOST_ENTRIES = 2**26  # of one dense matrix of the program: 512 MiB
 
 
 @dataclass(frozen=True)
@@ -36,8 +32,9 @@ class Verdict:
 
     Attributes:
         status: proved, refuted or unknown (out of time).
-        method: what decided: ``bounds``, ``search``, ``milp`` (rounding relaxed) or
-            ``milp+N`` (N neurons with integers); for unknown, the last that was tried.
+        method: what decided: ``bounds``, ``search``, ``milp`` (rounding relaxed), ``milp+N`` (N neurons with
+            integers) or ``branching+N`` (branch and bound with N leaves left to the MILP); for unknown, the
+            last that was tried.
         low, high: proved bounds of the quantity asked about.
         seconds: wall-clock time of this query.
         counterexample: the replayed input, if refuted.
@@ -92,6 +89,9 @@ def decide(
     eps: float,
     time_limit: float = 60.0,
     use_milp: bool = True,
+    *,
+    execution: Execution = "real",
+    branch: bool = False,
 ) -> Verdict:
     """Prove or refute ``|second(x)[output] - first(x)[output]| < eps`` over one box.
 
@@ -102,6 +102,10 @@ def decide(
         time_limit: seconds for the whole query.
         use_milp: False stops after bounds and search, as for networks that the MILP cannot encode: with max
             pooling, smooth activations, or too many neurons for its dense matrices.
+        execution: what runs the networks, see :mod:`~quantizable.verify.execution`. The MILP is about
+            ``"real"`` arithmetic; else bounds alone prove, and only what every run shows refutes.
+        branch: split undecided neurons and bound the parts, with the MILP at the leaves only, see
+            :mod:`~quantizable.verify.branching`.
 
     Raises:
         ValueError: ``eps`` not above 0 or infinite, an output index the network lacks, more than one box; see
@@ -109,11 +113,19 @@ def decide(
     """
     check_query(first, box, output, eps)
     start = time.perf_counter()
-    bounds = difference_bounds(first, second, box)
+    bounds = difference_bounds(first, second, box, execution=execution)
     low, high = (float(side[0].flatten()[output]) for side in bounds.output)
     questions = [Question(output, 1.0, eps), Question(output, -1.0, eps)]
     deadline = start + time_limit
-    status, method, found = settle(first, second, box, bounds, questions, deadline, use_milp)
+    use_milp = use_milp and execution == "real"
+    status, method, found = settle(
+        first, second, box, bounds, questions, deadline, use_milp, branch=branch, execution=execution
+    )
+    real = found is None or execution == "real"
+    if found is not None and not (
+        real or exceeds(first, second, box, found, execution, output=output, eps=eps)
+    ):
+        status, found = "unknown", None
     return Verdict(status, method, low, high, time.perf_counter() - start, found)
 
 
@@ -154,6 +166,9 @@ def settle(
     questions: Sequence[Question],
     deadline: float,
     use_milp: bool = True,
+    *,
+    branch: bool = False,
+    execution: Execution = "real",
 ) -> tuple[Status, str, Replay | None]:
     """Refute if any question has the answer yes, prove if all have the answer no.
 
@@ -172,81 +187,30 @@ def settle(
         if found.value >= question.target:
             return "refuted", "search", found
     method = "search"
-    use_milp = use_milp and not _beyond_milp(first)
-    for question in remaining if use_milp else []:
-        status, method, witness = _by_milp(first, second, box, bounds, question, deadline)
+    use_milp = use_milp and not beyond_program(first)
+    for i, question in enumerate(remaining if use_milp or branch else []):
+        weights = question.weights(outputs)
+        if branch:
+            tree = Tree(first, second, box, weights, question.target, execution)
+            now = time.perf_counter()
+            outcome = tree.search(now + (deadline - now) / (len(remaining) - i), use_milp)
+            status, method, witness = outcome.status, f"branching+{outcome.leaves}", outcome.found
+        else:
+            status, method, witness = by_program(
+                first, second, box, bounds, weights, question.target, deadline
+            )
         if status != "proved":
             return status, method, witness
-    return ("proved" if use_milp else "unknown"), method, None
-
-
-def _beyond_milp(graph: Graph) -> bool:
-    """Whether the program cannot encode the network (smooth functions, max pooling) or would not fit into
-    memory."""
-    stages = [node.stage for node in graph.nodes]
-    sizes = [shape.numel() for shape in graph.shapes]
-    # of each neuron and network at most an error, a value and a binary variable
-    columns = sizes[0] + 6 * sum(
-        n for n, s in zip(sizes[1:], stages, strict=True) if isinstance(s, Activation)
-    )
-    return columns * max(sizes) > MOST_ENTRIES or any(isinstance(s, Curve | MaxPool2d) for s in stages)
-
-
-def _by_milp(
-    first: Graph,
-    second: Graph,
-    box: Box,
-    bounds: DifferenceBounds,
-    question: Question,
-    deadline: float,
-) -> tuple[Status, str, Replay | None]:
-    """Relax all rounding first; then integers for the neurons that cheat, more each round."""
-    try:
-        from quantizable.verify.milp import Neuron, PairProgram
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the bounds leave this query open and the MILP needs highspy: "
-            "pip install quantizable[verify], or decide by bounds alone (use_milp=False, "
-            "--bounds-only)"
-        ) from error
-
-    weights = question.weights(first.shapes[-1].numel())
-    pairs = enumerate(((first, bounds.first), (second, bounds.second)))
-    influence = {
-        (which, node): size
-        for which, (graph, own) in pairs
-        for node, size in influences(graph, own, weights).items()
-    }
-    exact: set[Neuron] = set()
-    while True:
-        method = f"milp+{len(exact)}" if exact else "milp"
-        left = deadline - time.perf_counter()
-        if left <= 0:
-            return "unknown", method, None
-        program = PairProgram(first, second, box, bounds, exact, weights)
-        answer, solution = program.reach(question.target, left)
-        if answer == "infeasible":
-            return "proved", method, None
-        if solution is None:
-            return "unknown", method, None
-        start = program.input_of(solution)
-        found = search(first, second, box, weights, start, question.target, steps=200)
-        if found.value >= question.target:
-            return "refuted", method, found
-        cheating = program.cheating(solution, influence, max(8, len(exact)))
-        if answer == "time limit" or not cheating:
-            return "unknown", method, None
-        exact |= cheating
+    return ("proved" if use_milp or branch else "unknown"), method, None
 
 
 def corners(first: Graph, second: Graph, box: Box, question: Question) -> Tensor:
     """Inputs worth trying first: the center, and where the symbolic bound has its maximum."""
-    value, size = len(first.nodes), first.shapes[-1].numel()
-    own = [Reach(graph, box, "symbolic").form(value) for graph in (first, second)]
-    plus, minus = question.output, question.output + size
-    rows = (minus, plus) if question.sign > 0 else (plus, minus)
-    form = own[0].rows(slice(rows[0], rows[0] + 1)) + own[1].rows(slice(rows[1], rows[1] + 1))
-    return torch.cat([box.center, form.maximizer(box)[:, 0]])
+    forms = []
+    for graph, sign in ((first, -1.0), (second, 1.0)):
+        weights = sign * question.weights(graph.shapes[-1].numel()).reshape(1, 1, 1, *graph.shapes[-1])
+        forms.append(Reach(graph, box, "symbolic").finish().upper_of(len(graph.nodes), weights))
+    return torch.cat([box.center, (forms[0] + forms[1]).maximizer(box)[:, 0]])
 
 
 def _decide(query: Query) -> Verdict:

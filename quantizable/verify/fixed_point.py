@@ -80,6 +80,7 @@ def fixed_point_network(weights: Sequence[Tensor], biases: Sequence[Tensor], sch
         [scheme.weight(b.double(), scheme.bias_fraction) for b in biases],
         2.0**-scheme.input_bits,
         scheme.activation,
+        codes=True,
     )
 
 
@@ -120,11 +121,15 @@ def layers_of(arrays: Mapping[str, np.ndarray], name: str) -> tuple[list[Tensor]
 
 
 def _network(
-    weights: Sequence[Tensor], biases: Sequence[Tensor], unit: float, activation: Activation
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    unit: float,
+    activation: Activation,
+    codes: bool = False,
 ) -> Graph:
     features = weights[0].shape[1]
     scale = torch.tensor(unit, dtype=torch.float64)
     stages: list[Stage] = [Scale(scale, torch.zeros((), dtype=torch.float64))]
     for weight, bias in zip(weights, biases, strict=True):
-        stages += [Linear(weight.double(), bias.double()), activation]
+        stages += [Linear(weight.double(), bias.double(), codes=codes), activation]
     return chain(stages[:-1], [features])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantizable.nn.norms import scale_and_bias
-from quantizable.quantizers import Quantizer
+from quantizable.quantizers import Quantizer, Unrounded
 from quantizable.verify.curves import Curve
 from quantizable.verify.pooling import MaxPool2d
 from quantizable.verify.rearranging import Flatten, Pad, Slice
@@ -194,6 +194,8 @@ def quantizer_stage(quantizer: Quantizer, name: str) -> Activation:
     if scale.numel() != 1:
         raise ValueError(f"the input quantizer of {name} has a scale per channel; supported is one")
     step, zero = float(scale), float(zero_point)
+    if isinstance(quantizer, Unrounded):
+        return Activation(low=(quant_min - zero) * step, high=(quant_max - zero) * step)
     return Activation(step, (quant_min - zero) * step, (quant_max - zero) * step, True, zero)
 
 
@@ -224,7 +226,9 @@ def norm_stage(norm: nn.Module, axes: int) -> Scale:
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
     factor, bias = scale_and_bias(norm)
     shape = (-1,) + (1,) * (axes - 1)
-    return Scale(factor.reshape(shape), bias.reshape(shape))
+    beta = torch.zeros_like(bias) if norm.bias is None else norm.bias.detach().double()
+    size = (bias - beta).abs() + beta.abs()  # of mean * factor and beta apart
+    return Scale(factor.reshape(shape), bias.reshape(shape), size.reshape(shape))
 
 
 def average_pooling(shape: torch.Size, kernel: tuple[int, int], stride: tuple[int, int]) -> Conv2d:

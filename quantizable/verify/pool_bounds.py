@@ -25,24 +25,6 @@ class Pick(NamedTuple):
     only: Tensor
     high: Tensor
 
-    def upper(self, a: Tensor, in_shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """Coefficients of the pooled values as coefficients of the input, for an upper bound.
-
-        Args:
-            a: ``(batch or 1, rows, *out_shape)``.
-
-        Returns:
-            Coefficients ``(batch, rows, *in_shape)`` and constants ``(batch, rows)``.
-        """
-        up = a.clamp(min=0)
-        picked = torch.where(self.only[:, None], a, a.clamp(max=0))
-        constant = (up * self.high.masked_fill(self.only, 0.0)[:, None]).flatten(2).sum(2)
-        batch, rows, channels = picked.shape[:3]
-        index = self.at.flatten(2)[:, None].expand(batch, rows, channels, -1)
-        plane = a.new_zeros(batch, rows, channels, in_shape[1] * in_shape[2])
-        plane = plane.scatter_add(3, index, picked.flatten(3))
-        return plane.reshape(batch, rows, *in_shape), constant
-
 
 def relax_pool(stage: MaxPool2d, x: Interval) -> Pick:
     """Linear bounds over ``x`` (DeepPoly, Singh et al., POPL 2019, section 4.4)."""

@@ -14,12 +14,20 @@ import torch
 from quantizable.verify.bounds import difference_bounds
 from quantizable.verify.box import Box
 from quantizable.verify.decide import Question, Verdict, settle
+from quantizable.verify.execution import Execution
 from quantizable.verify.graph import AFFINE, Graph, Node
+from quantizable.verify.refutation import leaves
 from quantizable.verify.stages import Linear, Scale
 
 
 def decide_robustness(
-    graph: Graph, box: Box, label: int, time_limit: float = 60.0, use_milp: bool = True
+    graph: Graph,
+    box: Box,
+    label: int,
+    time_limit: float = 60.0,
+    use_milp: bool = True,
+    *,
+    execution: Execution = "real",
 ) -> Verdict:
     """Prove or refute that ``label`` has the strictly largest output everywhere in one box.
 
@@ -29,6 +37,7 @@ def decide_robustness(
         label: the class, usually the one predicted at the center.
         time_limit: seconds.
         use_milp: False stops after bounds and search.
+        execution: as for :func:`~quantizable.verify.decide.decide`.
 
     Returns:
         A verdict; ``low`` and ``high`` bound the smallest margin, and a counterexample's
@@ -45,10 +54,13 @@ def decide_robustness(
     start = time.perf_counter()
     margins = graph.then(margin_layer(classes, label))
     zero = zero_twin(margins)
-    bounds = difference_bounds(zero, margins, box)
+    bounds = difference_bounds(zero, margins, box, execution=execution)
     questions = [Question(j, -1.0, 0.0) for j in range(classes - 1)]
     deadline = start + time_limit
+    use_milp = use_milp and execution == "real"
     status, method, found = settle(zero, margins, box, bounds, questions, deadline, use_milp)
+    if found is not None and execution != "real" and not leaves(zero, margins, box, found, execution):
+        status, found = "unknown", None
     low, high = (float(side[0].min()) for side in bounds.output)
     return Verdict(status, method, low, high, time.perf_counter() - start, found)
 
@@ -70,6 +82,6 @@ def zero_twin(graph: Graph) -> Graph:
             stage = Scale(torch.zeros_like(stage.factor), torch.zeros_like(stage.bias))
         elif isinstance(stage, AFFINE):
             zeros = torch.zeros_like(stage.weight), torch.zeros_like(stage.bias)
-            stage = replace(stage, weight=zeros[0], bias=zeros[1])
+            stage = replace(stage, weight=zeros[0], bias=zeros[1], bias_size=None)
         nodes.append(Node(stage, node.inputs))
     return Graph(nodes, graph.input_shape)

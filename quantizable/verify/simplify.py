@@ -13,7 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from quantizable.verify.graph import Graph, Node
-from quantizable.verify.stages import Activation, Conv2d, Linear, Scale, Stage
+from quantizable.verify.stages import Activation, Conv2d, Linear, Scale, Stage, largest_bias
 
 
 def simplify(graph: Graph) -> Graph:
@@ -51,7 +51,8 @@ def fold_scale(layer: Linear | Conv2d, scale: Scale) -> Linear | Conv2d:
     """A linear layer followed by a scale of its outputs, as one layer."""
     factor, bias = _per_output(scale.factor), _per_output(scale.bias)
     weight = layer.weight * factor.reshape(-1, *[1] * (layer.weight.ndim - 1))
-    return replace(layer, weight=weight, bias=layer.bias * factor + bias)
+    size = largest_bias(layer) * factor.abs() + _per_output(largest_bias(scale))
+    return replace(layer, weight=weight, bias=layer.bias * factor + bias, bias_size=size)
 
 
 def _per_output(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from quantizable.bits import ModeLike
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantConv2d, QuantLayer, QuantLinear
 from quantizable.nn.norms import PerModeNorm, is_plain
+from quantizable.quantizers import Quantizer
+from quantizable.storage.integers import is_quantized
 from quantizable.verify.graph import Graph, Node, apply
 from quantizable.verify.layers import (
     OPTIONS,
@@ -50,7 +53,7 @@ class LayerTracer(fx.Tracer):
         return Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, QuantLayer | PerModeNorm | nn.modules.batchnorm._BatchNorm)
+        ours = isinstance(m, QuantLayer | Quantizer | PerModeNorm | nn.modules.batchnorm._BatchNorm)
         return ours or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -149,9 +152,13 @@ class _Lowering:
             raise ValueError(f"layer {name} has a forward hook, which is not verified; remove it first")
         if isinstance(module, PerModeNorm):
             module = module.active
-        if isinstance(module, QuantConv2d | QuantLinear):
+        if isinstance(module, Quantizer):  # of an operand of an addition
+            x = self._emit(quantizer_stage(module, name), x)
+        elif isinstance(module, QuantConv2d | QuantLinear):
             x = self._emit(quantizer_stage(module.input_quantizer, name), x)
-            x = self._emit(layer_stage(module, module.quantized_weight(), name), x)
+            stage = layer_stage(module, module.quantized_weight(), name)
+            codes = is_quantized(module.weight_quantizer)
+            x = self._emit(replace(stage, codes=codes), x)
         elif type(module) is nn.Conv2d or type(module) is nn.Linear:
             x = self._emit(layer_stage(module, module.weight, name), x)
         elif is_plain(module):

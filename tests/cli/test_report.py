@@ -14,7 +14,7 @@ from quantizable.report.groups import group, joined
 from quantizable.report.page import Chart, Grid, Tab
 from quantizable.report.tab_certificates import certificates
 from quantizable.report.tab_cost import cost
-from quantizable.report.tab_modes import modes
+from quantizable.report.tab_modes import _warning, modes
 from quantizable.report.tab_training import training
 from tests.cli.test_compare import write_run
 
@@ -242,8 +242,36 @@ def test_modes_of_one_run_are_compared_beside_other_runs_too(run: Path, tmp_path
     other = write_run(tmp_path / "runs" / "b", 0, 7, {"2": 0.6, "32": 0.7})
     warning = charts(modes(found_in(run, other)))["Accuracy against bits"].warning
     # of 1000 images: 8 bits 86.9 to 90.8, 32 bits 88.0 to 91.7; the other run does not say of how many
-    assert "schedule.epochs=1 (mode 8) and schedule.epochs=1 (mode 32)" in warning
-    assert "mode 2" not in warning
+    assert warning.startswith("95 % intervals overlap: modes of schedule.epochs=1: 8 and 32. Which of them")
+
+
+def test_overlaps_of_several_runs_are_told_by_mode_and_by_run() -> None:
+    """The name of a run stands once, and each pair of its modes behind it."""
+    of = {"a": {"2": (0.5, 0.4, 0.6), "4": (0.6, 0.5, 0.7), "8": (0.9, 0.8, 1.0)}}
+    of["b"] = dict.fromkeys(("2", "4", "8"), (0.95, 0.85, 1.0))
+    intervals = {(label, mode): one for label, modes in of.items() for mode, one in modes.items()}
+    assert _warning(intervals, ["2", "4", "8"], ["a", "b"]) == (
+        "95 % intervals overlap: in mode 8: a and b. Which of them is more accurate is not certain from "
+        "these data. 95 % intervals overlap: modes of a: 2 and 4; modes of b: 2 and 4, 4 and 8. Which of "
+        "them is more accurate is not certain from these data."
+    )
+
+
+def test_runs_of_few_epochs_have_no_half_epochs(run: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "runs" / "b", 0, 2, {"2": 0.85, "32": 0.7})
+    chart = charts(training(found_in(run, other)))["Validation accuracy"]
+    assert chart.layout["xaxis"]["dtick"] == 1
+    names = [line["name"] for line in chart.data]
+    assert any(f"({name})" in chart.says for name in names)  # what the legend calls it
+
+
+def test_settings_that_change_no_result_make_no_groups(run: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "runs" / "b", 1, 1, {"2": 0.8, "8": 0.9, "32": 0.9})
+    results = json.loads((other / "results.json").read_text())
+    (other / "results.json").write_text(
+        json.dumps(results | {"config": results["config"] | {"train": {"histograms_every": 2}}})
+    )
+    assert len(found_in(run, other).runs) == 1
 
 
 @pytest.mark.parametrize("command", ["report", "compare"])
@@ -257,7 +285,7 @@ def test_modes_of_one_run_are_compared_beside_other_runs_too(run: Path, tmp_path
         ("results.json", {"modes": {"2": {"top1": float("nan")}}}, "top-1 of mode 2 is nan"),
         ("results.json", {"modes": {"2": {"top1": 80.0}}}, "top-1 of mode 2 is 80.0"),
         ("results.json", {"modes": {}}, "it has no modes"),
-        ("results.json", {"modes": {"two": {"top1": 0.5}}}, "two"),
+        ("results.json", {"modes": {"two bits": {"top1": 0.5}}}, "two"),
         ("results.json", {"seed": "1"}, "its seed"),
     ],
 )

@@ -233,3 +233,36 @@ def test_a_counterexample_of_agreement_is_run_again(files, capsys):
     path.write_text(json.dumps(values))
     assert run("--check", path) == 1
     assert "second outputs are others" in capsys.readouterr().out
+
+
+def test_a_certificate_says_for_which_execution_it_holds(files, capsys):
+    """What is proved of float32 is checked for float32; said of real numbers, its bounds are too wide."""
+    common = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 1, "--output", files, "--eps", 5]
+    assert run(*common, "--bits", "32,8", "--execution", "float32", "--bounds-only") == 0
+    path = files / "certificate-0.json"
+    assert Certificate.load(path).execution == "float32"
+    assert run("--check", path) == 0
+    assert "for float32" in capsys.readouterr().out
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps({**written, "execution": "real"}))
+    assert run("--check", path) == 1
+    assert "bound" in capsys.readouterr().out
+    path.write_text(json.dumps({**written, "execution": "float16"}))
+    assert run("--check", path) == 2
+    assert "allowed are real, float32, integers" in capsys.readouterr().err
+    del written["execution"], written["confidence"]  # as older versions wrote it, of real numbers
+    path.write_text(json.dumps({**written, "format": 1}))
+    assert Certificate.load(path).execution == "real"
+
+
+def test_a_certificate_of_confidence(files, capsys):
+    common = [files / "net.npz", "--inputs", files / "x.npy", "--radius", 1, "--output", files]
+    words = ["--question", "agreement", "--bits", "32,8", "--confidence", 0.6, "--bounds-only"]
+    run(*common, *words)
+    path = files / "certificate-0.json"
+    assert Certificate.load(path).confidence == 0.6
+    assert run("--check", path) == 0
+    assert run(*common, "--eps", 1, "--confidence", 0.6) == 2
+    assert "--confidence is about agreement" in capsys.readouterr().err
+    assert run(*common, *words[:4], "--confidence", 0.2) == 2
+    assert "from 0.5 to below 1" in capsys.readouterr().err

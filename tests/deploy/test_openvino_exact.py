@@ -220,3 +220,34 @@ def test_reductions_and_float_inputs_are_computed_as_written(reduce: str, mode: 
     model = onnx_model(network, mode, input_size=(9, 32)).SerializeToString()
     off = np.abs(compile_openvino(model, 1, None, integers=integers)(x.numpy()) - expected)
     assert np.median(off.reshape(20, -1).max(1)) < 1e-5 * np.abs(expected).max()  # but for a code at a tie
+
+
+class Residual(nn.Module):
+    """Two convolutions without bias beside a shortcut, behind a third one, ``[N, 3, 8, 8]`` to ``[N, 4]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide = nn.Conv2d(3, 24, 1, bias=False), nn.Conv2d(24, 48, 1, bias=False)
+        self.narrow, self.norm = nn.Conv2d(48, 24, 1, bias=False), nn.BatchNorm2d(24)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.norm(self.narrow(self.wide(x).relu()))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("shape", [None, (16, 3, 8, 8)])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_residual_addition_of_layers_without_bias_keeps_both_operands(
+    bits: int, shape: tuple[int, ...] | None
+) -> None:
+    """With a free batch OpenVINO's integer passes gave the shortcut alone (MobileNets with random norms)."""
+    x = torch.randn(16, 3, 8, 8)
+    network = quantize(Residual().eval(), [bits, 32]).eval()
+    network.calibrate([x])
+    with network.at_bits(bits), torch.no_grad():
+        expected = network(x).numpy()
+    model = onnx_model(network, bits, input_size=(3, 8, 8)).SerializeToString()
+    off = np.abs(compile_openvino(model, 1, shape)(x.numpy()) - expected)
+    assert np.median(off.max(1)) < 1e-5 * np.abs(expected).max()  # but for a code at a tie

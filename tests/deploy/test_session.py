@@ -1,5 +1,6 @@
 """Sessions: the same logits on every engine, and one clear error for bad input."""
 
+import copy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -103,7 +104,9 @@ def test_a_mixed_file_and_openvinos_own_run(saved, images: Tensor, kernels, tmp_
     pytest.importorskip("openvino", reason="openvino is not installed")
     mixed = {"*": 8, "block": 2}
     export_onnx(saved[0], tmp_path / "mixed.onnx", mixed)
-    export_openvino(saved[0], tmp_path / "mixed.xml", mixed)
+    named = copy.deepcopy(saved[0])
+    named.add_assignment("found", mixed)  # with the same norms
+    export_openvino(named, tmp_path / "mixed.xml", "found")
     sessions = [Session(tmp_path / f"mixed.{ending}", "openvino") for ending in ("onnx", "xml")]
     logits = [session(images) for session in sessions]
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)

@@ -3,9 +3,10 @@
 import copy
 import pickle
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import pytest
@@ -213,6 +214,49 @@ class Doubled(nn.Linear):
         return super().forward(x) * 2
 
 
+class Turned(nn.Linear):
+    """``how`` says in which of its forms it multiplies by the transposed weight."""
+
+    how = "@ t()"
+    forms: ClassVar[dict[str, Product]] = {
+        "@ t()": lambda x, w: x @ w.t(),
+        "@ T": lambda x, w: x @ w.T,
+        "mm mT": lambda x, w: torch.mm(x, w.mT),
+        "matmul transpose": lambda x, w: x.matmul(w.transpose(0, 1)),
+        "mm permute": lambda x, w: x.mm(torch.permute(w, (1, 0))),
+        "addmm": lambda x, w: torch.addmm(torch.zeros(len(w)), x, w.t()),
+        "einsum": lambda x, w: torch.einsum("ni,oi->no", x, w),
+    }
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forms[self.how](x, self.weight) + self.bias
+
+
+class PastTurned(nn.Module):
+    """Reads the weight of a layer past it and transposes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.last = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = self.fc.weight.t()
+        return self.last(torch.addmm(self.fc.bias, x, turned) + x @ turned)
+
+
+class Standardized(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class Gated(nn.Linear):
+    """Takes a second input, so that ``quantize`` cannot try it."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return F.linear(x, self.weight * gate, self.bias)
+
+
 class Standardised(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight - self.weight.mean(), self.bias)
@@ -253,8 +297,86 @@ def test_layers_with_a_forward_or_a_weight_of_their_own(kind: Any) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in weights)
 
 
+@pytest.mark.parametrize("how", Turned.forms)
+def test_a_weight_that_is_transposed_first_is_quantized(how: str) -> None:
+    model = nn.Sequential(Turned(3, 3), nn.Linear(3, 2)).eval()
+    model[0].how = how
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net = quantize(model, [3, 32], first_last="mode").eval()
+        x = torch.randn(5, 3)
+        net.calibrate([x])
+        assert torch.equal(net(x), model(x))
+        net.set_bits(3)
+        layer = net.model[0]
+        by_hand = F.linear(layer.input_quantizer(x), layer.quantized_weight(), layer.bias)
+        torch.testing.assert_close(layer(x), by_hand)
+    assert net.coverage(x).share == 1
+    layer(x).sum().backward()
+    assert layer.weight.grad.isfinite().all()
+    assert layer.weight.grad.any()
+
+
+def test_a_weight_that_a_module_transposes_past_its_layer_is_quantized() -> None:
+    model = PastTurned().eval()
+    net = quantize(model, [3, 32], first_last="mode").eval()
+    x = torch.randn(5, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net.calibrate([x])
+    torch.testing.assert_close(net(x), model(x))
+    net.set_bits(3)
+    fc = net.model.fc
+    by_hand = F.linear(fc.input_quantizer(x), fc.quantized_weight())
+    torch.testing.assert_close(net(x), net.model.last(2 * by_hand + fc.bias))
+
+
+def test_what_stays_float_is_named_by_quantize_or_by_the_first_quantized_pass() -> None:
+    with pytest.warns(UserWarning, match=r"0 \(Standardized\): .* stay float in every mode \(\d+.\d%"):
+        quantize(nn.Sequential(Standardized(3, 4, 2), nn.Conv2d(4, 2, 1)), [3, 32])
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gated, self.last = Gated(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.gated(x, x[:1]))
+
+    x = torch.randn(4, 3)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        net = quantize(Net(), [3, 32])
+        net(x)
+        assert not said
+        net.set_bits(3)
+        net(x)
+        net(x)
+    assert sum("forward of Gated does not multiply by self.weight" in str(w.message) for w in said) == 1
+    assert net.coverage(x).products[0].why == "its forward changes the weight before it multiplies by it"
+
+
+def test_products_that_no_calibration_looked_for_are_told_once() -> None:
+    net, x = quantize(Net(), [2, 8, 32], attention=True), torch.randn(2, 3, 8, 8)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        net(x)
+        assert not said
+        for _ in range(2):
+            with net.at_bits(2):
+                net(x)
+    assert (
+        sum("which finds the products of two activations, did not run" in str(w.message) for w in said) == 1
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with (net := calibrated()).at_bits(2):
+            net(x)
+
+
 def test_a_forward_that_changes_its_weight_stays_float_and_is_named() -> None:
-    net = quantize(nn.Sequential(Standardised(4, 4), nn.Linear(4, 2)), [3, 32], first_last="mode")
+    with pytest.warns(UserWarning, match=r"0 \(Standardised\)"):
+        net = quantize(nn.Sequential(Standardised(4, 4), nn.Linear(4, 2)), [3, 32], first_last="mode")
     with pytest.warns(UserWarning, match="no data passed through 0"):
         net.calibrate([torch.randn(8, 4)])
     net.set_bits(3)

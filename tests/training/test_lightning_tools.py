@@ -393,6 +393,9 @@ trainer = L.Trainer(max_epochs=1, **options)
 Tuner(trainer).lr_find(module, datamodule=data, num_training=4)
 trainer.fit(module, data)
 QuantizableClassifier.load_from_checkpoint(trainer.checkpoint_callback.best_model_path)
+assert len(trainer.predict(module, data)) == 8
+import sys
+assert "pytorch_lightning" not in sys.modules
 """
     paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths}

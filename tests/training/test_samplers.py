@@ -1,7 +1,9 @@
 """Which modes a step visits: highest first, the same ones again for the same seed and step."""
 
+import math
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +78,35 @@ def test_modes_that_do_not_suit_are_refused() -> None:
     with pytest.raises(ValueError, match="samples of at least 1"):
         LayerWise(0).check(MODES)
     AllModes().check(one)
+
+
+def test_layers_lean_to_few_bits_by_size_and_to_many_by_sensitivity(tmp_path: Path) -> None:
+    """Frequencies against the formula, worked out by hand for sizes and sensitivities of two steps."""
+    sizes = {"small": 1.0, "large": math.e**2}  # logarithms 0 and 2: standard scores -1 and 1
+    file = tmp_path / "sensitivity.csv"
+    file.write_text("layer,mode,kl\nsmall,2,0.5\nsmall,4,1.5\nlarge,2,0.01\nlarge,4,0.01\n")
+    modes = [BitMode.parse(mode) for mode in (2, 4, 8, 32)]
+    for sampler, lean in (
+        (LayerWise(4000, by_size=True), 1.0),
+        (LayerWise(4000, sensitivity=str(file)), 1.0),
+        (LayerWise(4000, by_size=True, sensitivity=str(file)), 2.0),
+    ):
+        first, *mixed = sampler.visits(modes, sizes, 0, 0)
+        assert first == modes[-1]
+        for name, sign in (("large", 1), ("small", -1)):
+            odds = [math.exp(sign * lean), 1.0, math.exp(-sign * lean)]
+            counts = Counter(assignment[name] for assignment in mixed)  # type: ignore[index]
+            for mode, one in zip(modes, odds, strict=False):
+                share = one / sum(odds)
+                # five standard deviations of a count
+                assert abs(counts[mode] - 4000 * share) < 5 * (4000 * share * (1 - share)) ** 0.5
+    assert LayerWise(by_size=True).leans(dict.fromkeys(sizes, 7.0)) == {"small": 0.0, "large": 0.0}
+
+
+def test_a_wrong_file_of_sensitivities_is_refused(tmp_path: Path) -> None:
+    for text in (None, "layer,mode\na,2\n", "layer,mode,kl\na,2,much\n"):
+        path = tmp_path / f"{text and len(text)}.csv"
+        if text:
+            path.write_text(text)
+        with pytest.raises(ValueError, match=r"is no sensitivity\.csv of quantizable search sensitivity"):
+            LayerWise(sensitivity=str(path)).check([BitMode.parse(mode) for mode in (2, 4, 32)])

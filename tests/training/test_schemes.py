@@ -11,6 +11,7 @@ from torch import Tensor
 from quantizable import MultiModeModule, QuantizableNetwork, quantize
 from quantizable.bits import BitMode
 from quantizable.training.optim import OptimizerConfig
+from quantizable.training.samplers import Only
 from quantizable.training.schemes import SCHEMES, Scheme, get_scheme
 from tests.tiny import CONF, TinyCNN, batches, loader, trainer
 
@@ -69,7 +70,7 @@ def joint(scheme: str, z: list[Tensor], y: Tensor) -> Tensor:
     return sum(ce[1:], ce[0])  # adabits, individual
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMES if name != "double_rounding"])
+@pytest.mark.parametrize("name", [name for name in SCHEMES if name not in ("double_rounding", "only")])
 def test_the_gradient_is_that_of_the_joint_loss(name: str) -> None:
     net = network([4] if name == "individual" else [2, 3, 4, 32])
     module = one_step(net, name)
@@ -102,6 +103,23 @@ def test_every_mode_is_visited_once(name: str, visits: list[str]) -> None:
     module = one_step(network([2, 3, 4, 32]), name)
     assert [str(mode) for mode in module.visited] == visits
     assert str(module.bits) == "32"  # the highest mode again
+
+
+def test_named_assignments_are_visited_after_the_modes_or_alone() -> None:
+    net = network([2, 4, 32])
+    net.add_assignment("found", {"*": 2}, default=4)
+    beside = one_step(net, "quantizable").visited
+    assert [getattr(visit, "name", None) for visit in beside] == ["32", "4", "2", "found"]
+    alone = one_step(net, Scheme(sampler=Only(["found"])))
+    assert [visit.name for visit in alone.visited] == ["found"]
+    x, y = batches(1)[0]
+    net.set_bits("found")
+    names = [*alone.gradients[0]]
+    assert names
+    assert not [name for name in names if ".norms." in name and ".norms.found." not in name]
+    gradients = torch.autograd.grad(F.cross_entropy(net(x), y), [net.get_parameter(name) for name in names])
+    for name, gradient in zip(names, gradients, strict=True):
+        torch.testing.assert_close(alone.gradients[0][name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_the_sandwich_visits_three() -> None:

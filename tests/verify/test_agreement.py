@@ -66,9 +66,9 @@ def test_the_float_network_is_bounded_once_for_all_modes(monkeypatch):
     asked = []
 
     class Counted(bounds_module.Reach):
-        def __init__(self, graph, box, method):
+        def __init__(self, graph, box, method, *rest):
             asked.append((graph.sha256, method))
-            super().__init__(graph, box, method)
+            super().__init__(graph, box, method, *rest)
 
     monkeypatch.setattr(bounds_module, "Reach", Counted)
     together = margin_bounds(first, others, box_of(2))

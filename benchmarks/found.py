@@ -1,0 +1,114 @@
+"""What a search finds against uniform bits, before and after the same fine-tuning: docs/results/search.md.
+
+    python benchmarks/found.py --checkpoint checkpoints/cifar10_resnet20/best.ckpt --root data \\
+        --output benchmarks/results/found --settings mean_bits bytes_a4 --seeds 0 1 2 --epochs 3
+
+Each setting is a file of conf/search. A search chooses by held-out training images; the test set is asked
+once for each trained network. At a budget between two widths the line to beat goes through the uniform bits
+below and above it, which get the same training (learning rates, images, teacher, seeds). With several seeds
+the difference has a 95 % interval (Student's t over seeds).
+
+All is kept in the output folder: a run that was cut off goes on where it was.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from scipy.stats import t
+
+from quantizable.cli import main
+from quantizable.cli.recipe import composed
+from quantizable.report.files import write_json
+
+
+def trained(args: argparse.Namespace, setting: str, seed: int) -> dict[str, Any]:
+    """One recipe with its two fine-tunings, and the uniform bits above the budget: costs and accuracies."""
+    folder = args.output / setting / str(seed)
+    words = [f"search={setting}", f"seed={seed}", f"search.bits.seed={seed}", "search.export=null"]
+    words += [f"data.root={args.root}", f"search.finetune.schedule.epochs={args.epochs}", *args.words]
+    done(["recipe", str(args.checkpoint), *words, "--output", str(folder)])
+    found = json.loads((folder / "summary.json").read_text())["modes"]
+    recipe = json.loads((folder / "recipe.json").read_text())["recipe"]
+    rows = {name: found[name] for name in ("found", "uniform")}
+    budget = float(str(recipe["bits"]["budget"]).removesuffix("bit"))
+    if budget % 1:
+        above = [*words, "search.bits.methods=uniform", f"search.bits.budget={math.ceil(budget)}bit"]
+        done(
+            [
+                "recipe",
+                str(args.checkpoint),
+                *above,
+                "search.compare=false",
+                "--output",
+                str(folder / "above"),
+            ]
+        )
+        rows["above"] = json.loads((folder / "above" / "summary.json").read_text())["modes"]["found"]
+    for when in ("before", "after"):
+        line = rows["uniform"][when]
+        if "above" in rows:
+            line += budget % 1 * (rows["above"][when] - line)
+        rows["found"][f"above the line {when}"] = rows["found"][when] - line
+        rows["found"][f"above uniform {when}"] = rows["found"][when] - rows["uniform"][when]
+    return rows
+
+
+def done(words: list[str]) -> None:
+    """A command that must go well."""
+    if main(words) != 0:
+        raise SystemExit(f"failed: quantizable {' '.join(words)}")
+
+
+def interval(values: list[float]) -> str:
+    """Mean in points, with the half of its 95 % interval where there are several values."""
+    mean = f"{100 * fmean(values):+.2f}"
+    if len(values) < 2:
+        return f"{mean} (one seed)"
+    half = t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return f"{mean} +- {100 * half:.2f}"
+
+
+def table(results: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Print what was measured, as Markdown."""
+    print(
+        "| setting | bits | bytes | bit operations | chosen, top-1 % | fine-tuned, top-1 % | above the line |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for setting, seeds in results.items():
+        for name in next(iter(seeds.values())):
+            rows = [rows[name] for rows in seeds.values()]
+            shares = (f"{100 * fmean(row[key] for row in rows):.2f}" for key in ("before", "after"))
+            gain = interval([row["above the line after"] for row in rows]) if name == "found" else ""
+            costs = (f"{fmean(row[key] for row in rows):,.0f}" for key in ("bytes", "bops"))
+            print("|", " | ".join([setting, name, *costs, *shares, gain]), "|")
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--root", default="data", help="of the data")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/found"))
+    parser.add_argument("--settings", nargs="+", default=["mean_bits", "bytes_a4", "bytes_a8", "bops"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=3, help="of fine-tuning")
+    parser.add_argument("--words", nargs="*", default=[], help="of quantizable recipe, as trainer=cpu")
+    args = parser.parse_args()
+    for setting in args.settings:
+        composed([f"search={setting}"])  # refused before anything is run
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    for setting in args.settings:
+        for seed in args.seeds:
+            results.setdefault(setting, {})[str(seed)] = trained(args, setting, seed)
+            about = {"checkpoint": str(args.checkpoint), "epochs": args.epochs, "words": args.words}
+            write_json(args.output / "found.json", about | {"settings": results})
+            table(results)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,176 @@
+"""``quantizable recipe CHECKPOINT search=bytes``: search, fine-tuning, export in one resumable command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from quantizable.cli.arguments import Parser, check_data
+from quantizable.cli.finetune import plain, quoted, settings
+from quantizable.cli.train import explained
+from quantizable.cli.train import run as train
+from quantizable.storage.network_file import check_checkpoint, read_about
+
+TEXT = "search bits per layer, fine-tune what was found, export it; the same words go on after a kill"
+FOUND, UNIFORM = "found", "uniform"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the subcommand, for the list of commands; :func:`run` reads its words."""
+    subparsers.add_parser("recipe", help=TEXT, add_help=False)
+
+
+def parser() -> Parser:
+    """What it takes."""
+    own = Parser(prog="quantizable recipe", description=TEXT)
+    own.add_argument("checkpoint", type=Path, help="a checkpoint of training")
+    own.add_argument(
+        "--output", type=Path, help="folder for all of it; default: recipe_NAME beside the checkpoint"
+    )
+    own.add_argument(
+        "settings",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="search=NAME of conf/search, search.KEY=VALUE of it; data.KEY=VALUE; what training takes",
+    )
+    return own
+
+
+def run(words: Sequence[str], debug: bool = False) -> int:
+    """Run the phases that are not done yet; 0 if all went well."""
+    args = parser().parse_intermixed_args(words)
+    own = [word for word in args.settings if word.startswith(("search=", "search."))]
+    others = [word for word in args.settings if word not in own]
+    check_checkpoint(args.checkpoint)
+    data = [word for word in others if word.startswith(("data=", "data."))]
+    check_data(data, (read_about(args.checkpoint) or {}).get("data") or {})
+    name = next((word.partition("=")[2] for word in own if word.startswith("search=")), "default")
+    recipe = composed(own)
+    folder = args.output or args.checkpoint.parent / f"recipe_{name}"
+    return Phases(args.checkpoint, folder, recipe, data, others, debug).run()
+
+
+def composed(words: Sequence[str]) -> dict[str, Any]:
+    """The recipe that the words ask for; ``ValueError`` for one that there is not."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from quantizable.training.overrides import conf_folder
+
+    with explained(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("recipe", overrides=[*words]), resolve=True)
+    return config["search"]  # type: ignore[no-any-return]
+
+
+class Phases:
+    """What is done one after another, each once: a phase that left its last file is not done again.
+
+    Args:
+        checkpoint: to start from.
+        folder: where everything is kept.
+        recipe: of :func:`composed`.
+        data: words ``data=NAME data.KEY=VALUE``.
+        given: settings of training, with those of the data.
+        debug: show the traceback of every error.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        folder: Path,
+        recipe: Mapping[str, Any],
+        data: Sequence[str],
+        given: Sequence[str],
+        debug: bool = False,
+    ) -> None:
+        self.checkpoint, self.folder, self.recipe = checkpoint, folder, recipe
+        self.data, self.given, self.debug = list(data), list(given), debug
+
+    def run(self) -> int:
+        """All phases; the exit status of the first that went wrong, or 0."""
+        from quantizable.search.recipe import check_same_recipe, show
+
+        check_same_recipe(self.folder, self.checkpoint, self.recipe, self.given)
+        names = [FOUND, UNIFORM] if self.recipe["compare"] else [FOUND]
+        status = self.search()
+        status = status or self.evaluate(names)
+        for name in names:
+            status = status or self.finetune(name)
+        status = status or self.export()
+        if status == 0:
+            show(self.folder, self.checkpoint, names, self.recipe["bits"]["cost"])
+        return status
+
+    def search(self) -> int:
+        """``found.yaml`` and ``uniform.yaml``; scores are kept one by one."""
+        from quantizable.cli import main
+        from quantizable.search.recipe import choose_best
+
+        if (self.folder / f"{FOUND}.yaml").is_file():
+            return 0
+        say("search", self.folder / "search")
+        bits = {key: value for key, value in self.recipe["bits"].items() if value is not None}
+        methods = [UNIFORM, *(m for m in str(bits.pop("methods")).split(",") if m.strip() != UNIFORM)]
+        words = ["search", "bits", str(self.checkpoint), *self.data, "--methods", ",".join(methods)]
+        for key, value in bits.items():
+            words += [f"--{key.replace('_', '-')}", str(value)]
+        status = main([*words, "--output", str(self.folder / "search")])
+        if status == 0:
+            choose_best(self.folder, bits["objective"])
+        return status
+
+    def evaluate(self, names: Sequence[str]) -> int:
+        """The test accuracy of what was chosen before it is trained, beside that of the network's modes."""
+        from quantizable.cli import main
+
+        output = self.folder / "before"
+        if (output / "results.json").is_file():
+            return 0
+        say("evaluation before training", output)
+        files = [str(self.folder / f"{name}.yaml") for name in names]
+        bits = ",".join([*files, *(read_about(self.checkpoint) or {})["modes"]])
+        words = ["evaluate", str(self.checkpoint), *self.data, "--output", str(output)]
+        return main([*words, "--bits", bits])
+
+    def finetune(self, name: str) -> int:
+        """A run of training in the folder of that name; it goes on from its last epoch."""
+        from quantizable.training.overrides import leaves
+        from quantizable.training.run_names import latest, numbered
+
+        run = self.folder / name
+        if any((one / "results.json").is_file() for one in numbered(run)):
+            return 0
+        say("fine-tuning", run)
+        own = {word.partition("=")[0] for word in self.given}
+        wanted = {k: v for k, v in leaves(self.recipe["finetune"] or {}) if not isinstance(v, dict)}
+        if wanted.get("train.teacher") == "start":
+            wanted["train.teacher"] = str(self.checkpoint)
+        words = [f"{key}={plain(value)}" for key, value in wanted.items() if key not in own] + self.given
+        words += [f"output={quoted(str(self.folder))}", f"run={name}"]
+        if (latest(run) / "last.ckpt").is_file():
+            words.append("resume=last")
+        found = str(self.folder / f"{name}.yaml")
+        return train(settings(found, self.checkpoint, words, self.recipe["alone"]), self.debug)
+
+    def export(self) -> int:
+        """The integers of what was found, for engines."""
+        from quantizable.cli import main
+        from quantizable.search.recipe import finished
+
+        formats, done = self.recipe["export"], self.folder / "exported"
+        if not formats or done.is_file():
+            return 0
+        run = finished(self.folder, FOUND)
+        say("export", run)
+        words = ["export", str(run / "best.ckpt"), *self.data, "--bits", FOUND]
+        status = main([*words, "--format", formats])
+        if status == 0:
+            done.write_text(f"{formats}\n")
+        return status
+
+
+def say(phase: str, where: Path) -> None:
+    """A line before each phase."""
+    print(f"{phase}: {where}", flush=True)

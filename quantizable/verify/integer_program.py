@@ -1,0 +1,80 @@
+"""One question by the mixed-integer program: rounding relaxed, then integers for the neurons that cheat."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from torch import Tensor
+
+from quantizable.verify.bounds import DifferenceBounds
+from quantizable.verify.box import Box
+from quantizable.verify.curves import Curve
+from quantizable.verify.graph import Graph
+from quantizable.verify.influence import influences
+from quantizable.verify.pooling import MaxPool2d
+from quantizable.verify.replay import Replay, search
+from quantizable.verify.stages import Activation
+
+Status = Literal["proved", "refuted", "unknown"]
+MOST_ENTRIES = 2**26  # of one dense matrix of the program: 512 MiB
+
+
+def beyond_program(graph: Graph) -> bool:
+    """Whether the program cannot encode the network (smooth functions, max pooling) or would not fit into
+    memory."""
+    stages = [node.stage for node in graph.nodes]
+    sizes = [shape.numel() for shape in graph.shapes]
+    # of each neuron and network at most an error, a value and a binary variable
+    columns = sizes[0] + 6 * sum(
+        n for n, s in zip(sizes[1:], stages, strict=True) if isinstance(s, Activation)
+    )
+    return columns * max(sizes) > MOST_ENTRIES or any(isinstance(s, Curve | MaxPool2d) for s in stages)
+
+
+def by_program(
+    first: Graph,
+    second: Graph,
+    box: Box,
+    bounds: DifferenceBounds,
+    weights: Tensor,
+    target: float,
+    deadline: float,
+) -> tuple[Status, str, Replay | None]:
+    """Can ``weights . (second - first)`` reach ``target``? Relax all rounding first; then integers for the
+    neurons that cheat, more each round."""
+    try:
+        from quantizable.verify.milp import Neuron, PairProgram
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the bounds leave this query open and the MILP needs highspy: "
+            "pip install quantizable[verify], or decide by bounds alone (use_milp=False, "
+            "--bounds-only)"
+        ) from error
+
+    pairs = enumerate(((first, bounds.first), (second, bounds.second)))
+    influence = {
+        (which, node): size[0]
+        for which, (graph, own) in pairs
+        for node, size in influences(graph, own, weights).items()
+    }
+    exact: set[Neuron] = set()
+    while True:
+        method = f"milp+{len(exact)}" if exact else "milp"
+        left = deadline - time.perf_counter()
+        if left <= 0:
+            return "unknown", method, None
+        program = PairProgram(first, second, box, bounds, exact, weights)
+        answer, solution = program.reach(target, left)
+        if answer == "infeasible":
+            return "proved", method, None
+        if solution is None:
+            return "unknown", method, None
+        start = program.input_of(solution)
+        found = search(first, second, box, weights, start, target, steps=200)
+        if found.value >= target:
+            return "refuted", method, found
+        cheating = program.cheating(solution, influence, max(8, len(exact)))
+        if answer == "time limit" or not cheating:
+            return "unknown", method, None
+        exact |= cheating

@@ -1,0 +1,160 @@
+"""An assignment of a search becomes a mode by training; a recipe does all of it, and goes on after a kill."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from quantizable import load
+from quantizable.cli import main, recipe
+from quantizable.cli.finetune import settings
+from quantizable.data import Fake
+from quantizable.storage.assignment import SavedAssignment, write_assignment
+from quantizable.storage.journal import Journal
+from quantizable.training.run_folder import AtomicCheckpointIO
+
+DATA = {"size": 32, "image_size": 12, "num_classes": 4, "batch_size": 16}
+TRAIN = ["trainer=cpu", "trainer.precision=32-true", "schedule.epochs=2"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(calibrated: Callable[..., Path]) -> Path:
+    """Of a small network with three modes."""
+    return calibrated("lenet5", [2, 4, 32], Fake(**DATA), img_size=12)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def found(checkpoint: Path, tmp_path: Path) -> Path:
+    """An assignment file of its network; its name has a dot, which a mode's cannot."""
+    network = load(checkpoint)
+    free = [name for name, layer in network.layers().items() if layer.fixed_bits is None]  # type: ignore[union-attr]
+    bits: dict[str, Any] = dict.fromkeys(free, 4) | {free[0]: "w2a4"}
+    bits |= {name: 8 for name in network.layers() if name not in free}
+    path = tmp_path / "found-2.5bit.yaml"
+    write_assignment(path, network, SavedAssignment(bits, norm_batches=1))
+    return path
+
+
+def test_found_is_trained_beside_the_modes_and_alone(checkpoint: Path, found: Path, tmp_path: Path) -> None:
+    output = f"output={tmp_path}"
+    assert main(["finetune", str(found), str(checkpoint), *TRAIN, "run=beside", output]) == 0
+    results = json.loads((tmp_path / "beside" / "results.json").read_text())
+    assert set(results["modes"]) == {"found-2_5bit", "2", "4", "32"}
+    before, beside = load(checkpoint), load(tmp_path / "beside" / "best.ckpt")
+    beside.set_bits("found-2_5bit")
+    assert [layer.bits.name for layer in beside.layers().values()][1] == "w2a4"
+    assert not torch.equal(*(next(iter(network.layers().values())).weight for network in (before, beside)))
+    # alone: the norms of other modes are not touched (LeNet has none, so its step sizes tell)
+    assert main(["finetune", "2", str(checkpoint), "--alone", *TRAIN, "run=alone", output]) == 0
+    alone = load(tmp_path / "alone" / "best.ckpt")
+    steps = {
+        bits: [
+            network.layers()["conv2"].weight_quantizer.levels[bits].scale.sum().item()
+            for network in (before, alone)
+        ]
+        for bits in ("2", "4")
+    }
+    assert steps["4"][0] == steps["4"][1]
+    assert steps["2"][0] != steps["2"][1]
+    assert set(json.loads((tmp_path / "alone" / "results.json").read_text())["modes"]) == {"2", "32"}
+    rows = (tmp_path / "alone" / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("val/top1/mean")
+    own = rows[0].split(",").index("val/top1/2")
+    means = [row.split(",") for row in rows[1:] if row.split(",")[column]]
+    assert means
+    assert all(row[column] == row[own] for row in means)  # the best checkpoint is the best in mode 2
+
+
+def test_settings_come_from_the_checkpoint_and_the_users_count_more(checkpoint: Path, found: Path) -> None:
+    words = settings(str(found), checkpoint, ["schedule.epochs=7", "data.batch_size=8", "run=mine"])
+    assert {"data=fake", "data.image_size=12", "model=lenet5", "quantizer=lsq", "bits.modes=[2,4,32]"} <= {
+        *words
+    }
+    assert [word for word in words if word.startswith(("run=", "data.batch_size="))] == [
+        "data.batch_size=8",
+        "run=mine",
+    ]
+    assert not [word for word in words if word.startswith(("seed", "data.seed"))]
+    other = settings(str(found), checkpoint, ["data=mnist"])
+    assert [word for word in other if word.startswith("data")] == ["data=mnist"]
+    assert "scheme.sampler.modes=[found-2_5bit]" in settings(str(found), checkpoint, [], alone=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing.yaml"], "there is no assignment file nothing.yaml"),
+        (["3"], "has no mode 3; it has 2, 4, 32"),
+        (["2", "epochs=3"], "did you mean schedule.epochs=3?"),
+        (["2", "finetune=3", "start=null"], "finetune needs the checkpoint to start from"),
+        (["2", "bits.modes=[2,4]"], "has bits.modes=['2', '4', '32'], asked for is ['2', '4']"),
+        (["2", "scheme=only"], "name some, as scheme.sampler.modes=[found]"),
+        (["2", "scheme=only", "scheme.sampler.modes=[5]"], "the network has no mode 5; it has 2, 4, 32"),
+    ],
+)
+def test_bad_words(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    given = ["finetune", words[0], str(checkpoint), *words[1:], f"output={tmp_path}", "trainer=cpu"]
+    assert main(given) == 2
+    assert message in capsys.readouterr().err
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".yaml"]
+
+
+class Killed(BaseException):
+    """Ends a process between two of its steps, as a kill does: nothing catches it."""
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, calls: int) -> None:
+    """The call after ``calls`` of a method ends the process before it does anything."""
+    real, left = getattr(owner, method), [calls]
+
+    def limited(self: Any, *args: Any, **options: Any) -> Any:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(owner, method, limited)
+
+
+def test_a_recipe_killed_in_each_phase_gives_what_one_that_was_not_gives(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["recipe", str(checkpoint), "search.bits.budget=3bit", "search.bits.images=8", *TRAIN]
+    words += [
+        "search.compare=false",
+        "search.bits.evaluations=4",
+        "search.bits.norm_batches=1",
+        "search.bits.methods=greedy",
+    ]
+    assert main([*words, "search.export=null", "--output", str(tmp_path / "whole")]) == 0
+    words += ["search.export=onnx", "--output", str(tmp_path / "killed")]
+
+    kills: list[tuple[type, str, int]] = [
+        (Journal, "add", 2),  # two scores are kept
+        (recipe.Phases, "evaluate", 0),
+        (AtomicCheckpointIO, "save_checkpoint", 2),  # best and last of the first epoch
+        (recipe.Phases, "export", 0),
+    ]
+    exports: list[str] = []  # what exporting does is tested elsewhere, and takes its time
+    monkeypatch.setattr("quantizable.cli.export.run", lambda args: exports.append(args.bits) or 0)
+    for owner, method, calls in kills:
+        with monkeypatch.context() as patch:
+            killed_after(patch, owner, method, calls)
+            with pytest.raises(Killed):
+                main(words)
+    assert main(words) == 0
+    whole, killed = (tmp_path / name for name in ("whole", "killed"))
+    assert (whole / "summary.json").read_text() == (killed / "summary.json").read_text()
+    assert (
+        yaml.safe_load((whole / "found.yaml").read_text())["bits"]
+        == yaml.safe_load((killed / "found.yaml").read_text())["bits"]
+    )
+    names = {"found.yaml", "uniform.yaml", "pareto.png", "bits.png", "recipe.json"}
+    assert names <= {path.name for path in killed.iterdir()}
+    assert exports == ["found"]
