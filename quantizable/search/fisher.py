@@ -136,7 +136,7 @@ def strongest_pairs(expansion: Expansion, count: int) -> dict[Pair, float]:
         own = slice(i * modes, (i + 1) * modes)
         upper[own, own] = 0
     order = np.argsort(-np.abs(upper), axis=None, kind="stable")[:count]
-    rows, columns = np.unravel_index(order, upper.shape)
+    rows, columns = np.divmod(order, len(upper))
     return {
         (int(r) // modes, int(r) % modes, int(c) // modes, int(c) % modes): float(upper[r, c])
         for r, c in zip(rows, columns, strict=True)
