@@ -47,6 +47,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--latency-table", type=Path, help="JSON {layer: {mode: milliseconds}}, for --cost latency"
     )
     bits.add_argument("--evaluations", type=int, default=100, help="candidates for each method (100)")
+    text = "the most that a method may take for one budget; 0: no limit (default: 0)"
+    bits.add_argument("--seconds", type=float, default=0.0, help=text)
+    text = "L2 in pixels, for --objective certified (0.25); L-infinity of the inputs, for proved (0.01)"
+    bits.add_argument("--radius", type=float, help=text)
     bits.add_argument("--robust-images", type=int, default=20, help="images to certify, for --objective acr")
     bits.add_argument("--samples", type=int, default=100, help="noisy images each, for --objective acr")
     _norms(bits)
@@ -128,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
                 "a budget of latency needs --latency-table FILE; to measure one: "
                 "quantizable cost CHECKPOINT --engine openvino --layer-latency FILE"
             )
+        if args.radius is not None and not 0 <= args.radius < float("inf"):
+            raise ValueError(f"--radius is {args.radius}; it is a number of at least 0")
         if args.evaluations < 1:
             raise ValueError(f"--evaluations is {args.evaluations}; at least 1 is needed")
     if args.part == "predict":
@@ -136,6 +142,10 @@ def run(args: argparse.Namespace) -> int:
     asked = {"certify": ("bits", "first"), "predict": ("bits",)}.get(args.part, ())
     for modes in [getattr(args, name) for name in asked] or [None]:
         check_network(args.checkpoint, modes, args.data)
+    if getattr(args, "objective", None) == "shifts":
+        from quantizable.assess.shift_measure import shift_disagreement
+
+        args.shifts = shift_disagreement
     from quantizable.search import command, command_certify
 
     parts = {

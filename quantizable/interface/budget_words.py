@@ -21,7 +21,7 @@ def read_budgets(words: Sequence[str], cost: str) -> list[dict[str, str]]:
         ValueError: an unknown cost, one that is limited twice, or no value.
     """
     named: dict[str, list[str]] = {}
-    for word in words:
+    for word in " ".join(words).split():
         name, _, values = word.rpartition("=")
         name = name.strip() or cost
         if name not in COSTS:

@@ -25,7 +25,7 @@ STYLES = ("qdq", "qonnx")
 WEIGHT_STORAGE = ("int8", "int4")
 PREPROCESS = ("outside", "in-graph")  # who normalizes an image
 METHODS = ("uniform", "greedy", "integer", "fisher", "evolution", "reinforcement")
-OBJECTIVES = ("accuracy", "agreement", "kl", "acr")
+OBJECTIVES = ("accuracy", "agreement", "kl", "acr", "certified", "shifts", "proved")
 COSTS = ("bops", "bytes", "mean_bits", "weight_bits", "activation_bits", "latency")
 LOWEST_BITS = {  # quantizer=NAME: the smallest bit-width that it defines
     "lsq": 2,

@@ -6,6 +6,8 @@ import argparse
 from functools import cache, partial
 from pathlib import Path
 
+from torch import Tensor
+
 from quantizable.certify.incremental import Incremental
 from quantizable.search.budget import make_budget
 from quantizable.search.costs import (
@@ -18,9 +20,10 @@ from quantizable.search.costs import (
 )
 from quantizable.search.evolution import check_installed
 from quantizable.search.front import print_outcomes, write_front
+from quantizable.search.measures import Measure, proved_difference
 from quantizable.search.methods import METHODS
 from quantizable.search.problem import Problem, solve
-from quantizable.search.scoring import Scorer
+from quantizable.search.scoring import CERTIFIED, Scorer
 from quantizable.search.sensitivity import print_sensitivity, sensitivity, write_sensitivity
 from quantizable.search.setting import Setting
 from quantizable.search.space import Space
@@ -44,7 +47,7 @@ def run_bits(args: argparse.Namespace) -> int:
         for mode in space.modes:  # a table may lack some
             cost.total(space.layer_modes(space.uniform(mode)))
     incremental = None
-    if args.objective == "acr":
+    if args.objective in CERTIFIED:
         incremental = Incremental(setting.smoothing(args, SEARCH_SEED), args.samples)
     if args.norm_batches < 1 and (lacking := set(space.modes) - set(network.modes)):
         names = ", ".join(mode.name for mode in sorted(lacking))
@@ -52,6 +55,7 @@ def run_bits(args: argparse.Namespace) -> int:
     images, labels = setting.images()
     noise = 0.0 if incremental is None else args.sigma  # what it will run on is what its norms are fitted to
     inputs = setting.training_inputs(args.norm_batches, noise)
+    measures = measures_of(args, setting, images)
     add_modes(network, space.modes)
     scorer = Scorer(
         network,
@@ -61,11 +65,15 @@ def run_bits(args: argparse.Namespace) -> int:
         inputs,
         incremental=incremental,
         robust_images=args.robust_images,
+        radius=0.25 if args.radius is None else args.radius,
+        measures=measures,
     )
     outcomes = []
     for budget in budgets:
         for name in methods:
-            problem = Problem(space, budget, scorer, args.objective, args.evaluations, args.seed)
+            problem = Problem(
+                space, budget, scorer, args.objective, args.evaluations, args.seed, args.seconds
+            )
             outcome = solve(name, METHODS[name], problem)
             outcomes.append(outcome)
             about = {"method": name, "budget": str(budget), **outcome.best.costs, **outcome.best.score}
@@ -81,6 +89,16 @@ def run_bits(args: argparse.Namespace) -> int:
     print(f"{asked} evaluations, {scorer.measured} of them measured now; the others were known already")
     print(f"kept in {setting.output}: front.csv, front.png and the best assignments, METHOD-BUDGET.yaml")
     return 0
+
+
+def measures_of(args: argparse.Namespace, setting: Setting, images: Tensor) -> list[Measure]:
+    """What the objective needs beside the usual scores."""
+    if args.objective == "proved":
+        return [proved_difference(setting.network, images, 0.01 if args.radius is None else args.radius)]
+    if args.objective == "shifts":  # the command gives it: it is of a room above this one
+        found: Measure = args.shifts(setting.network, images, (setting.data.mean, setting.std))
+        return [found]
+    return []
 
 
 def make_cost(name: str, space: Space, setting: Setting, table: Path | None) -> Cost:

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -73,6 +72,10 @@ class Expansion:
             chosen: assignments, ``[n, layers]`` indices of modes.
             measured: nats, ``[n]``.
         """
+        from sklearn.linear_model import (
+            RidgeCV,
+        )  # here, as it takes a second that other methods need not wait
+
         layers, modes = self.first.shape
         where = chosen + modes * np.arange(layers)
         one_hot = np.zeros((len(chosen), layers * modes))

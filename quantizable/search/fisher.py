@@ -21,22 +21,25 @@ from quantizable.search.space import Genome
 
 IMAGES, BATCH = 256, 64  # to expand on
 PAIRS = 60  # that the program knows; descent knows all
-STARTS = 20  # of descents in a round, beside the programs' solutions
+STARTS = 8  # of descents in a round, beside the programs' solutions
 NODES = 1000  # of the program's search tree
-LOOKS, ROUNDS = 3, 5  # quick looks for each full evaluation, and in how many parts
+LOOKS, EVALUATED = 12, 4  # quick looks and full evaluations of a round
 
 
 def fisher(problem: Problem) -> None:
-    """Evaluate in full the best candidates by quick looks at the best by the expansion, round by round."""
-    pool, each = Pool(problem), max(1, LOOKS * problem.evaluations // ROUNDS)
-    looks = {genome: problem.quick(genome) for genome in [problem.baseline]}
-    for _ in range(ROUNDS):
+    """Round by round: quick looks at what the expansion ranks first, the best of all in full, and learn."""
+    pool = Pool(problem)
+    looks = {problem.baseline: problem.quick(problem.baseline)}
+    while True:
         pool.search()
-        fresh = (genome for genome in pool.ranked() if genome not in looks)
-        looks |= {genome: problem.quick(genome) for genome in islice(fresh, each)}
+        fresh = [*islice((genome for genome in pool.ranked() if genome not in looks), LOOKS)]
+        looks |= {genome: problem.quick(genome) for genome in fresh}
+        open_ = (genome for genome in sorted(looks, key=looks.__getitem__) if genome not in problem.trials)
+        for genome in [*(islice(open_, EVALUATED) if fresh else open_)]:
+            problem.evaluate(genome)
+        if not fresh:
+            return
         pool.learn(looks)
-    for genome in sorted(looks, key=looks.__getitem__):
-        problem.evaluate(genome)
 
 
 class Pool:
@@ -99,7 +102,7 @@ class Pool:
                 return chosen
             chosen, least = near[damages.argmin()], float(damages.min())
 
-    def _neighbors(self, chosen: np.ndarray, pairs: int = 4000) -> np.ndarray:
+    def _neighbors(self, chosen: np.ndarray, pairs: int = 1000) -> np.ndarray:
         layers, modes = self.model.first.shape
         single = np.repeat(chosen[None], layers * modes, 0)
         single[np.arange(layers * modes), np.repeat(np.arange(layers), modes)] = np.tile(
@@ -133,7 +136,7 @@ def strongest_pairs(expansion: Expansion, count: int) -> dict[Pair, float]:
         own = slice(i * modes, (i + 1) * modes)
         upper[own, own] = 0
     order = np.argsort(-np.abs(upper), axis=None, kind="stable")[:count]
-    rows, columns = np.unravel_index(order, upper.shape)
+    rows, columns = np.divmod(order, len(upper))
     return {
         (int(r) // modes, int(r) % modes, int(c) // modes, int(c) % modes): float(upper[r, c])
         for r, c in zip(rows, columns, strict=True)

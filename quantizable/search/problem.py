@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from quantizable.search.limits import Budget
-from quantizable.search.scoring import Scorer, check_objective, value_of
+from quantizable.search.scoring import CERTIFIED, MEASURED, Scorer, check_objective, value_of
 from quantizable.search.space import Genome, Space
 
 
 class OutOfEvaluations(Exception):
-    """The method has used up its evaluations; what it found so far counts."""
+    """The method has used up its evaluations or its time; what it found so far counts."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Problem:
         objective: one of ``OBJECTIVES``.
         evaluations: how many distinct candidates may be evaluated, at least 1.
         seed: of methods that draw at random.
+        seconds: the most that a method may take, what was measured earlier included; 0: no limit.
 
     Raises:
         ValueError: an unknown objective, no evaluations, a budget below the smallest assignment, or ACR
@@ -60,16 +60,26 @@ class Problem:
     objective: str = "accuracy"
     evaluations: int = 100
     seed: int = 0
+    seconds: float = 0.0
     trials: dict[Genome, Trial] = field(default_factory=dict, init=False)
+    started: float = field(default=0.0, init=False)
     scoring_seconds: float = field(default=0.0, init=False)
     looks: dict[Genome, dict[str, float]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         check_objective(self.objective)
-        if self.objective == "acr" and self.scorer.incremental is None:
+        if self.objective in CERTIFIED and self.scorer.incremental is None:
             raise ValueError(
-                "the objective acr needs certification: give the scorer incremental=Incremental(...)"
+                f"the objective {self.objective} needs certification: "
+                "give the scorer incremental=Incremental(...)"
             )
+        own = {measure.name for measure in self.scorer.measures}
+        if self.objective in MEASURED and self.objective not in own:
+            raise ValueError(
+                f"the objective {self.objective} needs its Measure: give the scorer measures=[...]"
+            )
+        if not 0 <= self.seconds < float("inf"):
+            raise ValueError(f"seconds is {self.seconds}; it is a number of at least 0 (0: no limit)")
         if self.evaluations < 1:
             raise ValueError(f"evaluations is {self.evaluations}; at least 1 is needed")
         self.space.check_budget(self.budget)
@@ -90,21 +100,35 @@ class Problem:
     def evaluate(self, genome: Genome) -> Trial:
         """Cost and score of a candidate, within the budget or not; ``OutOfEvaluations`` at the end."""
         if genome not in self.trials:
-            if len(self.trials) >= self.evaluations:
+            if len(self.trials) >= self.evaluations or (self.trials and self.out_of_time):
                 raise OutOfEvaluations
-            started = time.perf_counter()
+            started = self.scorer.clock()
             score = self.scorer(self.space.assignment(genome))
-            self.scoring_seconds += time.perf_counter() - started
+            self.scoring_seconds += self.scorer.clock() - started
             self.trials[genome] = Trial(genome, self.budget.costs(self.space.layer_modes(genome)), score)
         return self.trials[genome]
 
     def quick(self, genome: Genome) -> float:
         """A quick look at a candidate, which counts for the time but is no evaluation: KL in nats."""
         if genome not in self.looks:
-            started = time.perf_counter()
+            if self.out_of_time:
+                raise OutOfEvaluations
+            started = self.scorer.clock()
             self.looks[genome] = self.scorer.quick(self.space.assignment(genome))
-            self.scoring_seconds += time.perf_counter() - started
+            self.scoring_seconds += self.scorer.clock() - started
         return self.looks[genome]["kl"]
+
+    @property
+    def spent(self) -> float:
+        """Seconds of the method's own, and of all it had measured, now or when that was first done."""
+        scores = [*(trial.score for trial in self.trials.values()), *self.looks.values()]
+        own = self.scorer.clock() - self.started - self.scoring_seconds
+        return own + sum(score["seconds"] for score in scores)
+
+    @property
+    def out_of_time(self) -> bool:
+        """True if its seconds are over."""
+        return bool(self.seconds) and self.spent >= self.seconds
 
     def value(self, genome: Genome) -> float:
         """The objective of a candidate; higher is better."""
@@ -145,12 +169,9 @@ class Outcome:
 
 def solve(name: str, method: Method, problem: Problem) -> Outcome:
     """Run a method until it ends or has used its evaluations, the first of which is the baseline's."""
-    started = time.perf_counter()
+    problem.started = problem.scorer.clock()
     with suppress(OutOfEvaluations):
         problem.evaluate(problem.baseline)  # no method leaves with nothing, or with less
         method(problem)
-    own = time.perf_counter() - started - problem.scoring_seconds
-    trials = list(problem.trials.values())
-    scored = [*(trial.score for trial in trials), *problem.looks.values()]
-    best, looks = problem.best, len(problem.looks)
-    return Outcome(name, problem.budget, trials, best, own + sum(one["seconds"] for one in scored), looks)
+    seconds, best = problem.spent, problem.best
+    return Outcome(name, problem.budget, [*problem.trials.values()], best, seconds, len(problem.looks))

@@ -14,6 +14,7 @@ from rich.table import Table
 from quantizable.measure.cost import LayerCost, layer_costs, mode_costs
 from quantizable.report.files import make_folder, write_json, write_text
 from quantizable.report.plots import save_figure
+from quantizable.search.scoring import value_of
 from quantizable.storage.digests import digest_network
 from quantizable.storage.load import load
 from quantizable.training.run_names import numbered
@@ -46,7 +47,7 @@ def choose_best(folder: Path, objective: str) -> None:
     uniform = [path for path, one in held.items() if one["about"]["method"] == UNIFORM]
     others = [path for path in held if path not in uniform]
     for name, paths in ((UNIFORM, uniform), (FOUND, others or uniform)):
-        best = max(paths, key=lambda path: held[path]["about"][objective])
+        best = max(paths, key=lambda path: value_of(held[path]["about"], objective))
         write_text(folder / f"{name}.yaml", best.read_text())
 
 

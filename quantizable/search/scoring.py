@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +19,17 @@ from torch import Tensor
 
 from quantizable.bits import BitMode
 from quantizable.calibrate import active_batch_norms
-from quantizable.certify.certification import Certification, Certified, average_certified_radius
+from quantizable.certify.certification import (
+    Certification,
+    Certified,
+    average_certified_radius,
+    certified_accuracy,
+)
 from quantizable.certify.incremental import Incremental
 from quantizable.interface.choices import OBJECTIVES
 from quantizable.interface.errors import unknown
 from quantizable.network import QuantizableNetwork
+from quantizable.search.measures import Measure
 from quantizable.search.quick_norms import QuickNorms
 from quantizable.storage.digests import digest_network, digest_tensors
 from quantizable.storage.journal import Journal
@@ -32,7 +38,8 @@ QUICK_IMAGES, QUICK_BATCHES = 256, 1  # of a quick look
 BROKEN_KL = 1e6  # nats; of an assignment whose logits are not finite
 
 
-LOWER_IS_BETTER = {"kl"}
+LOWER_IS_BETTER = {"kl", "shifts", "proved"}
+CERTIFIED, MEASURED = ("acr", "certified"), ("shifts", "proved")  # objectives that need something more
 
 
 def value_of(score: Mapping[str, float], objective: str) -> float:
@@ -72,7 +79,10 @@ class Scorer:
         norm_inputs: training batches to fit each candidate's norms with; none: the modes' own norms.
         incremental: settings of the certification; None: no ACR.
         robust_images: how many of the images, from the first on, to certify for the ACR.
+        radius: at which the share of certified images is taken, in pixels of [0, 1].
+        measures: what else to measure.
         batch: images per forward pass; 64 maps fit the caches of a CPU.
+        clock: seconds, of which differences count; ``time.process_time`` where other programs run.
 
     Raises:
         ValueError: no images, none to certify, or the network has non-finite logits for them.
@@ -88,13 +98,16 @@ class Scorer:
         *,
         incremental: Incremental | None = None,
         robust_images: int = 20,
+        radius: float = 0.25,
+        measures: Sequence[Measure] = (),
         batch: int = 64,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if len(images) == 0:
             raise ValueError("there are no images to score assignments on")
         if robust_images < 1:
             raise ValueError(f"robust_images is {robust_images}; at least 1 is needed")
-        self.network, self.labels, self.batch = network, labels, batch
+        self.network, self.labels, self.batch, self.clock = network, labels, batch, clock
         self.images = channels_last(images)
         self.norm_inputs = [channels_last(x) for x in norm_inputs]
         self.incremental = incremental
@@ -105,8 +118,11 @@ class Scorer:
             "norm_inputs": digest_tensors(self.norm_inputs),
         }
         if incremental is not None:
-            settings |= {**asdict(incremental), "robust_images": self.robust_images}
+            settings |= {**asdict(incremental), "robust_images": self.robust_images, "radius": radius}
             settings["smoothing"].pop("batch")
+        if measures:
+            settings["measures"] = {measure.name: measure.settings for measure in measures}
+        self.radius, self.measures = radius, measures
         self.name = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
         self.journal = Journal(folder / f"scores-{self.name}.jsonl", settings)
         self.known: dict[str, dict[str, float]] = {_key(r["bits"]): r["score"] for r in self.journal.rows}
@@ -122,13 +138,16 @@ class Scorer:
         self.first = self._certify_first(folder, top) if incremental is not None else None
 
     def __call__(self, assignment: Mapping[str, BitMode]) -> dict[str, float]:
-        """``accuracy``, ``agreement``, ``kl`` (nats), ``seconds`` and, with certification, ``acr``."""
+        """``accuracy``, ``agreement``, ``kl`` (nats), ``seconds``, what else is measured, by name.
+
+        With certification also ``acr`` and ``certified``, the share certified at the radius.
+        """
         bits = {name: mode.name for name, mode in assignment.items()}
         if _key(bits) not in self.known:
-            started = time.perf_counter()
+            started = self.clock()
             with self.network.at_bits(assignment), fitted_norms(self.network, self.norm_inputs):
                 score = self._measure()
-            score["seconds"] = time.perf_counter() - started
+            score["seconds"] = self.clock() - started
             self.journal.add({"bits": bits, "score": score})
             self.known[_key(bits)] = score
             self.measured += 1
@@ -143,12 +162,12 @@ class Scorer:
             self.seen = {_key(row["bits"]): row["score"] for row in self.looks.rows}
         bits = {name: mode.name for name, mode in assignment.items()}
         if _key(bits) not in self.seen:
-            started = time.perf_counter()
+            started = self.clock()
             if self.quick_norms is None:
                 self.quick_norms = QuickNorms(self.network, self.norm_inputs[:QUICK_BATCHES])
             with self.network.at_bits(assignment), self.quick_norms.fitted():
                 kl = self._divergence(self._logits(QUICK_IMAGES))
-            self.seen[_key(bits)] = {"kl": kl, "seconds": time.perf_counter() - started}
+            self.seen[_key(bits)] = {"kl": kl, "seconds": self.clock() - started}
             self.looks.add({"bits": bits, "score": self.seen[_key(bits)]})
         return self.seen[_key(bits)]
 
@@ -162,7 +181,8 @@ class Scorer:
         logits = self._logits()
         if not torch.isfinite(logits).all():  # worse than any that answers
             nothing = {"accuracy": 0.0, "agreement": 0.0, "kl": BROKEN_KL}
-            return nothing if self.first is None else nothing | {"acr": 0.0}
+            nothing |= dict.fromkeys(CERTIFIED, 0.0) if self.first is not None else {}
+            return nothing | {measure.name: BROKEN_KL for measure in self.measures}
         answer = logits.argmax(1)
         score = {
             "accuracy": (answer == self.labels).double().mean().item(),
@@ -170,7 +190,10 @@ class Scorer:
             "kl": self._divergence(logits),
         }
         if self.first is not None:
-            score["acr"] = average_certified_radius(self.certify())
+            results = self.certify()
+            score["acr"] = average_certified_radius(results)
+            score["certified"] = certified_accuracy(results, self.radius)
+        score |= {measure.name: measure.of(self.network) for measure in self.measures}
         return score
 
     def certify(self) -> list[Certified]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from scipy.stats import norm
+from scipy.stats import beta, norm
 from torch import Tensor
 
 from quantizable.certify.incremental import Incremental
@@ -22,7 +22,7 @@ def test_the_radius_is_that_of_the_lower_bound_less_zeta() -> None:
     x = torch.full((1, 1, 1), 0.3)
     first, votes = smoothing.certify(plane(0.0), x)
     assert first.selected < 0.99
-    second = Incremental(smoothing, samples=500).certify(plane(0.02), x, 0, first, votes)
+    second = Incremental(smoothing, samples=500, loss=0.0).certify(plane(0.02), x, 0, first, votes)
     own = smoothing.votes(plane(0.02), x, 0, 1, 500)
     lost = sum(a == first.top != b for a, b in zip(votes[:500].tolist(), own.tolist(), strict=True))
     assert lost > 0
@@ -39,7 +39,7 @@ def test_what_the_class_gains_takes_nothing_from_it() -> None:
     smoothing = Smoothing(0.25, n=2000)
     x = torch.full((1, 1, 1), 0.3)
     first, votes = smoothing.certify(plane(0.0), x)
-    second = Incremental(smoothing, samples=500).certify(plane(-0.05), x, 0, first, votes)
+    second = Incremental(smoothing, samples=500, loss=0.0).certify(plane(-0.05), x, 0, first, votes)
     assert second.p_lower == pytest.approx(first.p_lower - upper_bound(0, 500, 0.001))
 
 
@@ -49,6 +49,17 @@ def test_a_confident_image_is_certified_from_its_own_samples() -> None:
     first, votes = smoothing.certify(plane(0.0), x)
     second = Incremental(smoothing, samples=300).certify(plane(0.02), x, 0, first, votes)
     assert second.p_lower == pytest.approx(lower_bound(300, 300, 0.002))
+
+
+@pytest.mark.parametrize(("loss", "own"), [(0.0, False), (0.05, True)])
+def test_the_way_is_chosen_by_what_both_promise(loss: float, own: bool) -> None:
+    """By hand for a share of 0.9: from 500 samples at 0.002, from 2000 at 0.001 less zeta from 500."""
+    incremental = Incremental(Smoothing(0.25, n=2000), samples=500, loss=loss)
+    new = beta.ppf(0.002, 450, 51)
+    old = beta.ppf(0.001, 1800, 201) - beta.ppf(0.999, 500 * loss + 1, 500 - 500 * loss)
+    assert (new >= old) == own
+    assert incremental.takes_own_samples(0.9) == own
+    assert incremental.takes_own_samples(0.99)
 
 
 def test_no_certificate_is_larger_than_the_distance_to_the_second_plane() -> None:
@@ -78,6 +89,7 @@ def test_where_the_first_mode_abstains_so_does_the_second_without_samples() -> N
         ({"samples": 101}, "more than the 100"),
         ({"alpha_zeta": 0.0}, "alpha_zeta is 0.0"),
         ({"gamma": 0.4}, "gamma 0.4"),
+        ({"loss": 1.0}, "loss is 1.0"),
         ({"alpha_zeta": 0.9995}, "below 1"),
     ],
 )

@@ -151,7 +151,7 @@ def test_the_smoothed_answer_for_images_of_ones_own(
     assert main([*words, "--bits", "32", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     network = load(Path(checkpoint))
-    smoothing = Smoothing(0.1, 200, std=tuple(network.info["std"]))
+    smoothing = Smoothing(0.1, 200, std=tuple(Fake(size=8, image_size=8).std))
     for number, (path, row) in enumerate(zip(paths, rows, strict=True)):
         image = read_images([path], network.info)[0]
         counts = smoothing.votes(network, image, number, 1, 200).bincount(minlength=4)
@@ -182,7 +182,7 @@ def test_norms_can_be_fitted_to_noise_before_they_are_certified(checkpoint: str,
         (["bits", "--budget", "5"], "the smallest assignment needs"),
         (
             ["bits", "--objective", "speed"],
-            "objective 'speed' is unknown; choose from accuracy, agreement, kl, acr",
+            "objective 'speed' is unknown; choose from accuracy, agreement, kl, acr, ",
         ),
         (["bits", "--methods", "luck"], "method 'luck' is unknown"),
         (["bits", "--cost", "joule"], "cost 'joule' is unknown"),

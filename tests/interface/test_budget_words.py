@@ -11,6 +11,7 @@ from quantizable.interface.budget_words import read_budgets
         (["4bit"], [{"bops": "4bit"}]),
         (["3bit,60000"], [{"bops": "3bit"}, {"bops": "60000"}]),
         (["bytes=4bit", "bops=3.5bit"], [{"bytes": "4bit", "bops": "3.5bit"}]),
+        (["bytes=4bit bops=3.5bit"], [{"bytes": "4bit", "bops": "3.5bit"}]),
         (["bytes=4bit", "3bit"], [{"bytes": "4bit", "bops": "3bit"}]),
         (
             ["mean_bits=2.25,2.5", "bops=3bit"],

@@ -7,10 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from quantizable.assess.corruptions import corrupt
+from quantizable.assess.shift_measure import shift_disagreement
+from quantizable.bits import BitMode
+from quantizable.certify.certification import Certified
 from quantizable.certify.incremental import Incremental
 from quantizable.certify.smoothing import Smoothing
 from quantizable.network import QuantizableNetwork
-from quantizable.search.scoring import BROKEN_KL, Scorer
+from quantizable.search.measures import proved_difference
+from quantizable.search.scoring import BROKEN_KL, Scorer, value_of
 from quantizable.search.space import Space
 from tests.search.conftest import make_network
 
@@ -92,6 +97,41 @@ def test_acr_is_that_of_incremental_certification(
             second = incremental.certify(network, images[i], i, first, votes)
         radii.append(second.radius if second.predicted == labels[i] else 0.0)
     assert score["acr"] == pytest.approx(sum(radii) / 4)
+    middle = sorted(radii)[1]
+    one = Scorer(network, images, labels, tmp_path, incremental=incremental, robust_images=4, radius=middle)
+    share = one(space.assignment(space.lowest))["certified"]
+    right = [r.certificate.predicted == r.label for r in certified_again(one, space)]
+    assert share == sum(ok and r >= middle for ok, r in zip(right, radii, strict=True)) / 4
+
+
+def certified_again(scorer: Scorer, space: Space) -> list[Certified]:
+    with scorer.network.at_bits(space.assignment(space.lowest)):
+        return scorer.certify()
+
+
+def test_shifts_and_proofs_are_measured_as_asked(
+    network: QuantizableNetwork, images: Tensor, tmp_path: Path
+) -> None:
+    space, labels = Space.of(network), torch.zeros(len(images))
+    images = images[:8].sigmoid()
+    shifts = shift_disagreement(network, images, ((0.0,) * 3, (1.0,) * 3), ["fog", "contrast"], 2)
+    proved = proved_difference(network, images, 0.01)
+    scorer = Scorer(network, images, labels[:8], tmp_path, measures=[shifts, proved])
+    top, low = (scorer(space.assignment(space.uniform(BitMode(b, b)))) for b in (8, 2))
+    shifted = torch.cat([corrupt(images, name, 2) for name in ("fog", "contrast")])
+    with torch.no_grad():
+        wanted = network(shifted).argmax(1)
+        with network.at_bits(2):
+            assert low["shifts"] == (network(shifted).argmax(1) != wanted).double().mean().item()
+        generator = torch.Generator().manual_seed(0)
+        noise = (torch.rand(50, *images[:4].shape, generator=generator) * 2 - 1) * 0.01
+        near = (images[:4] + noise).flatten(0, 1)
+        exact = network(near)
+        with network.at_bits(2):
+            seen = (network(near) - exact).abs().amax(1).reshape(50, 4).amax(0).mean().item()
+    assert 0 < seen <= low["proved"] < 10
+    assert top["proved"] < low["proved"]
+    assert value_of(top, "proved") > value_of(low, "proved")
 
 
 def test_no_images_and_broken_networks_are_refused(network: QuantizableNetwork, tmp_path: Path) -> None:
