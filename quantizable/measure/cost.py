@@ -103,12 +103,10 @@ def layer_costs(
             mode, own = uniform[asked_for].name, dict.fromkeys(names, uniform[asked_for])
         else:
             mode, own = str(asked_for), held[str(asked_for)]  # type: ignore[assignment]
-        modes_of = {name: own.get(name, FLOAT) for name in names}
-        rows += [
-            _weighted(mode, modes_of[n], n, part, macs.get(n, 0), calls[n]) for n, part in layers.items()
-        ]
-        rows += [_product(mode, modes_of[n], n, parts.get(n), macs[n], calls.get(n, [])) for n in products]
-        rows += [_sum(mode, modes_of[n], n, part, calls[n]) for n, part in additions.items()]
+        of = {name: own.get(name, FLOAT) for name in names}
+        rows += [_weighted(mode, of[n], n, part, macs.get(n, 0), calls[n]) for n, part in layers.items()]
+        rows += [_product(mode, of[n], n, parts.get(n), macs[n], calls.get(n, [])) for n in products]
+        rows += [_sum(mode, of[n], n, part, calls[n]) for n, part in additions.items()]
     return rows
 
 
