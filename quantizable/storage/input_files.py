@@ -7,7 +7,7 @@ import glob
 import io
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,24 @@ def find_images(words: Iterable[str]) -> list[Path]:
     if not found:
         raise FileNotFoundError("no image was named")
     return found
+
+
+def check_images(paths: Sequence[Path], decoded: int) -> None:
+    """``ValueError`` for the first that is no image, as far as its head says; some are decoded in full.
+
+    Args:
+        paths: of the images.
+        decoded: how many.
+    """
+    from PIL import Image
+
+    for number, path in enumerate(paths):
+        try:
+            with Image.open(path) as image:
+                if number < decoded:
+                    image.load()
+        except Exception as error:  # Pillow's readers answer damaged bytes with errors of many kinds
+            raise ValueError(f"{path} is no image that can be read ({error})") from error
 
 
 def find_texts(words: Iterable[str]) -> list[str]:
