@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = choose(args.bits, network, lambda: datamodule)
     if len(chosen) < 2:
         raise ValueError(f"--bits {args.bits}: an assessment compares modes; give at least two")
-    datamodule.prepare_data()
+    datamodule.prepare_data() if args.repair or args.search else datamodule.prepare_test_data()
     examples = examples_of(datamodule, count=args.images, seed=args.seed)
     if args.search and not isinstance(examples, Images):
         raise ValueError("--search moves pixels, and texts have none; leave it out")
@@ -97,9 +97,9 @@ def check_options(args: argparse.Namespace) -> tuple[Constraint, Constraint]:
 
 
 def data_for(network: QuantizableNetwork, words: Sequence[str]) -> DataModule:
-    """The data module that suits the network, ready to be read."""
+    """The data module that suits the network, its test set ready to be read."""
     datamodule = trained_data(network, words)
-    datamodule.prepare_data()
+    datamodule.prepare_test_data()
     return datamodule
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from quantizable.bits import parse_modes
 from quantizable.cli.arguments import add_bits, add_output, check_listed, listed
 from quantizable.interface.choices import CALIBRATED
-from quantizable.storage.input_files import find_images
+from quantizable.interface.model_names import check_model_name
+from quantizable.storage.input_files import check_images, find_images
 from quantizable.storage.network_file import check_checkpoint
 
 EXAMPLES = """examples:
@@ -59,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--weights goes with the name of a network; {args.network} has its own")
     if args.weights and not args.weights.is_file():
         raise FileNotFoundError(f"there is no file of weights at {args.weights}")
+    if not args.trained:
+        check_model_name(args.network)
     args.images = find_images(args.images)
+    check_images(args.images, decoded=16)
     from quantizable.deploy.command_calibrate import run
 
     return run(args)

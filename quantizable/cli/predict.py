@@ -8,7 +8,7 @@ from pathlib import Path
 from quantizable.cli.arguments import add_engine, check_bits, check_guard, check_listed
 from quantizable.deploy.processor import check_kernels
 from quantizable.interface.choices import ENGINES
-from quantizable.storage.input_files import find_inputs
+from quantizable.storage.input_files import check_images, find_inputs, reads_words
 from quantizable.storage.network_file import check_graph_file, check_network_file, read_about
 
 
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     if args.guard is not None:
         check_guard(args.guard, args.model, about["modes"] if about else None)
     args.found = find_inputs(args.inputs, about["data"]) if about else None
+    if args.found and about and not reads_words(about["data"]):
+        check_images(args.found, args.batch)
     check_kernels()
     from quantizable.deploy.command_predict import run
 

@@ -75,6 +75,10 @@ class DataModule(pl.LightningDataModule):
         given = {key: getattr(self, key) for key in inspect.signature(type(self)).parameters}
         return {key: plain_types(value) for key, value in given.items()}
 
+    def prepare_test_data(self) -> None:
+        """As Lightning's `prepare_data`, for the test set alone where this can be had without the others."""
+        self.prepare_data()
+
     @property
     @abstractmethod
     def model_options(self) -> dict[str, Any]:

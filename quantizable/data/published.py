@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -60,10 +61,17 @@ class PublishedDataModule(MemoryDataModule):
         Raises:
             FileNotFoundError: they are missing or damaged and cannot be downloaded.
         """
+        self._prepare(train=True, test=True)
+
+    def prepare_test_data(self) -> None:
+        """As `prepare_data`, for the test set alone."""
+        self._prepare(train=False, test=True)
+
+    def _prepare(self, train: bool, test: bool) -> None:
         empty = not self.root.exists()
         try:
-            for train in (True, False):
-                self._open(train, self.download)
+            for part in [True] * train + [False] * test:
+                self._open(part, self.download)
         finally:
             if empty:  # torchvision makes folders before it downloads
                 for folder in [*sorted(self.root.rglob("*"), reverse=True), self.root]:
@@ -91,6 +99,29 @@ class PublishedDataModule(MemoryDataModule):
     def tensors(self, data: datasets.VisionDataset) -> tuple[Tensor, Tensor]:
         """Images and labels of an opened data set: uint8 (N, C, H, W) and int64 (N,)."""
         return channels_first(torch.from_numpy(data.data)), torch.tensor(data.targets)
+
+
+class CIFAR10TestSet(datasets.CIFAR10):
+    """torchvision's, which does not ask for the training images."""
+
+    train_list: ClassVar[list[Any]] = []
+
+
+class CIFAR100TestSet(datasets.CIFAR100):
+    """torchvision's, which does not ask for the training images."""
+
+    train_list: ClassVar[list[Any]] = []
+
+
+class MNISTTestSet(datasets.MNIST):
+    """torchvision's, which does not ask for the training images, nor downloads them."""
+
+    resources: ClassVar[list[Any]] = [(n, md5) for n, md5 in datasets.MNIST.resources if n.startswith("t10k")]
+
+    @property
+    def raw_folder(self) -> str:
+        """Where the files lie; torchvision names it by the class."""
+        return str(Path(self.root, "MNIST", "raw"))
 
 
 class CIFAR10(PublishedDataModule):
@@ -123,7 +154,8 @@ class CIFAR10(PublishedDataModule):
 
     def open(self, train: bool, download: bool) -> datasets.CIFAR10:
         """torchvision's CIFAR10."""
-        return datasets.CIFAR10(self.root, train, download=download)
+        kind = datasets.CIFAR10 if train else CIFAR10TestSet
+        return kind(self.root, train, download=download)
 
 
 class CIFAR100(CIFAR10):
@@ -144,7 +176,8 @@ class CIFAR100(CIFAR10):
 
     def open(self, train: bool, download: bool) -> datasets.CIFAR10:
         """torchvision's CIFAR100."""
-        return datasets.CIFAR100(self.root, train, download=download)
+        kind = datasets.CIFAR100 if train else CIFAR100TestSet
+        return kind(self.root, train, download=download)
 
 
 class SVHN(PublishedDataModule):
@@ -223,7 +256,7 @@ class MNIST(PublishedDataModule):
             RuntimeError: a file is damaged. torchvision knows these files by name alone.
         """
         try:
-            return datasets.MNIST(self.root, train, download=download)
+            return (datasets.MNIST if train else MNISTTestSet)(self.root, train, download=download)
         except (AssertionError, KeyError, TypeError, ValueError) as error:
             raise RuntimeError(f"no IDX file: {error!r}") from error
 

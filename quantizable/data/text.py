@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,8 @@ from quantizable.data.order import split
 from quantizable.data.text_files import LabeledText, read_texts_file
 from quantizable.data.text_loader import TextLoader
 from quantizable.data.words import SPECIAL, encode, vocabulary_of
+
+log = logging.getLogger(__name__)
 
 PARTS = ("train", "val", "test")
 Texts = tuple[list[str], Tensor]  # and their labels, int64 [N]
@@ -188,6 +191,11 @@ class Text(DataModule):
         numbers = {name: number for number, name in enumerate(self.class_names)}
         if not any(name.isdecimal() for name in numbers):  # then a number stands for the class
             numbers |= {str(number): number for number in range(self.num_classes)}
+            if any(row.label in numbers and row.label.isdecimal() for row in rows):
+                named = ", ".join(f"{number} = {name}" for number, name in enumerate(self.class_names))
+                log.warning(
+                    "%s: labels that are numbers stand for classes: %s", self._path(name), named[:200]
+                )
         if self.skip_other_labels:
             rows = [row for row in rows if row.label in numbers]
         for row in rows:

@@ -51,9 +51,9 @@ def read_texts_file(
         raise FileNotFoundError(f"there is no file of texts {file}")
     with file.open(encoding="utf-8-sig", errors="replace", newline="\n") as stream:
         head = stream.readline()
-        stream.seek(0)
-        if not head:
+        if not head.strip() and not any(line.strip() for line in stream):
             raise ValueError(f"{file} is empty")
+        stream.seek(0)
         if layout == "auto":
             layout = layout_of(file, head)
         if layout == "columns":
@@ -93,8 +93,9 @@ def _columns(
         for column in (text_column, label_column):
             if column not in names:
                 raise ValueError(
-                    f"{file} has no column {column!r}; its first line names {', '.join(names)[:200]}. Set "
-                    "data.text_column and data.label_column, or data.layout for a file without such a line"
+                    f"{file} has no column {column!r}; its first line names "
+                    f"{', '.join(names)[:200] or 'none'}. Set data.text_column and data.label_column, or "
+                    "data.layout for a file without such a line"
                 )
         for row in reader:
             yield LabeledText(row[text_column] or "", (row[label_column] or "").strip(), reader.line_num)

@@ -34,10 +34,12 @@ def run(args: argparse.Namespace) -> int:
     runs = choose(args.bits, network, lambda: datamodule)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    datamodule.prepare_data()
     test = args.set == "test"
     if args.norm_batches or not test:
+        datamodule.prepare_data()
         datamodule.setup("fit")
+    else:
+        datamodule.prepare_test_data()
     if test:
         datamodule.setup("test")
     if args.norm_batches:
@@ -48,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
         )
     loader = datamodule.test_dataloader() if test else validation_loader(network, datamodule)
     results = evaluate(network, progress(loader, "evaluating"), runs)
-    print_table(results, f"{args.checkpoint}: {type(datamodule).__name__}, {args.set} set")
+    title = f"{args.checkpoint}: {type(datamodule).__name__}, {args.set} set"
+    print_table(results, title, datamodule.num_classes)
     if args.output:
         write_json(
             args.output / "results.json",

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from difflib import get_close_matches
 from typing import Any
 
 import timm
@@ -14,6 +13,7 @@ import quantizable.models.cifar_resnet  # registers resnet20, resnet32 and resne
 import quantizable.models.lenet  # registers lenet1 and lenet5
 import quantizable.models.nin  # registers nin
 import quantizable.models.patch_cnn  # noqa: F401  (registers patch_cnn)
+from quantizable.interface.model_names import unknown_model
 from quantizable.models.download import without_retries
 from quantizable.models.stem import first_conv, replace, use_cifar_stem
 from quantizable.models.text import TEXT_MODELS
@@ -96,7 +96,7 @@ def _timm_model(name: str, num_classes: int, in_chans: int, pretrained: bool, **
     if source_of(name) == "":  # the others are looked up by timm
         architecture = name.partition(".")[0]
         if not timm.is_model(architecture):
-            _raise_unknown(name, [*timm.list_models(), *TEXT_MODELS])
+            raise ValueError(unknown_model(name, timm.list_models()))
         if pretrained and not timm.is_model_pretrained(architecture):
             raise ValueError(
                 f"there are no published weights of {name!r} to download; use pretrained=False "
@@ -123,7 +123,7 @@ def _torchvision_model(
     architecture = name.removeprefix(TORCHVISION)
     known = torchvision.models.list_models(module=torchvision.models)
     if architecture not in known:
-        _raise_unknown(name, [TORCHVISION + model for model in known])
+        raise ValueError(unknown_model(name, [TORCHVISION + model for model in known]))
     model = torchvision.models.get_model(architecture, weights=None, num_classes=num_classes, **kwargs)
     if pretrained:
         weights = torchvision.models.get_model_weights(architecture).DEFAULT
@@ -149,13 +149,3 @@ def _with_channels(conv: nn.Conv2d, in_chans: int) -> nn.Conv2d:
     if conv.bias is not None:
         new.bias = conv.bias
     return new
-
-
-def _raise_unknown(name: str, known: list[str]) -> None:
-    close = get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}? " if close else ""
-    raise ValueError(
-        f"unknown model {name!r}: {hint}Names are those of timm.list_models(), 'resnet20', "
-        "'resnet32', 'resnet56' and 'nin' for CIFAR, 'lenet1' and 'lenet5' for MNIST, 'torchvision:NAME' for "
-        f"torchvision's, and of those that read words {', '.join(map(repr, TEXT_MODELS))}"
-    )

@@ -80,6 +80,8 @@ class _Recurrent(Recurrent, nn.RNNBase):
         time_first = packed is None and batched and not self.batch_first
         if packed is None:
             x = x.transpose(0, 1).contiguous() if time_first else x if batched else x[None]
+            if not x.shape[1]:
+                raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         order = None if packed is None else packed.batch_sizes.tolist()
         sequences = Sequences(x.shape[0] if order is None else order[0], order)
         state = self._first_state(x, hx, sequences, packed, batched)

@@ -109,6 +109,8 @@ class QuantProduct(QuantLayer, Product):
         level = quantizer.active if type(quantizer) is LSQActivation else None
         if level is None or not torch.is_grad_enabled() or not level.ready or torch.compiler.is_compiling():
             return None
+        if not x.numel():  # no sequences: no gradient to scale by their number
+            return None
         assert isinstance(quantizer, LSQActivation)
         settling = quantizer.calibrating or (quantizer._unsure and quantizer.training)
         if settling or watched(self) or watched(quantizer) or torch.is_autocast_enabled(x.device.type):

@@ -22,11 +22,18 @@ def by_mode(metrics: Mapping[str, Any], stage: str) -> dict[str, dict[str, float
     return modes
 
 
-def print_table(modes: Mapping[str, Mapping[str, float]], title: str) -> None:
-    """Print one row per mode; accuracies and disagreement (fractions) in percent."""
-    table = Table("mode", *COLUMNS.values(), title=title)
+def print_table(modes: Mapping[str, Mapping[str, float]], title: str, classes: int) -> None:
+    """Print one row per mode; accuracies and disagreement (fractions) in percent.
+
+    Args:
+        modes: the metrics of each mode.
+        title: of the table.
+        classes: how many there are; of five or fewer the best five hold the right one always.
+    """
+    columns = {name: header for name, header in COLUMNS.items() if name != "top5" or classes > 5}
+    table = Table("mode", *columns.values(), title=title)
     for mode, values in modes.items():
-        table.add_row(mode, *(_cell(name, values.get(name)) for name in COLUMNS))
+        table.add_row(mode, *(_cell(name, values.get(name)) for name in columns))
     Console().print(table)
 
 

@@ -30,7 +30,7 @@ class Setting:
 
     def images(self) -> tuple[Tensor, Tensor]:
         """Evenly spread images ``[N, C, H, W]`` and labels ``[N]`` of the test or the validation set."""
-        self.data.prepare_data()
+        self.data.prepare_test_data() if self.test else self.data.prepare_data()
         self.data.setup("test" if self.test else "fit")
         loader = self.data.test_dataloader() if self.test else validation_loader(self.network, self.data)
         spread = torch.linspace(0, loader.size - 1, min(self.count, loader.size)).round().long()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import glob
+import io
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,31 @@ def find_images(words: Iterable[str]) -> list[Path]:
     return found
 
 
+def check_images(paths: Sequence[Path], decoded: int) -> None:
+    """``ValueError`` for the first that is no image, as far as its head says; some are decoded in full.
+
+    Args:
+        paths: of the images.
+        decoded: how many.
+    """
+    from PIL import Image
+
+    for number, path in enumerate(paths):
+        try:
+            with Image.open(path) as image:
+                if number < decoded:
+                    image.load()
+        except Exception as error:  # Pillow's readers answer damaged bytes with errors of many kinds
+            raise ValueError(f"{path} is no image that can be read ({error})") from error
+
+
 def find_texts(words: Iterable[str]) -> list[str]:
-    """Texts as they are, those in files and on standard input (``-``), one a line.
+    """Texts as they are, those in files and on standard input (``-``): one a line, or a column ``text``.
 
     Raises:
         FileNotFoundError: a name that ends in .txt and is no file.
-        ValueError: a folder, a file without texts or of something else, or a text that is empty.
+        ValueError: a folder, a file without texts or of something else, or a text that is empty; a .csv or
+            .tsv file without a column ``text``.
     """
     found: list[str] = []
     for word in words:
@@ -53,8 +74,11 @@ def find_texts(words: Iterable[str]) -> list[str]:
             content = Path(word).read_bytes()
             if b"\0" in content:
                 raise ValueError(f"{word} is no file of texts; this network reads words")
-            lines = content.decode("utf-8", errors="replace").split("\n")
-            texts = [line.strip() for line in lines if line.strip()]
+            lines = content.decode("utf-8-sig", errors="replace")
+            if word.lower().endswith((".csv", ".tsv")):
+                texts = _column_of_texts(word, lines)
+            else:
+                texts = [line.strip() for line in lines.split("\n") if line.strip()]
             if not texts:
                 raise ValueError(f"{word} holds no texts")
             found += texts
@@ -69,6 +93,17 @@ def find_texts(words: Iterable[str]) -> list[str]:
     if not found:
         raise ValueError("no text was given")
     return found
+
+
+def _column_of_texts(file: str, content: str) -> list[str]:
+    """The column ``text`` of a file with named columns, as ``data=text`` reads it."""
+    head = content.partition("\n")[0]
+    delimiter = max("\t,;", key=head.count)
+    quotes: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
+    rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, **quotes)
+    if "text" not in (rows.fieldnames or ()):
+        raise ValueError(f"{file} has no column 'text'; name it so, or give a .txt file with one text a line")
+    return [row["text"].strip() for row in rows if (row["text"] or "").strip()]
 
 
 def reads_words(info: Mapping[str, Any]) -> bool:

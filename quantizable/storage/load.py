@@ -17,6 +17,7 @@ from quantizable.nn import PerModeNorm, QuantAttention
 from quantizable.nn.added_forward import ADDITIONS
 from quantizable.nn.added_modes import ASSIGNMENTS
 from quantizable.nn.additions import RANGE, add_operands
+from quantizable.nn.float_copy import same_copy
 from quantizable.nn.module_names import names_of, replace_module
 from quantizable.nn.reading import PRODUCTS, add_products
 from quantizable.nn.recurrent import split_products
@@ -67,7 +68,7 @@ def load_qz(path: str | Path, model: nn.Module | None = None) -> QuantizableNetw
 
     Args:
         path: the file.
-        model: the float network, needed only if the file does not say how to build it.
+        model: the float network, needed only if the file does not say how to build it; a copy is used.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`read_qz`; or the integers do not fit the network.
@@ -80,8 +81,8 @@ def open_qz(path: str | Path, model: nn.Module | None = None) -> tuple[Quantizab
     about, tensors = read_qz(path)
     kind = "its own architecture" if model is None else type(model).__name__
     try:
-        if model is None:
-            model = _build(path, about["architecture"])
+        # what is given stays as it is, and may be given again
+        model = _build(path, about["architecture"]) if model is None else same_copy(model)
         network = _fill(model.eval().requires_grad_(False), about, tensors)
         network.info = about["info"]
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -13,6 +14,11 @@ from typing import Any
 from quantizable.interface.errors import nearest
 
 LONGEST = 100 << 20  # bytes of a .qz file's header; safetensors' own limit
+DTYPES = {  # safetensors' names of types, and torch's
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+}  # fmt: skip
+CHANGED = "{} was changed or damaged: its checksum does not fit; copy or export it again"
 NOT_OURS = "{} is no checkpoint of a quantizable network; float weights load with load_float_weights"
 
 
@@ -65,7 +71,7 @@ def check_network_file(path: Path) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is neither, is cut short, or is a checkpoint of float weights.
+        ValueError: it is neither, is cut short or changed, or is a checkpoint of float weights.
     """
     if path.suffix == ".qz":
         check_file(path)
@@ -126,10 +132,28 @@ def _check_header(path: Path) -> None:
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         if path.stat().st_size != 8 + length + end:
             raise ValueError("its length is not what its header says")
+        wanted, found = about.get("sha256"), _checksum(path, 8 + length, header, about)
     except (ValueError, AttributeError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is truncated or no .qz file ({error}); copy or export it again") from error
     if "quantizable" not in about:
         raise ValueError(f"{path} is no .qz file of this library: it lacks the metadata 'quantizable'")
+    if wanted is not None and found not in (None, wanted):
+        raise ValueError(CHANGED.format(path))
+
+
+def _checksum(path: Path, begin: int, header: dict[str, Any], about: dict[str, Any]) -> str | None:
+    """As ``storage.qz.checksum``; None where it would not know a type."""
+    if any(entry["dtype"] not in DTYPES for entry in header.values()):
+        return None
+    digest = hashlib.sha256(about.get("quantizable", "").encode())
+    with path.open("rb") as file:
+        for name in sorted(header):
+            entry = header[name]
+            first, last = entry["data_offsets"]
+            digest.update(f"{name} torch.{DTYPES[entry['dtype']]} {tuple(entry['shape'])}".encode())
+            file.seek(begin + first)
+            digest.update(file.read(last - first))
+    return digest.hexdigest()
 
 
 def _of_checkpoint(path: Path) -> dict[str, Any]:

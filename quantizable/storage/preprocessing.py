@@ -133,7 +133,10 @@ def read_texts(texts: Sequence[str], info: Mapping[str, Any]) -> Tensor:
 
     Raises:
         ValueError: a text without words; or the model file does not say which words it knows.
+        TypeError: no list of strings.
     """
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"texts is {texts!r:.80}; give a list of strings, as [text]")
     if not info.get("vocabulary"):
         raise ValueError("the model file does not say which words it knows: it reads no texts")
     (length,) = info["input_size"]

@@ -35,7 +35,7 @@ from quantizable.quantizers.nested import NestedWeight
 from quantizable.report.files import check_target, written_whole
 from quantizable.storage.golden import golden
 from quantizable.storage.integers import reached_range
-from quantizable.storage.network_file import check_file
+from quantizable.storage.network_file import CHANGED, check_file
 from quantizable.storage.outputs import tensors_in
 from quantizable.storage.packing import pack
 from quantizable.storage.preprocessing import preprocessing
@@ -196,7 +196,7 @@ def read_qz(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} has format version {version}, this library reads up to {FORMAT_VERSION}: update it"
         )
     if checksum(tensors, metadata[METADATA]) != metadata[CHECKSUM]:
-        raise ValueError(f"{path} was changed or damaged: its checksum does not fit; copy or export it again")
+        raise ValueError(CHANGED.format(path))
     return about, tensors
 
 

@@ -14,6 +14,7 @@ from quantizable.bits import parse_modes
 from quantizable.data.layout import check_there
 from quantizable.interface.choices import LOWEST_BITS, TEXT_MODELS
 from quantizable.interface.errors import unknown as is_unknown
+from quantizable.interface.model_names import check_model_name
 from quantizable.report.files import check_folder
 from quantizable.storage.network_file import check_checkpoint, check_network_file
 from quantizable.training.accelerator import check_gpu
@@ -91,15 +92,18 @@ def check_files(cfg: dict[str, Any]) -> None:
 
     Raises:
         OSError: no such file or folder, or the run's folder cannot be written.
-        ValueError: no checkpoint, no file of weights, or no GPU.
+        ValueError: no checkpoint, no file of weights, no GPU, or no network of that name.
     """
     check_gpu(cfg["trainer"]["accelerator"])
+    check_model_name(cfg["model"]["name"])
     check_folder(Path(cfg["output"]))
     package, _, kind = str(cfg["data"].get("_target_")).rpartition(".")
     if package == "quantizable.data":
         check_there(kind, cfg["data"])
     teacher, weights = cfg["train"]["teacher"], [cfg["model"]["weights"], cfg["train"]["teacher_weights"]]
     checkpoints = [cfg["start"], resumed(cfg), teacher if teacher and teacher.endswith(".ckpt") else None]
+    if teacher and not teacher.endswith(".ckpt"):
+        check_model_name(teacher)
     for path in checkpoints:
         if path is not None:
             check_checkpoint(Path(path))

@@ -67,6 +67,7 @@ def check_same_network(given: dict[str, Any], path: Path) -> None:
         if saved[key] != given[key]:
             raise ValueError(
                 f"{path} cannot be resumed: it was trained with {key}={saved[key]}, asked for is {given[key]}"
+                f"; give the line of that run again, which {path.with_name('config.yaml')} begins with"
             )
     if (known := saved["data"].get("vocabulary")) and known != given["data"].get("vocabulary"):
         raise ValueError(f"{path} cannot be resumed: the training texts have other words than before")

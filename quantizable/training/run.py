@@ -251,7 +251,9 @@ def execution_for(module: QuantizableClassifier, accelerator: str) -> Execution:
     """What is fastest on the machine; for recurrent networks of texts float32 (see `nn/recurrence.py`)."""
     execution = fastest_execution(accelerator)
     if isinstance(module.network.model, RecurrentText):  # bf16 took 15 to 20 % longer on AVX-512 BF16
-        return execution._replace(precision="32-true", reason="float32, in which an LSTM trains fastest")
+        return execution._replace(
+            precision="32-true", reason="float32, in which recurrent layers train fastest"
+        )
     return execution
 
 
@@ -313,9 +315,8 @@ def finish(
             {"": modes},
             f"{cfg['model']['name']}, {type(datamodule).__name__}, {stage} set",
         )
-        print_table(
-            modes, f"{folder.name}: {stage} set, best of {cfg['schedule']['epochs']} epochs, {seconds:.0f} s"
-        )
+        title = f"{folder.name}: {stage} set, best of {cfg['schedule']['epochs']} epochs, {seconds:.0f} s"
+        print_table(modes, title, datamodule.num_classes)
         print(f"kept in {folder}: best.ckpt, last.ckpt, config.yaml, results.json, modes.png")
     return results
 

@@ -14,6 +14,7 @@ from quantizable.cli import main
 from quantizable.data import Digits, Fake
 from quantizable.data.choice import check_fit, make_datamodule
 from quantizable.measure.evaluate import evaluate
+from quantizable.report.tables import print_table
 from tests.tiny import batches, trainer
 
 
@@ -57,6 +58,17 @@ def test_no_images() -> None:
     network = quantizable.quantize(torch.nn.Sequential(torch.nn.Linear(2, 2)), [2, 32])
     with pytest.raises(ValueError, match="no images"):
         evaluate(network, [], network.modes)
+
+
+def test_the_five_likeliest_of_five_classes_are_no_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    modes = {"4": {"top1": 0.5, "top5": 1.0, "loss": 1.0, "disagreement": 0.25}}
+    print_table(modes, "five classes", 5)
+    few = capsys.readouterr().out
+    print_table(modes, "six", 6)
+    assert "top-5" not in few
+    assert "100.00" not in few
+    assert "25.00" in few
+    assert "top-5 %" in capsys.readouterr().out
 
 
 def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,9 @@ def files(calibrated: Callable[..., Path], tmp_path: Path) -> Path:
     for name in ("README.md", "README.npz", "text.qz", "alone.xml"):
         (tmp_path / name).write_text("# No file of ours\n")
     (tmp_path / "cut.qz").write_bytes(SHIPPED.read_bytes()[:-1])
+    changed = bytearray(SHIPPED.read_bytes())
+    changed[-9] ^= 1
+    (tmp_path / "changed.qz").write_bytes(changed)
     save_file({"x": torch.ones(2)}, tmp_path / "other.qz")
     torch.save({"x": torch.ones(2)}, tmp_path / "float.ckpt")
     (tmp_path / "guard.json").write_text('{"low": 3, "high": 8, "threshold": 0.5}')
@@ -135,6 +138,11 @@ def files(calibrated: Callable[..., Path], tmp_path: Path) -> Path:
         ("evaluate README.md", "README.md is truncated or no checkpoint; training writes checkpoints"),
         ("evaluate text.qz", "text.qz is truncated or no .qz file"),
         ("evaluate cut.qz", "cut.qz is truncated or no .qz file (its length is not what its header says)"),
+        ("evaluate changed.qz data=fake", "changed.qz was changed or damaged: its checksum does not fit"),
+        ("predict changed.qz flat", "changed.qz was changed or damaged: its checksum does not fit"),
+        (f"predict {SHIPPED} flat", "a.png is no image that can be read"),
+        ("calibrate resnet18 flat", "a.png is no image that can be read"),
+        ("calibrate resnet18x flat", "unknown model 'resnet18x': did you mean resnet18"),
         ("evaluate other.qz", "other.qz is no .qz file of this library"),
         ("evaluate float.ckpt", "float.ckpt is no checkpoint of a quantizable network; float weights load"),
         ("predict README.md flat", "README.md is truncated or no checkpoint"),
@@ -187,7 +195,8 @@ def test_what_needs_no_network_is_refused_before_torch_is_asked(
     monkeypatch.chdir(files)
     for name in ("measure.evaluate", "report.build", "report.compare", "deploy.demo_page"):
         monkeypatch.setitem(sys.modules, f"quantizable.{name}", None)
-    for name in ("deploy.command_cost", "deploy.command_export", "deploy.command_predict"):
+    for name in ("cost", "export", "predict", "calibrate"):
+        name = f"deploy.command_{name}"
         monkeypatch.setitem(sys.modules, f"quantizable.{name}", None)
     for name in ("assess.assessment", "verify.command", "search.command"):
         monkeypatch.setitem(sys.modules, f"quantizable.{name}", None)
@@ -295,6 +304,8 @@ assert "no file of weights at x.th" in quick("train", "model.weights=x.th")
 assert "README.md is truncated or no file of weights" in quick("train", "model.weights=README.md")
 assert "quantizer=lsq is not defined at 1 bit; give 2 or more" in quick("train", "bits.modes=[1,2]")
 assert "give one, as bits.modes=[4]" in quick("train", "scheme=individual")
+assert "did you mean resnet20" in quick("train", "model.name=resnett20", "trainer=cpu")
+assert "unknown model 'torchvision:resnet18x'" in quick("train", "model.name=torchvision:resnet18x")
 assert "there is no image nothing.png" in quick("predict", SHIPPED, "nothing.png")
 assert "README.md is truncated or no checkpoint" in quick("demo", "README.md")
 assert "holds no finished run" in quick("compare", ".")

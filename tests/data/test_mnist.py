@@ -70,7 +70,7 @@ def test_the_published_test_set(tmp_path: Path) -> None:
     source = SHARED / "data" / "mnist"
     if not source.is_dir():
         pytest.skip("MNIST's test set is not there; set QUANTIZABLE_SHARED to the folder with data/mnist")
-    small_mnist(tmp_path)  # torchvision asks for the training files, too
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     for file in source.glob("t10k-*.gz"):
         (tmp_path / "MNIST" / "raw" / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
     images, labels = MNIST(tmp_path, download=False).read(train=False)
@@ -91,6 +91,10 @@ def test_lenet_trains_on_it_in_all_modes_and_is_evaluated(tmp_path: Path) -> Non
     ]  # fmt: skip
     train(config(tmp_path, *words, small=False))
     checkpoint = tmp_path / "digits" / "best.ckpt"
+    for file in (tmp_path / "data" / "MNIST" / "raw").glob("train-*"):  # the test set alone will do
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match="MNIST is missing"):
+        MNIST(tmp_path / "data", download=False).prepare_data()
     assert main(["evaluate", str(checkpoint), "--bits", "2,32", "--output", str(tmp_path / "found")]) == 0
     found = json.loads((tmp_path / "found" / "results.json").read_text())["modes"]
     assert [*found] == ["2", "32"]

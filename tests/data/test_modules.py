@@ -38,6 +38,28 @@ def test_contract_of_cifar(module, cifar_root):
     contract(module(root=cifar_root, download=False))
 
 
+@pytest.mark.parametrize(
+    ("module", "folder", "files"),
+    [
+        (CIFAR10, "cifar-10-batches-py", ["test_batch", "batches.meta"]),
+        (CIFAR100, "cifar-100-python", ["test", "meta"]),
+    ],
+)
+def test_the_test_set_alone_will_do(module, folder, files, cifar_root, tmp_path):
+    (tmp_path / folder).mkdir()
+    for file in files:
+        (tmp_path / folder / file).symlink_to(cifar_root / folder / file)
+    data = module(tmp_path, download=False)
+    data.prepare_test_data()
+    assert len(data.read(train=False)[0]) == 10_000
+    with pytest.raises(FileNotFoundError, match=f"{module.__name__} is missing"):
+        data.prepare_data()
+    (tmp_path / folder / files[0]).unlink()
+    (tmp_path / folder / files[0]).write_bytes(b"damaged")
+    with pytest.raises(FileNotFoundError, match="missing or damaged"):
+        data.prepare_test_data()
+
+
 def test_names():
     assert sorted(DATAMODULES) == sorted(
         ["digits", "cifar10", "cifar100", "svhn", "mnist", "imagenet", "folder", "samson", "fake", "text"]

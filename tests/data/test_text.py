@@ -13,6 +13,7 @@ from quantizable.data.order import train_batches
 from quantizable.data.text_files import read_texts_file
 from quantizable.data.text_loader import TextLoader
 from quantizable.data.words import PADDING, SPECIAL, UNKNOWN, encode, padded, vocabulary_of, words_of
+from quantizable.storage.preprocessing import read_texts
 from tests.tiny import SHARED
 
 SENTENCES = [
@@ -284,3 +285,29 @@ def test_sst2() -> None:
     known = ids[ids != PADDING]
     assert (known == UNKNOWN).float().mean() < 0.06
     assert len(read_texts_file(root / "uci_yelp_labelled.txt")) == 1000
+
+
+def test_numbers_that_stand_for_named_classes_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "train.csv", ["text,label", "good,pos", "bad,neg", "fine,pos", "dull,neg"])
+    write(tmp_path / "test.csv", ["text,label", "good,1", "bad,0"])
+    data = Text(tmp_path, train="train.csv", val_size=0, test="test.csv")
+    assert not caplog.text
+    assert data.texts("test")[1].tolist() == [1, 0]
+    assert "test.csv: labels that are numbers stand for classes: 0 = neg, 1 = pos" in caplog.text
+
+
+@pytest.mark.parametrize(("content", "message"), [("\n\n", "is empty"), ("\ngood,1\n", "names none")])
+def test_files_without_a_first_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "train.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_texts_file(tmp_path / "train.csv")
+
+
+def test_a_single_string_is_no_list_of_texts() -> None:
+    info = {"vocabulary": ["<pad>", "<unk>", "good"], "input_size": (4,)}
+    assert read_texts(["good film"], info).tolist() == [[2, 1, 0, 0]]
+    for wrong in ("good film", [None]):
+        with pytest.raises(TypeError, match=r"give a list of strings, as \[text\]"):
+            read_texts(wrong, info)  # type: ignore[arg-type]

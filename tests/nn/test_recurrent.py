@@ -341,3 +341,20 @@ def test_a_product_that_somebody_watches_is_called_in_mode_32_too(kind: type[nn.
         torch.testing.assert_close(one, other)
     steps = [(3, 6)] * (5 if kind is nn.LSTM else 1)
     assert seen == [(3, 5, 4) if kind is nn.LSTM else (3, 4), *steps]
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_no_sequences_and_no_steps_are_answered_as_torch_does(kind: type[nn.Module], grad: bool) -> None:
+    layer = kind(4, 3, batch_first=True)
+    net = quantize(layer, [4, 32])
+    net.calibrate([torch.randn(2, 6, 4)])
+    net.set_bits(4)
+    with torch.set_grad_enabled(grad):
+        for found, wanted in zip(
+            tensors(net(torch.zeros(0, 6, 4))), tensors(layer(torch.zeros(0, 6, 4))), strict=True
+        ):
+            assert found.shape == wanted.shape
+        for one in (layer, net):
+            with pytest.raises(RuntimeError, match="Expected sequence length to be larger than 0 in RNN"):
+                one(torch.zeros(2, 0, 4))

@@ -85,6 +85,23 @@ def test_an_unnamed_architecture_is_asked_for(make, tmp_path: Path) -> None:
         load_qz(tmp_path / "model.qz", model=timm.create_model("resnet18"))
 
 
+def test_a_given_model_stays_as_it_is(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).train()
+    network = quantizable.quantize(model, [4, 8])
+    network.calibrate([torch.randn(8, 3)])
+    save_qz(network.eval(), tmp_path / "own.qz")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for _ in range(2):  # given twice
+        loaded = load_qz(tmp_path / "own.qz", model)
+        x = torch.randn(2, 3)
+        assert torch.equal(loaded(x), network(x))
+    assert model.training
+    assert type(model[0]) is torch.nn.Linear
+    assert model[0].weight.requires_grad
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
 def damaged(path: Path, what: str) -> None:
     """Write a damaged copy of a file over it."""
     content = bytearray(path.read_bytes())

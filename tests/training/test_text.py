@@ -207,6 +207,13 @@ def test_a_command_line_names_texts_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\0\0")
     (tmp_path / "b.txt").write_text("good film\n\nbad film\n")
     assert find_texts(["a plot", str(tmp_path / "b.txt")]) == ["a plot", "good film", "bad film"]
+    (tmp_path / "c.csv").write_text('\ufefflabel;text\n1;"good; film"\n0;bad\n')
+    (tmp_path / "d.TSV").write_text('text\tlabel\na "good film\t1\n')
+    found = find_texts([str(tmp_path / "c.csv"), str(tmp_path / "d.TSV")])
+    assert found == ["good; film", "bad", 'a "good film']
+    (tmp_path / "e.csv").write_text("review\ngood\n")
+    with pytest.raises(ValueError, match="has no column 'text'"):
+        find_texts([str(tmp_path / "e.csv")])
     for word, message in ((tmp_path / "a.png", "is no file of texts"), (tmp_path, "is a folder")):
         with pytest.raises(ValueError, match=message):
             find_texts([str(word)])
