@@ -4,7 +4,8 @@
     python benchmarks/screenshots.py --report RUN... --demo model.qz --image photo.png --output docs/pictures
 
 Those in docs/pictures are of ``docs/results/cifar10_resnet20`` with the results of ``cost``, ``assess`` and
-``verify`` beside it, and of ``checkpoints/cifar10_resnet20.qz`` with the guard of ``docs/results/assess_cifar10``.
+``verify`` beside it, and of ``checkpoints/cifar10_resnet20.qz`` with the guard of
+``docs/results/assess_cifar10``.
 The browser is the Chromium of Qt WebEngine, which comes from PyPI and needs no screen. Errors of a page's own
 script and requests to other machines end this one.
 """
