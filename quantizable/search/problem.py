@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from quantizable.interface.progress import counting
 from quantizable.search.costs import Cost
 from quantizable.search.scoring import Scorer, check_objective
 from quantizable.search.space import Genome, Space
@@ -56,7 +55,6 @@ class Problem:
     seed: int = 0
     trials: dict[Genome, Trial] = field(default_factory=dict, init=False)
     scoring_seconds: float = field(default=0.0, init=False)
-    evaluated: Callable[[], None] = field(default_factory=lambda: lambda: None, init=False)  # after each
 
     def __post_init__(self) -> None:
         check_objective(self.objective)
@@ -86,7 +84,6 @@ class Problem:
             score = self.scorer(self.space.assignment(genome))
             self.scoring_seconds += time.perf_counter() - started
             self.trials[genome] = Trial(genome, self.cost_of(genome), score)
-            self.evaluated()
         return self.trials[genome]
 
     def value(self, genome: Genome) -> float:
@@ -126,7 +123,7 @@ class Outcome:
 def solve(name: str, method: Method, problem: Problem) -> Outcome:
     """Run a method until it ends or has used its evaluations, the first of which is the baseline's."""
     started = time.perf_counter()
-    with counting(name, problem.evaluations) as problem.evaluated, suppress(OutOfEvaluations):
+    with suppress(OutOfEvaluations):
         problem.evaluate(problem.baseline)  # no method leaves with nothing, or with less
         method(problem)
     own = time.perf_counter() - started - problem.scoring_seconds
