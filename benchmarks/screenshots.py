@@ -3,6 +3,9 @@
     pip install PySide6 plotly gradio
     python benchmarks/screenshots.py --report RUN... --demo model.qz --image photo.png --output docs/pictures
 
+Those in docs/pictures are of ``docs/results/cifar10_resnet20`` with the results of ``cost``, ``assess`` and
+``verify`` beside it, and of ``checkpoints/cifar10_resnet20.qz`` with the guard of
+``docs/results/assess_cifar10``.
 The browser is the Chromium of Qt WebEngine, which comes from PyPI and needs no screen. Errors of a page's own
 script and requests to other machines end this one.
 """
@@ -110,10 +113,17 @@ class Browser:
             self.wait(0.25)
         raise RuntimeError(f"this never came true: {script}")
 
-    def picture(self, path: Path, height: int | None = None) -> None:
-        """Save what is seen as PNG of 256 colors; with a height, of so much of the page."""
-        from PIL import Image
+    def picture(self, path: Path, shown: str, height: int | None = None) -> None:
+        """Save what is seen as PNG of 128 colors; with a height, of so much of the page.
 
+        The words of the element that ``shown`` selects go into the file, under the key ``words``: a test sees
+        by them that the picture is of today's page.
+        """
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        about = PngInfo()
+        about.add_itxt("words", " ".join(self.run(f"document.querySelector('{shown}').innerText").split()))
         before = self.view.size()
         if height:
             self.view.resize(QSize(before.width(), height))
@@ -122,7 +132,7 @@ class Browser:
         self.view.resize(before)
         with Image.open(path) as image:
             small = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
-        small.save(path, optimize=True)
+        small.save(path, optimize=True, pnginfo=about)
         print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
 
     def pdf(self, path: Path) -> None:
@@ -175,7 +185,7 @@ def report(runs: list[str], kept: list[str], output: Path) -> None:
                 browser.run(f"document.getElementById('to-{tab}').click(); scrollTo(0, 0)")
                 browser.wait(0.5)
                 if not kept or tab in kept:
-                    browser.picture(output / f"report-{tab}-{name}.png")
+                    browser.picture(output / f"report-{tab}-{name}.png", f"#{tab}")
                 charts = f"[...document.querySelectorAll('#{tab} .chart')]"
                 if not browser.run(
                     f"{charts}.every(c => c.querySelector('svg.main-svg') && c.clientWidth > 200)"
@@ -206,7 +216,7 @@ def demo(model: Path, guard: Path | None, image: Path, output: Path) -> None:
             browser.run(f"(() => {{ {slide} bits.dispatchEvent(new Event('input', {{bubbles: true}})); }})()")
             browser.until(f"document.querySelector('.answer .said').innerText !== {json.dumps(said)}")
             browser.wait(2)
-            browser.picture(output / f"demo-{name}.png", 1000 if name == "desktop" else 1600)
+            browser.picture(output / f"demo-{name}.png", ".answer", 1000 if name == "desktop" else 1600)
             browser.check()
             browser.close()
 

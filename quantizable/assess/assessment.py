@@ -167,10 +167,10 @@ def search_all(
         if known is not None:
             coverage = attempt(study, f"surprise coverage of {pair.name}", partial(coverage_of, pair, known))
         relations = relation_searchers(images.pixels.shape[1], coverage, args.psnr)
-        for searchers, constraint in ((pixels, near), ([*pixels, *relations], loud)):
-            for one in searchers:
-                rows = compare_searchers(pair, seeds, [one], constraint, args.budget, args.seed, print)
-                # a searcher that a pair cannot take (gradients, of integers) must not cost what was found
-                attempt(study, f"{one.name}, {pair.name}, {constraint}", partial(searched, study, rows))
-                if not study.complete:
-                    return
+        jobs = [(one, near) for one in pixels] + [(one, loud) for one in (*pixels, *relations)]
+        for one, constraint in progress(jobs, f"searching, {pair.name}"):
+            rows = compare_searchers(pair, seeds, [one], constraint, args.budget, args.seed, print)
+            # a searcher that a pair cannot take (gradients, of integers) must not cost what was found
+            attempt(study, f"{one.name}, {pair.name}, {constraint}", partial(searched, study, rows))
+            if not study.complete:
+                return

@@ -58,7 +58,7 @@ def model_card(
     if picture:
         parts.append(f"![Top-1 accuracy against bits]({picture})")
     parts += ["## Data", _data(info)]
-    parts += ["## Files", "\n".join(f"- `{name}`: {megabytes(size)}" for name, size in files.items())]
+    parts += ["## Files", "\n".join(f"- `{name}`: {file_size(size)}" for name, size in files.items())]
     parts += ["## License", _LICENSE, END]
     return "\n\n".join(parts) + "\n"
 
@@ -91,9 +91,12 @@ def words(value: Any) -> str:
     return html.escape(re.sub(r"([\\`*_\[\]|~#!:$])", r"\\\1", text), quote=False)
 
 
-def megabytes(size: float) -> str:
-    """``1.25 MB``, of 10^6 bytes."""
-    return f"{size / 1e6:.3g} MB"
+def file_size(size: float) -> str:
+    """``1.25 MB``, of 10^6 bytes; smaller and larger ones in kB, GB or bytes."""
+    for unit, bytes_of_one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= 0.9995 * bytes_of_one:  # 999 999 bytes are 1 MB, and not 1e+03 kB
+            return f"{size / bytes_of_one:.3g} {unit}"
+    return f"{size:.0f} B"
 
 
 def weight_bytes(network: QuantizableNetwork, mode: BitMode | NamedModes) -> int:
@@ -157,7 +160,7 @@ def _table(network: QuantizableNetwork, results: Results | None) -> str:
     for mode in held:
         found = measured.get(mode.name, {})
         values = [f"{100 * found[key]:.2f}" if found.get(key) is not None else "" for key in shown]
-        rows.append([mode.name, *values, megabytes(weight_bytes(network, mode))])
+        rows.append([mode.name, *values, file_size(weight_bytes(network, mode))])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return table if shown else f"{table}\n\nThe accuracies were not given."
 
@@ -166,7 +169,8 @@ def _data(info: Mapping[str, Any]) -> str:
     lines = [f"- data: {words(info['data'])}"] if info.get("data") else ["- data: not named"]
     if info.get("image_size"):
         channels, side = (words(info.get(key)) for key in ("in_chans", "image_size"))
-        lines.append(f"- images: {channels} channels, {side} x {side} pixels")
+        plural = "" if channels == "1" else "s"
+        lines.append(f"- images: {channels} channel{plural}, {side} x {side} pixels")
     if info.get("vocabulary"):
         (length,) = info["input_size"]
         lines.append(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 from quantizable import calibrate as fitting
 from quantizable.interface.lightning_package import pl
+from quantizable.interface.progress import progress
 from quantizable.nn.network_inputs import Inputs
 from quantizable.training.processes import share_quantizers
+
+BATCHES = 8
 
 
 def set_first_step_sizes(module: Any) -> None:
@@ -21,7 +25,11 @@ def set_first_step_sizes(module: Any) -> None:
     if not _waits(module):
         return
     known = len([*module.parameters()])
-    module.network.calibrate_lacking(_training_inputs(module))
+    inputs = _training_inputs(module)
+    if module.trainer.is_global_zero and module.trainer.progress_bar_callback is not None:
+        inputs = progress(inputs, "fitting the first step sizes", BATCHES)
+    with closing(inputs):  # a bar that is left open would stand above that of the training
+        module.network.calibrate_lacking(inputs, BATCHES)
     if len([*module.parameters()]) > known:  # of products that the first batch showed
         module.trainer.strategy.setup_optimizers(module.trainer)
     if module.trainer.world_size > 1:
@@ -37,7 +45,7 @@ def _waits(module: Any) -> bool:
     return any(fitting.lacking(network.model).values())
 
 
-def _training_inputs(module: Any) -> Iterator[Inputs]:
+def _training_inputs(module: Any) -> Generator[Inputs, None, None]:
     """Inputs of training batches, as steps get them: after precision, device and the user's hooks."""
     trainer, combined = module.trainer, pl.utilities.CombinedLoader
     if trainer.datamodule is not None:

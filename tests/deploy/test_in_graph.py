@@ -70,7 +70,7 @@ def test_bytes_give_the_answers_of_normalized_images(
     )
     export_onnx(network, tmp_path / "inside.onnx", bits, preprocess="in-graph")
     paths = [tmp_path / "inside.onnx"]
-    if engine == "openvino":
+    if (engine, bits) == ("openvino", 2):
         export_openvino(network, tmp_path / "inside.xml", bits, preprocess="in-graph")
         paths.append(tmp_path / "inside.xml")
     for path in paths:  # each start compares the golden samples, which are bytes, too

@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quantizable import QuantizableClassifier
 from quantizable.cli import main
 from quantizable.data import Fake
 from quantizable.interface.progress import progress
-from tests import tiny  # noqa: F401  (registers tiny_cnn)
+from tests import tiny
 
 
 class Terminal(io.StringIO):
@@ -58,6 +60,32 @@ def test_nothing_is_shown_to_a_file_or_of_a_single_item(monkeypatch: pytest.Monk
     assert list(progress("abc", "verifying")) == ["a", "b", "c"]
     assert list(progress(iter("abc"), "verifying")) == ["a", "b", "c"]
     assert file.getvalue() == ""
+
+
+def test_a_bar_within_another_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of an item: rich has room for one bar, and refuses or garbles a second."""
+    terminal = open_terminal(monkeypatch)
+    for _ in progress("ab", "searching"):
+        assert list(progress("cde", "certifying")) == ["c", "d", "e"]
+    assert "searching" in terminal.getvalue()
+    assert "certifying" not in terminal.getvalue()
+    for item in progress("ab", "searching"):
+        if item == "a":  # left early, as by an error
+            break
+    list(progress("ab", "afterwards"))
+    assert "afterwards" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_training_tells_that_it_fits_step_sizes_first(bar: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Lightning shows its bar, too."""
+    module = QuantizableClassifier("tiny_cnn", 10, [2, 32])
+    terminal = open_terminal(monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on loaders
+        tiny.trainer(max_steps=1, enable_progress_bar=bar, limit_val_batches=0).fit(module, tiny.loader(3))
+    assert ("fitting the first step sizes" in terminal.getvalue()) == bar
+    assert ("3/8" in terminal.getvalue()) == bar
 
 
 @pytest.fixture(scope="module")

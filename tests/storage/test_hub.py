@@ -17,7 +17,7 @@ import quantizable
 from quantizable import QuantizableNetwork
 from quantizable.cli import main
 from quantizable.interface.errors import mendable
-from quantizable.storage.card import BEGIN, END, merged
+from quantizable.storage.card import BEGIN, END, file_size, merged
 from quantizable.storage.checkpoint import build_described
 from quantizable.storage.load import _build
 from quantizable.storage.qz import save_qz
@@ -123,6 +123,15 @@ def test_a_second_push_keeps_what_the_owner_wrote_into_the_card(hub: Hub) -> Non
     assert hub.commits == ["Push a network of quantizable", "again"]
 
 
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (614, "614 B"), (999.6, "1 kB"), (67_600, "67.6 kB"), (999_999, "1 MB"), (1.25e6, "1.25 MB"),
+     (999_600_000, "1 GB"), (2.5e9, "2.5 GB")],
+)  # fmt: skip
+def test_sizes_have_three_digits_and_a_unit_that_fits(size: float, text: str) -> None:
+    assert file_size(size) == text
+
+
 def test_the_card_says_modes_accuracies_sizes_and_how_to_switch(tmp_path: Path, make: Make) -> None:
     network = make(bits=(2, 8, 32), first_last="mode")
     results = tmp_path / "results.json"
@@ -130,9 +139,9 @@ def test_the_card_says_modes_accuracies_sizes_and_how_to_switch(tmp_path: Path, 
     network.save_pretrained(tmp_path / "net", results)
     card = (tmp_path / "net" / "README.md").read_text()
     # 162 + 324 + 54 + 24 + 50 = 614 weights: 154 bytes at 2 bits (layer by layer: 41 + 81 + 14 + 6 + 13)
-    assert "| 2 | 50.00 |  | 0.000155 MB |" in card
-    assert "| 8 | 75.00 |  | 0.000614 MB |" in card
-    assert "| 32 | 81.25 | 100.00 | 0.00246 MB |" in card
+    assert "| 2 | 50.00 |  | 155 B |" in card
+    assert "| 8 | 75.00 |  | 614 B |" in card
+    assert "| 32 | 81.25 | 100.00 | 2.46 kB |" in card
     for words in (
         'quantizable.load("net")',
         "network.set_bits(2)",
