@@ -73,6 +73,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="what runs the networks, so that the answer holds for it: real arithmetic, float32 of torch, or "
         "the integers of the export",
     )
+    _add_effort(parser)
+    add_output(parser, "for report and certificates; default: nothing is written")
+    parser.set_defaults(run=run)
+
+
+def _add_effort(parser: argparse.ArgumentParser) -> None:
+    """How hard to try, and for how long."""
     parser.add_argument("--bounds-only", action="store_true", help="no MILP")
     parser.add_argument(
         "--branch",
@@ -87,8 +94,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         action="store_true",
         help="take the verdicts that certificates of the same question in --output hold, and ask the rest",
     )
-    add_output(parser, "for report and certificates; default: nothing is written")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -116,12 +116,12 @@ def multiplies_by_weight(layer: nn.Module) -> bool | None:
         None if it could not be tried, because it takes other inputs, say.
     """
     kind = getattr(layer, "original_class", type(layer))
-    weight = layer.weight
+    weight: Any = layer.weight
     if isinstance(layer, _ConvNd):
         spans = [d * (k - 1) + 1 for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
-        shape = [1, layer.in_channels, *spans]
+        shape = (1, layer.in_channels, *spans)
     else:
-        shape = [1, weight.shape[0] if has_inputs_first(layer) else weight.shape[1]]
+        shape = (1, weight.shape[0] if has_inputs_first(layer) else weight.shape[1])
     try:
         layer = copy.deepcopy(layer)
         weight = layer.weight

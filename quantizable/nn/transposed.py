@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 TRANSPOSITIONS = {
-    torch.t, Tensor.t, Tensor.T.__get__, Tensor.mT.__get__, torch.transpose, Tensor.transpose,
-    torch.swapaxes, Tensor.swapaxes, torch.swapdims, Tensor.swapdims, torch.permute, Tensor.permute,
+    torch.t, Tensor.t, torch.transpose, Tensor.transpose, torch.permute, Tensor.permute,
+    torch.swapaxes, Tensor.swapaxes, torch.swapdims, Tensor.swapdims,
+    Tensor.T.__get__, Tensor.mT.__get__,  # type: ignore[attr-defined]
 }  # fmt: skip
 
 

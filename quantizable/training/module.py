@@ -164,12 +164,15 @@ class MultiModeModule(NetworkModule):
     def on_fit_start(self) -> None:
         """Set the activations' step sizes from training batches, unless a checkpoint brought them.
 
-        A module that is in evaluation mode as a whole, as ``scale_batch_size(method="validate")`` leaves it,
-        is put into training mode first; Lightning does not.
+        A network that is in evaluation mode as a whole, as ``quantizable.load`` gives it, is put into
+        training mode first; Lightning does not. So is the module, as ``scale_batch_size(method="validate")``
+        leaves it. Of a network that trains in part, the other parts (frozen norms, say) stay as they are.
         """
         schedulers.require(self)
         if not any(module.training for module in self.modules()):
             self.train()
+        if not any(part.training for part in self.network.modules()):
+            self.network.train()
         self._prepare()
 
     def on_train_start(self) -> None:

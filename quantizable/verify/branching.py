@@ -145,6 +145,8 @@ class Tree:
 
     def _worst(self, reaches: list[Reach], box: Box) -> Tensor:
         """The corner of each part where the linear form of the quantity is largest."""
+        if not reaches[0].refined:  # single inputs, see is_exact
+            return box.center
         value = len(self.graphs[0].nodes)
         rows = self.weights.reshape(1, 1, 1, *self.graphs[0].shapes[-1])
         forms = [reach.upper_of(value, sign * rows) for reach, sign in zip(reaches, (-1.0, 1.0), strict=True)]

@@ -429,6 +429,24 @@ def test_a_part_that_is_left_in_evaluation_mode_stays_so() -> None:
     assert module.network.model.stem[1].training
 
 
+def test_a_network_as_load_gives_it_is_trained_unless_its_norms_were_frozen(tmp_path: Path) -> None:
+    trainer(max_steps=1).fit(first := classifier(), loader(1))
+    first.trainer.save_checkpoint(tmp_path / "one.ckpt")
+    for frozen in (False, True):
+        network = quantizable.load(tmp_path / "one.ckpt")
+        assert not any(part.training for part in network.modules())
+        if frozen:
+            network.train()
+            for norm in network.norms().values():
+                norm.eval()
+        before = {name: value.clone() for name, value in network.named_buffers() if "running_mean" in name}
+        assert before
+        trainer(max_steps=1).fit(QuantizableClassifier(network, 10), loader(1))
+        assert network.training
+        held = {name: torch.equal(before[name], network.get_buffer(name)) for name in before}
+        assert set(held.values()) == {frozen}, held
+
+
 def test_without_an_optimizer_a_fit_changes_no_weight() -> None:
     class Nothing(QuantizableClassifier):
         def configure_optimizers(self) -> Any:
