@@ -114,7 +114,7 @@ def share_grids(model: nn.Module) -> None:
     for block in model.modules():
         for name, operand in block.additions.operands.items() if isinstance(block, ResidualBlock) else ():
             if isinstance(operand, LSQAddend):
-                reader = reading_quantizer(block, block.additions.readers.get(name, ""))  # type: ignore[union-attr]
+                reader = reading_quantizer(block, block.additions.readers.get(name, ""))  # type: ignore[union-attr,operator]
                 if reader is not operand.reader:
                     operand.read_by(reader)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from functools import cache, partial
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
 from quantizable.certify.incremental import Incremental
+from quantizable.data import ImageDataModule
 from quantizable.search.budget import make_budget
 from quantizable.search.costs import (
     Cost,
@@ -96,7 +98,8 @@ def measures_of(args: argparse.Namespace, setting: Setting, images: Tensor) -> l
     if args.objective == "proved":
         return [proved_difference(setting.network, images, 0.01 if args.radius is None else args.radius)]
     if args.objective == "shifts":  # the command gives it: it is of a room above this one
-        found: Measure = args.shifts(setting.network, images, (setting.data.mean, setting.std))
+        statistics = setting.std, cast(ImageDataModule, setting.data).mean  # the first refuses words
+        found: Measure = args.shifts(setting.network, images, statistics[::-1])
         return [found]
     return []
 

@@ -69,7 +69,7 @@ class Pool:
         for _ in range(STARTS):
             shaken = ends[int(np.argmin([self.model.divergence(end) for end in ends]))].copy()
             moved = self.generator.random(layers) < 0.2
-            shaken[moved] = self.generator.integers(0, modes, int(moved.sum()))
+            shaken[moved] = self.generator.integers(0, modes, int(np.count_nonzero(moved)))
             if self.within(shaken[None])[0]:
                 ends.append(self.descend(shaken))
 
