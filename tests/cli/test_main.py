@@ -118,7 +118,7 @@ def files(calibrated: Callable[..., Path], tmp_path: Path) -> Path:
         ("verify --check nothing.json", "there is no file nothing.json"),
         (
             "search bits run/best.ckpt --cost bop",
-            "cost 'bop' is unknown; choose from bops, bytes, latency; did",
+            "cost 'bop' is unknown; choose from bops, bytes, mean_bits, weight_bits",
         ),
         ("search bits run/best.ckpt --methods luck,greedy", "method 'luck' is unknown; choose from uniform"),
         ("search bits run/best.ckpt --methods ,", "',' names no method; choose from uniform"),
@@ -176,7 +176,7 @@ def files(calibrated: Callable[..., Path], tmp_path: Path) -> Path:
         ),
         ("verify README.npz --inputs x.npy --radius 1 --eps 1", "README.npz is no .npz of numbers"),
         ("verify --check README.md", "README.md is no certificate of quantizable verify"),
-        ("search bits run/best.ckpt --cost latency", "--cost latency needs --latency-table FILE"),
+        ("search bits run/best.ckpt --cost latency", "a budget of latency needs --latency-table FILE"),
         ("search bits run/best.ckpt --cost latency --latency-table no.json", "there is no file no.json"),
         ("search certify run/best.ckpt --bits 2 --from 4", "has no mode 4"),
         ("dashboard --dry-run no/x.json", "there is no folder no to write x.json into"),

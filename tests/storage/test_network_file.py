@@ -40,12 +40,14 @@ class Harmful:
 def test_no_code_of_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     contents = {
-        "quantizable": {"modes": ["2"], "info": {}},
+        "quantizable": {"modes": ["2"], "info": {}, "quantize": {"quantizer": "lsq"}},
         "state_dict": {"x": torch.ones(2)},
         "bad": Harmful(),
     }
     torch.save(contents, "bad.ckpt")
-    assert read_about(Path("bad.ckpt")) == {"modes": ["2"], "data": {}}
+    about = read_about(Path("bad.ckpt"))
+    assert about is not None
+    assert (about["modes"], about["quantizer"]) == (["2"], "lsq")
     assert not Path("harmed").exists()
     with pytest.raises(FileExistsError):  # what a plain unpickler does, twice
         [torch.load("bad.ckpt", weights_only=False) for _ in range(2)]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy.io import savemat
@@ -47,9 +48,14 @@ def test_every_yaml_composes_and_what_it_describes_can_be_made(group: str, name:
         ("model", "timm"): ["model.name=resnet18"],
         ("data", "folder"): [f"data.root={tmp_path}"],
         ("data", "text"): ["data.train=train.tsv"],
+        ("scheme", "only"): ["scheme.sampler.modes=[4]"],
         ("data", "samson"): [f"data.file={tmp_path}/scene.mat"],
     }
     savemat(tmp_path / "scene.mat", {"Y": np.arange(5 * 800.0).reshape(5, 800), "S_GT": np.ones((20, 40, 3))})
+    if group == "search":  # of `quantizable recipe`
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            assert compose("recipe", overrides=[f"search={name}"]).search
+        return
     cfg = config(tmp_path, f"{group}={name}", *more.get((group, name), []), small=False)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     if group == "data":
@@ -57,7 +63,7 @@ def test_every_yaml_composes_and_what_it_describes_can_be_made(group: str, name:
     if group in ("scheme", "bits", "quantizer", "schedule"):
         cheap = ["model=timm", "model.name=tiny_cnn", "model.cifar_stem=false", "data=fake"]
         bits = ["bits.modes=[4]"] if name == "individual" else []
-        cfg = config(tmp_path, f"{group}={name}", *cheap, *bits, small=False)
+        cfg = config(tmp_path, f"{group}={name}", *more.get((group, name), []), *cheap, *bits, small=False)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         module = make_module(plain, instantiate(cfg.scheme), instantiate(cfg.data))
         assert module.modes
