@@ -17,8 +17,8 @@ integers    the export: sums of products of codes are exact, scale and bias are 
 ==========  ======================================================================================
 
 A sum of ``n`` products is within ``gamma(n) * sum |a_i b_i|`` of the real one (Higham 3.1), with the unit
-roundoff ``2**-24`` here. Winograd and Fourier convolutions, TF32, bfloat16 and kernels that saturate are not
-covered.
+roundoff ``2**-24`` here. Winograd and Fourier convolutions, TF32, bfloat16, kernels that saturate or round
+the bias, and residual additions of integers are not covered.
 """
 
 from __future__ import annotations
