@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -24,11 +25,13 @@ SELECTION, ESTIMATION = 0, 1  # two independent streams: one picks the class, on
 Classifier = Callable[[Tensor], Tensor]
 
 
+@lru_cache(100_000)
 def lower_bound(successes: int, trials: int, alpha: float) -> float:
     """Exact one-sided Clopper-Pearson bound: the true probability is below it with probability <= alpha."""
     return 0.0 if successes == 0 else float(beta.ppf(alpha, successes, trials - successes + 1))
 
 
+@lru_cache(100_000)
 def upper_bound(successes: int, trials: int, alpha: float) -> float:
     """Exact one-sided Clopper-Pearson bound: the true probability is above it with probability <= alpha."""
     return 1.0 if successes == trials else float(beta.ppf(1 - alpha, successes + 1, trials - successes))

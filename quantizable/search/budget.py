@@ -37,7 +37,8 @@ def make_budget(named: Mapping[str, str], space: Space, make_cost: Callable[[str
             cost = make_cost(single)
             limits.append(Limit(cost, _most(text, space, cost)))
     words = [text.strip() for text in named.values()]
-    text = words[0] if len(words) == 1 else " ".join(map("{}={}".format, named, words))
+    # two costs may have the same limit in figures; operations are meant where nothing is said
+    text = words[0] if [*named] == ["bops"] else " ".join(map("{}={}".format, named, words))
     budget = Budget(tuple(limits), text)
     space.check_budget(budget)
     return budget
