@@ -5,6 +5,7 @@
 
 ``--without-vnni`` holds OpenVINO to AVX2, whose integer kernels saturate. Rows "safe" are the path that is
 exact there: layers that can saturate run in float. They stand beside the native ones on every processor.
+"int8 residual" puts additions on integer grids at export, "residual=8" has them in training.
 
 OpenVINO's own quantization needs nncf beside the deploy extra; without it that row is left out. Networks have
 random weights, which does not change the time. Prints, per network and batch size, the median milliseconds of
@@ -62,8 +63,11 @@ def runs(name: str, batch: int, size: int, bits: list[int], threads: int, folder
     torch.manual_seed(0)
     images = torch.randn(batch, 3, size, size)
     array = images.numpy()
-    network = quantizable.quantize(timm.create_model(name), [*bits, 32]).eval()
+    model = timm.create_model(name)
+    network = quantizable.quantize(model, [*bits, 32]).eval()
     network.calibrate([images[:4]], batches=1)
+    on_grids = quantizable.quantize(model, [*bits, 32], residual=8).eval()
+    on_grids.calibrate([images[:4]], batches=1)
     models = {
         mode: onnx_model(network, mode, input_size=(3, size, size)).SerializeToString()
         for mode in [*bits, 32]
@@ -101,6 +105,8 @@ def runs(name: str, batch: int, size: int, bits: list[int], threads: int, folder
         residual = onnx_model(network, mode, input_size=(3, size, size), residual_images=images)
         run = compile_openvino(residual.SerializeToString(), threads, shape)
         found[f"openvino ours {mode}, int8 residual"] = partial(run, array)
+        trained = onnx_model(on_grids, mode, input_size=(3, size, size)).SerializeToString()
+        found[f"openvino ours {mode}, residual=8"] = partial(compile_openvino(trained, threads, shape), array)
     return found
 
 
