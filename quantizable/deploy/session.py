@@ -313,7 +313,7 @@ class Session:
         Args:
             inputs: arrays or tensors: float ``[N, C, H, W]`` of the size the network takes, normalized as in
                 training (uint8 if the file normalizes them); inputs of another kind in their own shape, ids
-                as integers. Of several inputs in the order of :attr:`signature`, or one mapping by name.
+                as integers. Several in the order of :attr:`signature`, or one mapping from names to them.
             named: inputs by name.
 
         Raises:
