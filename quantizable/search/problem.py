@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from quantizable.interface.progress import counting
 from quantizable.search.limits import Budget
 from quantizable.search.scoring import CERTIFIED, MEASURED, Scorer, check_objective, value_of
 from quantizable.search.space import Genome, Space
@@ -65,6 +66,7 @@ class Problem:
     started: float = field(default=0.0, init=False)
     scoring_seconds: float = field(default=0.0, init=False)
     looks: dict[Genome, dict[str, float]] = field(default_factory=dict, init=False)
+    evaluated: Callable[[], None] = field(default_factory=lambda: lambda: None, init=False)  # after each
 
     def __post_init__(self) -> None:
         check_objective(self.objective)
@@ -106,6 +108,7 @@ class Problem:
             score = self.scorer(self.space.assignment(genome))
             self.scoring_seconds += self.scorer.clock() - started
             self.trials[genome] = Trial(genome, self.budget.costs(self.space.layer_modes(genome)), score)
+            self.evaluated()
         return self.trials[genome]
 
     def quick(self, genome: Genome) -> float:
@@ -170,7 +173,7 @@ class Outcome:
 def solve(name: str, method: Method, problem: Problem) -> Outcome:
     """Run a method until it ends or has used its evaluations, the first of which is the baseline's."""
     problem.started = problem.scorer.clock()
-    with suppress(OutOfEvaluations):
+    with counting(name, problem.evaluations) as problem.evaluated, suppress(OutOfEvaluations):
         problem.evaluate(problem.baseline)  # no method leaves with nothing, or with less
         method(problem)
     seconds, best = problem.spent, problem.best

@@ -15,6 +15,7 @@ from quantizable import QuantizableClassifier
 from quantizable.cli import main
 from quantizable.data import Fake
 from quantizable.interface.progress import progress
+from quantizable.search.problem import Trial, solve
 from tests import tiny
 
 
@@ -74,6 +75,36 @@ def test_a_bar_within_another_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> N
             break
     list(progress("ab", "afterwards"))
     assert "afterwards" in terminal.getvalue()
+
+
+def test_a_search_counts_its_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted:
+        """Evaluates three candidates of five, then ends by itself."""
+
+        evaluations, scoring_seconds, baseline, budget = 5, 0.0, (0,), 1.0
+
+        def __init__(self) -> None:
+            self.trials: dict[Any, Any] = {}
+            self.looks: dict[Any, Any] = {}
+            self.evaluated: Callable[[], None] = lambda: None
+
+        def evaluate(self, genome: Any) -> Trial:
+            self.trials[genome] = Trial(genome, {"bops": 0.0}, {"seconds": 0.0})
+            self.evaluated()
+            return self.trials[genome]
+
+        @property
+        def best(self) -> Trial:
+            return self.trials[self.baseline]
+
+    def method(problem: Any) -> None:
+        for number in (1, 2):
+            problem.evaluate((number,))
+
+    terminal = open_terminal(monkeypatch)
+    assert len(solve("greedy", method, Counted()).trials) == 3  # type: ignore[arg-type]
+    assert "greedy" in terminal.getvalue()
+    assert "3/5" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("bar", [True, False])
