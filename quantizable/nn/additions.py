@@ -111,10 +111,10 @@ def add_operands(block: nn.Module, names: Iterable[str], make: Callable[[str], Q
 
 def share_grids(model: nn.Module) -> None:
     """Let operands share the grid of the layers that stand there now and read them, in place."""
-    for block in model.modules():
-        for name, operand in block.additions.operands.items() if isinstance(block, ResidualBlock) else ():
+    for block in [m for m in model.modules() if isinstance(m, ResidualBlock)]:
+        for name, operand in block.additions.operands.items():
             if isinstance(operand, LSQAddend):
-                reader = reading_quantizer(block, block.additions.readers.get(name, ""))  # type: ignore[union-attr,operator]
+                reader = reading_quantizer(block, block.additions.readers.get(name, ""))
                 if reader is not operand.reader:
                     operand.read_by(reader)
 
