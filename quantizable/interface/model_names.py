@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,13 +16,16 @@ REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)\(", re.MULTI
 def check_model_name(name: str) -> None:
     """``ValueError`` for a name that is in no file of timm's, torchvision's or our networks.
 
-    What lies elsewhere (``hf-hub:``, ``local-dir:``) is looked up later.
+    What lies elsewhere (``hf-hub:``, ``local-dir:``) is looked up later; a network that the user has added to
+    timm's is known to timm, which was imported for that.
     """
     source, colon, architecture = name.rpartition(":")
     if source not in ("", "torchvision") or name in TEXT_MODELS:
         return
     if not source:
         architecture = name.partition(".")[0]  # what follows says which weights
+        if "timm" in sys.modules and sys.modules["timm"].is_model(architecture):
+            return
     texts = source_texts(source)
     known = [f"{source}{colon}{found}" for text in texts for found in REGISTERED.findall(text)]
     # names that timm gave up are keys of dictionaries there

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,8 @@ def test_a_search_counts_its_evaluations(monkeypatch: pytest.MonkeyPatch) -> Non
     class Counted:
         """Evaluates three candidates of five, then ends by itself."""
 
-        evaluations, scoring_seconds, baseline, budget = 5, 0.0, (0,), 1.0
+        evaluations, baseline, budget, spent = 5, (0,), 1.0, 0.0
+        scorer = SimpleNamespace(clock=lambda: 0.0)
 
         def __init__(self) -> None:
             self.trials: dict[Any, Any] = {}
