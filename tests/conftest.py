@@ -14,7 +14,7 @@ from quantizable.training.classifier import QuantizableClassifier
 
 torch.set_num_threads(1)
 # the same examples in every run, however slow the machine is
-settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repeatable")
 
 

@@ -149,7 +149,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["test_byobnet", "test_convnext2", "test_mambaout", "test_nfnet"])
+@pytest.mark.parametrize("name", ["test_convnext2", "test_mambaout", "test_nfnet"])
 def test_families_run_on_every_engine(name: str, tmp_path: Path) -> None:
     """Small networks of timm's; further families are in test_networks.py."""
     torch.manual_seed(0)
