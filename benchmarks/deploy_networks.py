@@ -54,9 +54,10 @@ def smooth_noise(count: int, size: int) -> Tensor:
     )
 
 
-def off(got: np.ndarray, expected: np.ndarray) -> float:
-    """Mean difference of the logits in percent of their mean size: shows what a prediction can hide."""
-    return round(100 * float(np.abs(got - expected).mean() / np.abs(expected).mean()), 4)
+def off(got: np.ndarray, expected: np.ndarray) -> float | None:
+    """Mean difference of the logits in percent of their mean size; shows what a prediction can hide."""
+    size = float(np.abs(expected).mean())
+    return round(100 * float(np.abs(got - expected).mean()) / size, 4) if size else None
 
 
 def main() -> None:
