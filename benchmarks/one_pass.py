@@ -2,9 +2,9 @@
 
 python benchmarks/one_pass.py --threads 1
 
-A large tensor of activations in channels_last, and a small one, where the call itself costs most. Forward, and
-backward to the input and the step size, median milliseconds. The first call builds what it needs: compiled
-code, or the library where the cache lacks it.
+A large tensor of activations in channels_last, and a small one, where the call itself costs most. Median
+milliseconds, forward and backward (to the input and the step size). The first call builds what it needs:
+compiled code, or the library where the cache lacks it.
 """
 
 from __future__ import annotations
