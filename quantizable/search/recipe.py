@@ -25,10 +25,13 @@ FOUND, UNIFORM = "found", "uniform"
 def check_same_recipe(
     folder: Path, checkpoint: Path, recipe: Mapping[str, Any], given: Sequence[str]
 ) -> None:
-    """Write the recipe beside its results; ``ValueError`` if the folder holds those of another one."""
+    """Write the recipe beside its results; ``ValueError`` if the folder holds those of another one.
+
+    A recipe without results was refused, for a word that it has; another may have its folder.
+    """
     words = {"recipe": dict(recipe), "settings": list(given), "network": digest_network(load(checkpoint))}
     path = folder / "recipe.json"
-    if path.is_file():
+    if path.is_file() and any(file.is_file() and file != path for file in folder.rglob("*")):
         held = json.loads(path.read_text())
         for key in words:
             if held.get(key) != words[key]:

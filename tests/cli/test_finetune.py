@@ -13,6 +13,7 @@ from quantizable import load
 from quantizable.cli import main, recipe
 from quantizable.cli.finetune import settings
 from quantizable.data import Fake
+from quantizable.search.recipe import check_same_recipe
 from quantizable.storage.assignment import SavedAssignment, write_assignment
 from quantizable.storage.journal import Journal
 from quantizable.training.run_folder import AtomicCheckpointIO
@@ -37,6 +38,16 @@ def found(checkpoint: Path, tmp_path: Path) -> Path:
     path = tmp_path / "found-2.5bit.yaml"
     write_assignment(path, network, SavedAssignment(bits, norm_batches=1))
     return path
+
+
+def test_a_folder_is_kept_for_a_recipe_that_has_results(checkpoint: Path, tmp_path: Path) -> None:
+    check_same_recipe(tmp_path, checkpoint, {"bits": {"budget": "banana"}}, [])  # refused before its search
+    check_same_recipe(tmp_path, checkpoint, {"bits": {"budget": "3bit"}}, [])
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "scores.jsonl").write_text("")
+    check_same_recipe(tmp_path, checkpoint, {"bits": {"budget": "3bit"}}, [])
+    with pytest.raises(ValueError, match="holds another recipe"):
+        check_same_recipe(tmp_path, checkpoint, {"bits": {"budget": "4bit"}}, [])
 
 
 def test_found_is_trained_beside_the_modes_and_alone(checkpoint: Path, found: Path, tmp_path: Path) -> None:

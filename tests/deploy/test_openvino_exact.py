@@ -240,7 +240,7 @@ class Residual(nn.Module):
 @pytest.mark.parametrize("shape", [None, (16, 3, 8, 8)])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_residual_addition_of_layers_without_bias_keeps_both_operands(
-    bits: int, shape: tuple[int, ...] | None
+    bits: int, shape: tuple[int, ...] | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With a free batch OpenVINO's integer passes gave the shortcut alone (MobileNets with random norms)."""
     x = torch.randn(16, 3, 8, 8)
@@ -248,6 +248,8 @@ def test_a_residual_addition_of_layers_without_bias_keeps_both_operands(
     network.calibrate([x])
     with network.at_bits(bits), torch.no_grad():
         expected = network(x).numpy()
-    model = onnx_model(network, bits, input_size=(3, 8, 8)).SerializeToString()
+    with caplog.at_level("INFO"):  # as in a training
+        model = onnx_model(network, bits, input_size=(3, 8, 8)).SerializeToString()
+    assert not caplog.records, "the exporter tells each of its steps"
     off = np.abs(compile_openvino(model, 1, shape)(x.numpy()) - expected)
     assert np.median(off.max(1)) < 1e-5 * np.abs(expected).max()  # but for a code at a tie
