@@ -136,7 +136,7 @@ def _shares(
     bounds: tuple[int | Tensor, int | Tensor],
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The gradient of ``x``, and what is summed for those of scale and zero point, if they are wanted."""
+    """``kernels.loops.fake_quantize_gradients`` in torch's operations, where no loop fits."""
     grad_x = _clamp_gradient(grad, x, scale, zero_point, *bounds)
     share = None
     if wanted[0]:
@@ -179,10 +179,10 @@ class _FakeQuantize(torch.autograd.Function):
         scale = scale.clamp_min(SMALLEST_SCALE)  # once more, for gradients of gradients
         low, high, factor = ctx.constants
         wanted = ctx.needs_input_grad[1], zero_point is not None and ctx.needs_input_grad[2]
-        found = None
-        if not torch.is_grad_enabled():  # the gradient of a gradient needs a graph
-            found = loops.fake_quantize_gradients(grad, x, out, scale, zero_point, (low, high), wanted)
-        grad_x, share, zero_share = found or _shares(grad, x, out, scale, zero_point, (low, high), wanted)
+        asked = grad, x, out, scale, zero_point, (low, high), wanted
+        # the gradient of a gradient needs a graph
+        found = None if torch.is_grad_enabled() else loops.fake_quantize_gradients(*asked)
+        grad_x, share, zero_share = found or _shares(*asked)
         grad_scale = grad_zero = None
         if share is not None:
             grad_scale = _sum_to(share, scale)

@@ -1,4 +1,8 @@
-"""Formulas of single quantizers in loops; the formulas in torch's operations are with the quantizers."""
+"""Formulas of single quantizers in loops; the formulas in torch's operations are with the quantizers.
+
+Each is a :class:`quantizable.kernels.one_pass.Loops`. The tensor ``x`` has any shape and fits ``loops_for``;
+gradients have its shape and type. What is not named otherwise is float32 and a scalar.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,10 @@ from quantizable.kernels.loops import HALF, alike, loops_for, pointers, rows_and
 
 
 class Clip(NamedTuple):
-    """``round(clipped / scale) * scale`` of activations, of ``x`` and the largest value, a scalar.
+    """``round(clipped / scale) * scale`` of activations ``x`` and the largest value ``top``, a scalar.
+
+    DoReFa-Net eq. 11 (Zhou et al. 2016, arXiv:1606.06160); PACT (Choi et al. 2018, arXiv:1805.06085) learns
+    ``top``.
 
     Attributes:
         low, high: smallest and largest code.
@@ -55,6 +62,9 @@ class Clip(NamedTuple):
 
 class Unit(NamedTuple):
     """Codes of weights squeezed into [0, 1], less a zero point, times a scale.
+
+    DoReFa-Net eq. 9 (Zhou et al. 2016, arXiv:1606.06160) and the roundings of SAT (arXiv:1912.10207) and
+    AdaBits (arXiv:1912.09666).
 
     Attributes:
         steps: what the unit is multiplied with before it is rounded.
@@ -110,6 +120,9 @@ def clamp_passes_its_bounds() -> bool:
 
 class Nested(NamedTuple):
     """Codes of the highest width rounded to those of a lower one, of a weight and its scale.
+
+    The scale, a step of the highest width, is a scalar or ``[C, 1, ...]``. From Double Rounding (Huang et
+    al. 2025, arXiv:2502.01199).
 
     Attributes:
         shift: step of the lower width in those of the highest.

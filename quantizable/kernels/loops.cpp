@@ -55,6 +55,7 @@ static inline float sign(float x) { return float((0.f < x) - (x < 0.f)); }
 
 extern "C" {
 int one_rounding = 1;  // 1: torch's kernels round a product and a sum once, as its compiler contracted them; 0: twice
+int lanes_of_torch = 16;  // numbers in a vector of torch's kernels
 }
 static inline float add_product(bool fused, float x, float a, float b) {  // x + a b
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -98,9 +99,7 @@ template <int WIDTH, class Value> static float summed(i64 from, i64 to, Value va
   for (int i = 0; i < lanes; i++) total += sums[0][i];
   return total;
 }
-extern "C" {
-int lanes_of_torch = 16;  // numbers in a vector of its kernels
-}
+
 // The sum of value(0) to value(n - 1) in the parts that torch gives its threads, one number of `parts` each.
 template <class Value> static void sum_parts(float* parts, i64 n, int threads, Value value) {
   const i64 grain = 32768, most = (n + grain - 1) / grain;
@@ -171,10 +170,7 @@ void fake_quantize_gradients(int half, const void* grad_, const void* x_, const 
         return (code > low) & (code < high);
       };
       if (!share) {
-        EACH_NUMBER {
-          const float g = read(grad[i]);
-          write(grad_x[i], where(passes(read(x[i])), g));
-        }
+        EACH_NUMBER write(grad_x[i], where(passes(read(x[i])), read(grad[i])));
       } else if (!out) {
         EACH_NUMBER {
           const float value = read(x[i]), g = read(grad[i]), passed = where(passes(value), g);
@@ -198,19 +194,12 @@ void fake_quantize_gradients(int half, const void* grad_, const void* x_, const 
 // The same of float32 with one scale, where x itself is compared; parts gets the sums of share (see sum_parts).
 void fake_quantize_gradients_summed(const float* grad, const float* x, const float* out, float* grad_x, float* parts,
                                     i64 n, float low, float high, int threads) {
+  auto pass = [=](i64 i) { return grad_x[i] = where((x[i] > low) & (x[i] < high), grad[i]); };
   if (out) {
     const bool fused = one_rounding;
-    sum_parts(parts, n, threads, [=](i64 i) {
-      const float passed = where((x[i] > low) & (x[i] < high), grad[i]);
-      grad_x[i] = passed;
-      return add_product(fused, grad[i] * out[i], -passed, x[i]);
-    });
+    sum_parts(parts, n, threads, [=](i64 i) { return add_product(fused, grad[i] * out[i], -pass(i), x[i]); });
   } else {
-    sum_parts(parts, n, threads, [=](i64 i) {
-      const float passed = where((x[i] > low) & (x[i] < high), grad[i]);
-      grad_x[i] = passed;
-      return passed * x[i];
-    });
+    sum_parts(parts, n, threads, [=](i64 i) { return pass(i) * x[i]; });
   }
 }
 
@@ -266,9 +255,8 @@ void unit_codes(const float* tanh, float* codes, i64 n, float twice, float steps
   in_blocks(1, n, threads, [=](i64, i64 from, i64 to) {
     if (floor) {
       EACH_NUMBER {
-        float code = std::floor((tanh[i] / twice + 0.5f) * steps);
-        code = code > high ? high : code;
-        codes[i] = code;
+        const float code = std::floor((tanh[i] / twice + 0.5f) * steps);
+        codes[i] = code > high ? high : code;
       }
     } else {
       EACH_NUMBER codes[i] = std::rint((tanh[i] / twice + 0.5f) * steps);

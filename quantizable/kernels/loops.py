@@ -90,12 +90,19 @@ def _tried(found: CDLL, fused: int) -> bool:
 
 
 def pointers(*tensors: Tensor | None) -> list[int | None]:
-    """Where the numbers of each are; whoever asks keeps the tensors until the loop is over."""
+    """The address of each tensor's numbers, None for None; keep the tensors until the loop is over."""
     return [None if x is None else x.data_ptr() for x in tensors]
 
 
 def loops_for(x: Tensor) -> CDLL | None:
-    """The library, if the loops can run over ``x``: numbers that lie in memory one behind the other."""
+    """The library, if the loops can run over ``x``; None: torch's operations have to.
+
+    Args:
+        x: any shape, float32 or bfloat16, on the CPU; its numbers lie in memory one behind the other.
+
+    Raises:
+        ValueError: as :func:`quantizable.kernels.library.library`.
+    """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
     if type(x) not in (Tensor, nn.Parameter) or x.dtype not in HALF or not x.is_cpu or not x.numel():
@@ -109,14 +116,19 @@ def loops_for(x: Tensor) -> CDLL | None:
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """True for images and volumes that lie in memory with the channels innermost."""
+    """True for ``[N, C, H, W]`` and ``[N, C, D, H, W]`` that lie in memory with the channels innermost."""
     return (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)) or (
         x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
     )
 
 
 def alike(x: Tensor, *others: Tensor | None) -> bool:
-    """True if the others have shape, type and order in memory of ``x``, which the loops can run over."""
+    """True if the others have shape, type and order in memory of ``x``; None counts as alike.
+
+    Args:
+        x: any shape; :func:`loops_for` has the library for it.
+        others: what a loop reads beside it, as a gradient.
+    """
     return all(
         other is None
         or (
@@ -131,7 +143,16 @@ def alike(x: Tensor, *others: Tensor | None) -> bool:
 
 
 def rows_and_length(x: Tensor, *grids: Tensor | None) -> tuple[int, int] | None:
-    """Rows of ``x`` with one number of each grid, and their length; None: they do not lie so in memory."""
+    """How many rows of ``x`` have a number of each grid to themselves, and the length of a row.
+
+    Args:
+        x: any shape, one behind the other in memory.
+        grids: step sizes and zero points: one number for all of ``x``, or ``[C, 1, ...]`` for its C rows,
+            with as many axes as ``x``. None stands for no such grid.
+
+    Returns:
+        None if the grids are no float32, or the numbers of a row do not lie together in memory.
+    """
     rows = None
     for grid in grids:
         if grid is None:
@@ -153,7 +174,17 @@ def rows_and_length(x: Tensor, *grids: Tensor | None) -> tuple[int, int] | None:
 def fake_quantize(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, low: int | Tensor, high: int | Tensor
 ) -> Tensor | None:
-    """Forward of ``functional.fake_quantize``."""
+    """Forward of ``functional.fake_quantize``.
+
+    Args:
+        x: any shape; the result has its shape, type and order in memory.
+        scale: step size, float32, a scalar or one per row as ``[C, 1, ...]``; at least 1e-9.
+        zero_point: real code of the value 0, as ``scale``; None: 0.
+        low, high: smallest and largest code; tensors, as of a compiled graph, are left to torch.
+
+    Returns:
+        None where no loop fits.
+    """
     found = loops_for(x)
     rows = rows_and_length(x, scale, zero_point) if found and isinstance(low, int) else None
     if found is None or rows is None:
@@ -185,12 +216,16 @@ def fake_quantize_gradients(
     Of a single scale in float32 it is the sum itself, where the library adds in torch's order.
 
     Args:
-        grad: gradient of the result.
-        x: the input.
+        grad: gradient of the result, of its shape and type.
+        x: the input, any shape.
         out: the result, or None if it has no share in the gradient of the scale.
-        scale, zero_point: as in the forward pass.
+        scale, zero_point: as in :func:`fake_quantize`.
         bounds: smallest and largest code.
         wanted: whether there is a gradient of the scale, and one of the zero point.
+
+    Returns:
+        The gradient of ``x``; for scale and zero point a tensor of the shape of ``x`` (or the sum, a scalar),
+        None if it is not wanted. None in place of all three where no loop fits.
     """
     found = loops_for(x)
     rows = rows_and_length(x, scale, zero_point) if found and isinstance(bounds[0], int) else None

@@ -10,16 +10,19 @@ from torch import Tensor
 
 
 class Loops(Protocol):
-    """A formula in loops."""
+    """A formula in loops: tensors of any shape that lie in memory one behind the other, and scalars."""
 
     @property
     def values(self) -> Callable[..., tuple[Tensor, ...]]:
-        """The result, and what else the gradients need."""
+        """The result, of the first input's shape and type, and what else the gradients need."""
         ...
 
     @property
     def gradients(self) -> Callable[..., tuple[Tensor | None, ...] | None]:
-        """One for each input, from the result's, the inputs and what `values` added; None: no loop fits."""
+        """One for each input, of its shape, from the result's, the inputs and what ``values`` added.
+
+        None in place of all: no loop fits.
+        """
         ...
 
 
@@ -53,6 +56,9 @@ def one_pass(loops: Loops, operations: Callable[..., Tensor], *inputs: Tensor) -
         loops: the formula in loops; they fit the inputs.
         operations: the formula in torch's operations, for gradients that no loop gives: of gradients, or of
             a result whose gradient lies in memory in another order.
-        inputs: tensors that the formula is differentiated by.
+        inputs: tensors that the formula is differentiated by; the first may have any shape.
+
+    Returns:
+        A tensor of the first input's shape, type and order in memory.
     """
     return _OnePass.apply(loops, operations, *inputs)

@@ -94,15 +94,17 @@ class AddedModes(ModelAttributes):
     @property
     def assignments(self) -> dict[str, NamedModes]:
         """The assignments that it holds, by name."""
-        named = self.config.get(ASSIGNMENTS, {})
-        return {name: NamedModes(name, self._switchable, self.modes[-1], own) for name, own in named.items()}
+        return {name: self._assignment_of(name) for name in self.config.get(ASSIGNMENTS, {})}
 
     def check_held(self, mode: ModeLike) -> BitMode | NamedModes:
         """A mode or, by its name, an assignment, if the network holds it; else ``ValueError``."""
         named = self.config.get(ASSIGNMENTS, {})
         if isinstance(mode, str) and mode in named:
-            return NamedModes(mode, self._switchable, self.modes[-1], named[mode])
+            return self._assignment_of(mode)
         return held(self.modes, mode, named)
+
+    def _assignment_of(self, name: str) -> NamedModes:
+        return NamedModes(name, self._switchable, self.modes[-1], self.config[ASSIGNMENTS][name])
 
     def _layers_and_norms(self) -> tuple[dict[str, Any], dict[str, PerModeNorm]]:
         layers = {n: m for n, m in self._switchable.items() if not isinstance(m, PerModeNorm)}

@@ -51,14 +51,14 @@ class DoReFaWeight(Quantizer):
         super().__init__(bits)
 
     def unit_codes(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """``u n`` before and after rounding."""
-        high = level.bounds()[1]
-        before = tanh_unit(x) * high
-        return before, torch.round(before)
+        """Codes before and after rounding, float32, shape of ``x``; :meth:`unit_steps` says how."""
+        steps, floor = self.unit_steps(level)
+        before = tanh_unit(x) * steps
+        return before, torch.floor(before).clamp(max=level.bounds()[1]) if floor else torch.round(before)
 
-    def unit_steps(self, level: Level) -> tuple[float, bool]:
-        """What :meth:`unit_codes` multiplies the unit with, and whether it rounds down."""
-        return level.quant_max, False
+    def unit_steps(self, level: Level) -> tuple[int | Tensor, bool]:
+        """What the unit is multiplied with, and whether the product is rounded down, to ``n`` at most."""
+        return level.bounds()[1], False
 
     def grid(self, x: Tensor, level: Level, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scale and zero point, scalars; ``codes``: those of ``x``, if they are known."""
@@ -77,10 +77,12 @@ class DoReFaWeight(Quantizer):
 
     def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
         operations = partial(self._unit_quantize, level=level)
-        if (level.binary and self.binary_gradient_skips_tanh) or not loops_for(x):
+        steps, floor = self.unit_steps(level)
+        skips = level.binary and self.binary_gradient_skips_tanh
+        if skips or not isinstance(steps, int) or not loops_for(x):
             return operations(x)
         grid = partial(self._grid_of_codes, level=level)
-        return one_pass(Unit(*self.unit_steps(level), level.quant_max, grid), operations, x)
+        return one_pass(Unit(steps, floor, level.quant_max, grid), operations, x)
 
     def _grid_of_codes(self, x: Tensor, codes: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         return self.grid(x, level, codes)

@@ -115,11 +115,10 @@ class NestedWeight(Quantizer):
     def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
         # LSQ sec. 2.2 for the level's own step size, shift * s: a gradient of s is `shift` times its gradient
         # and has to move something `shift` times as small
-        high = level.bounds()[1]
-        factor = at_the_weights_rate((x.numel() / self.scale.numel() * high) ** -0.5, high)
-        scale = scale_gradient(self.scale, factor / self._shift(level) ** 2).clamp_min(SMALLEST_SCALE)
-        operations = partial(self._nested_quantize, level=level)
         shift, (low, high) = self._shift(level), level.bounds()
+        factor = at_the_weights_rate((x.numel() / self.scale.numel() * high) ** -0.5, high)
+        scale = scale_gradient(self.scale, factor / shift**2).clamp_min(SMALLEST_SCALE)
+        operations = partial(self._nested_quantize, level=level)
         if isinstance(low, int) and isinstance(high, int) and loops_for(x) and rows_and_length(x, scale):
             loops = Nested(float(shift), *int_range(self.highest, signed=True), low, high)
             return one_pass(loops, operations, x, scale)

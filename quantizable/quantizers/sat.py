@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from quantizable.quantizers.base import Level
-from quantizable.quantizers.dorefa import DoReFaWeight, tanh_unit
+from quantizable.quantizers.dorefa import DoReFaWeight
 
 ROUNDINGS = ("original", "modified", "centered")
 
@@ -48,15 +48,9 @@ class SATWeight(DoReFaWeight):
         self.fan_out = weight.numel() // weight.shape[1]
         super().__init__(weight, bits, axis)
 
-    def unit_codes(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        if self.rounding == "original":
-            return super().unit_codes(x, level)
-        high = level.bounds()[1]
-        before = tanh_unit(x) * (high + 1)
-        return before, torch.floor(before).clamp(max=high)
-
-    def unit_steps(self, level: Level) -> tuple[float, bool]:
-        return (level.quant_max, False) if self.rounding == "original" else (level.quant_max + 1, True)
+    def unit_steps(self, level: Level) -> tuple[int | Tensor, bool]:
+        steps, floor = super().unit_steps(level)
+        return (steps, floor) if self.rounding == "original" else (steps + 1, True)
 
     def grid(self, x: Tensor, level: Level, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         high = torch.as_tensor(level.bounds()[1], dtype=torch.float32, device=x.device)
