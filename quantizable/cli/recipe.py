@@ -11,10 +11,10 @@ from quantizable.cli.arguments import Parser, check_data
 from quantizable.cli.finetune import plain, quoted, settings
 from quantizable.cli.train import explained
 from quantizable.cli.train import run as train
+from quantizable.interface.choices import FOUND, UNIFORM
 from quantizable.storage.network_file import check_checkpoint, read_about
 
 TEXT = "search bits per layer, fine-tune what was found, export it; the same words go on after a kill"
-FOUND, UNIFORM = "found", "uniform"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

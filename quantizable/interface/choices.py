@@ -27,6 +27,7 @@ PREPROCESS = ("outside", "in-graph")  # who normalizes an image
 METHODS = ("uniform", "greedy", "integer", "fisher", "evolution", "reinforcement")
 OBJECTIVES = ("accuracy", "agreement", "kl", "acr", "certified", "shifts", "proved")
 COSTS = ("bops", "bytes", "mean_bits", "weight_bits", "activation_bits", "latency")
+FOUND, UNIFORM = "found", "uniform"  # the assignments of a recipe: what a search chose, the line to beat
 LOWEST_BITS = {  # quantizer=NAME: the smallest bit-width that it defines
     "lsq": 2,
     "lsq_plus": 2,

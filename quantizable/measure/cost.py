@@ -87,9 +87,8 @@ def layer_costs(
             network's ``info`` says.
         modes: modes, and names of assignments that it holds; by default all of both.
     """
-    held = network.assignments
-    asked: list[ModeLike] = [*held, *network.modes] if modes is None else [*modes]
-    uniform = {mode: network.check_mode(mode) for mode in asked if mode not in held}
+    asked: list[ModeLike] = [*network.assignments, *network.modes] if modes is None else [*modes]
+    asked_for = [network.check_held(mode) for mode in asked]
     device = next((one.device for one in network.parameters()), torch.device("cpu"))
     macs, calls, _ = count_macs(network, example_inputs(network, 1, input_size).to(device))
     parts = dict(network.model.named_modules())
@@ -98,12 +97,9 @@ def layer_costs(
     additions = network.additions()
     names = [*layers, *products, *additions]
     rows = []
-    for asked_for in asked:
-        if asked_for in uniform:
-            mode, own = uniform[asked_for].name, dict.fromkeys(names, uniform[asked_for])
-        else:
-            mode, own = str(asked_for), held[str(asked_for)]  # type: ignore[assignment]
-        of = {name: own.get(name, FLOAT) for name in names}
+    for held in asked_for:
+        mode = held.name
+        of = {n: held if isinstance(held, BitMode) else BitMode.parse(held.get(n, FLOAT)) for n in names}
         rows += [_weighted(mode, of[n], n, part, macs.get(n, 0), calls[n]) for n, part in layers.items()]
         rows += [_product(mode, of[n], n, parts.get(n), macs[n], calls.get(n, [])) for n in products]
         rows += [_sum(mode, of[n], n, part, calls[n]) for n, part in additions.items()]

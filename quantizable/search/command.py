@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 from functools import cache, partial
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor
 
 from quantizable.certify.incremental import Incremental
-from quantizable.data import ImageDataModule
 from quantizable.search.budget import make_budget
 from quantizable.search.costs import (
     Cost,
@@ -98,8 +96,7 @@ def measures_of(args: argparse.Namespace, setting: Setting, images: Tensor) -> l
     if args.objective == "proved":
         return [proved_difference(setting.network, images, 0.01 if args.radius is None else args.radius)]
     if args.objective == "shifts":  # the command gives it: it is of a room above this one
-        statistics = setting.std, cast(ImageDataModule, setting.data).mean  # the first refuses words
-        found: Measure = args.shifts(setting.network, images, statistics[::-1])
+        found: Measure = args.shifts(setting.network, images, setting.statistics)
         return [found]
     return []
 

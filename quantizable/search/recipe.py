@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from quantizable.interface.choices import FOUND, UNIFORM
 from quantizable.measure.cost import LayerCost, layer_costs, mode_costs
 from quantizable.report.files import make_folder, write_json, write_text
 from quantizable.report.plots import save_figure
@@ -18,8 +19,6 @@ from quantizable.search.scoring import value_of
 from quantizable.storage.digests import digest_network
 from quantizable.storage.load import load
 from quantizable.training.run_names import numbered
-
-FOUND, UNIFORM = "found", "uniform"
 
 
 def check_same_recipe(

@@ -50,11 +50,16 @@ class Setting:
         return example_inputs(self.network, 1)
 
     @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the images, per channel; ``ValueError`` for words."""
+        if not isinstance(self.data, ImageDataModule):
+            raise ValueError("this adds noise to images or shifts them, and this network reads words")
+        return tuple(self.data.mean), tuple(self.data.std)
+
+    @property
     def std(self) -> tuple[float, ...]:
         """Of the images, per channel; ``ValueError`` for words, to which no noise is added."""
-        if not isinstance(self.data, ImageDataModule):
-            raise ValueError("randomized smoothing adds noise to images, and this network reads words")
-        return tuple(self.data.std)
+        return self.statistics[1]
 
     def training_inputs(self, batches: int, noise: float = 0.0) -> list[Tensor]:
         """The first training batches of the data module's seed, with Gaussian noise of that sigma."""
