@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from quantizable.interface.damage import check_entries
 from quantizable.nn.state_dict import without_prefix
 
 WRAPPERS = ("state_dict", "model")  # keys under which training programs keep the state dict
@@ -100,6 +101,7 @@ def _state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
 def _read(file: Path) -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"no file of weights at {file}")
+    check_entries(file)
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+from quantizable.interface.damage import check_entries
 from quantizable.interface.errors import nearest
 
 LONGEST = 100 << 20  # bytes of a .qz file's header; safetensors' own limit
@@ -52,7 +53,7 @@ def check_checkpoint(path: Path) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a ``.qz`` file, or bytes that ``torch.save`` did not write.
+        ValueError: a ``.qz`` file, bytes that ``torch.save`` did not write, or that were changed since.
     """
     check_file(path)
     if path.suffix == ".qz":
@@ -61,6 +62,7 @@ def check_checkpoint(path: Path) -> None:
         pickled = file.read(1) == pickle.PROTO
     if not pickled and not _pickles_in(path):
         raise ValueError(f"{path} is truncated or no checkpoint; training writes checkpoints/<run>/best.ckpt")
+    check_entries(path)
 
 
 def check_network_file(path: Path) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from quantizable.bits import BitMode, ModeLike
 from quantizable.calibrate import Forward, Run, check_calibrated, first_runs
+from quantizable.interface.damage import check_entries
 from quantizable.interface.progress import progress
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.blocks import named_blocks
@@ -181,6 +182,7 @@ class Kept:
         self.state: dict[str, Any] | None = None
         if not self.path.exists():
             return
+        check_entries(self.path)
         try:
             held = torch.load(self.path, map_location="cpu", weights_only=True)
             self.state, before = held["steps"], held["settings"]

@@ -99,6 +99,17 @@ def test_truncated_files(suffix, keep, state, model, tmp_path):
         load_float_weights(model, file)
 
 
+def test_a_changed_byte_of_a_tensor(state, model, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(state, path)
+    tensor = max(state.values(), key=torch.Tensor.numel).numpy().tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(tensor) + len(tensor) // 2] ^= 0x40
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="a checksum in it does not fit"):
+        load_float_weights(model, path)
+
+
 def test_files_that_are_no_weights(model, tmp_path):
     (tmp_path / "text.pt").write_text("hello world")
     with pytest.raises(ValueError, match="no file of weights"):

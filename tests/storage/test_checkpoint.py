@@ -128,6 +128,23 @@ def test_truncated(path: Path, share: float) -> None:
         quantizable.load(path)
 
 
+def with_a_flipped_bit(path: Path) -> None:
+    """Change one bit in the middle of the largest tensor of a file of ``torch.save``."""
+    with zipfile.ZipFile(path) as archive:
+        largest = max((i for i in archive.infolist() if "/data/" in i.filename), key=lambda i: i.file_size)
+        bits = bytearray(path.read_bytes())
+        tensor = archive.read(largest)
+    bits[bits.index(tensor) + len(tensor) // 2] ^= 0x40
+    path.write_bytes(bits)
+
+
+def test_a_flipped_bit_of_a_tensor_is_refused(path: Path) -> None:
+    with_a_flipped_bit(path)
+    torch.load(path, weights_only=True)  # torch does not notice
+    with pytest.raises(ValueError, match="was changed or damaged: a checksum in it does not fit"):
+        quantizable.load(path)
+
+
 def test_noise_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "x.ckpt").write_bytes(b"banana" * 100)
     with pytest.raises(ValueError, match="is truncated or no checkpoint"):
