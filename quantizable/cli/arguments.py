@@ -135,14 +135,17 @@ def check_data(words: Sequence[str], trained: dict[str, Any]) -> None:
 
     Args:
         words: ``data=NAME data.KEY=VALUE``; what is wrong with their form is said later.
-        trained: ``{"data": NAME}`` of training.
+        trained: ``{"data": NAME, "class_names": NAMES}`` of training.
     """
     pairs = [word.partition("=")[::2] for word in words]
     name = next((value for key, value in pairs if key == "data"), trained.get("data"))
     if any(key == "data" for key, _ in pairs) and name not in DATA:
         raise ValueError(unknown("data set", name, DATA))
     if name in DATA:
-        given = {key.removeprefix("data."): value for key, value in pairs if key.startswith("data.")}
+        own = [(key.removeprefix("data."), value) for key, value in pairs if key.startswith("data.")]
+        given: dict[str, Any] = dict(own)
+        if name == trained.get("data"):  # the test set can be read by the names that the network knows
+            given.setdefault("class_names", trained.get("class_names"))
         check_there(DATA[name], given)
 
 

@@ -57,6 +57,8 @@ def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> DataMod
             known |= {key: trained[key] for key in ("vocabulary", "class_names")}
             known["max_length"] = trained["input_size"][0]
         known |= trained.get("settings") or {}  # with these the same images are held out
+        if trained.get("class_names") and "class_names" in takes:
+            known["class_names"] = trained["class_names"]
     asked = OmegaConf.from_dotlist([w.removeprefix("data.") for w in words if w.startswith("data.")])
     options: Any = {key: value for key, value in known.items() if key in takes} | dict(asked)
     try:

@@ -1,5 +1,6 @@
 """Folders of image files, ImageNet among them."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class Folder(ImageDataModule):
             the random resized crop of ImageNet training and part of all that follow.
         crop_fraction: share of the shorter side that the central crop of evaluation keeps.
         verify: decode every image once before training, so that corrupt ones show at once.
+        class_names: the names of the classes, by label, as a checkpoint knows them: the test set can then be
+            read without train/. None: the folders of train/, sorted.
 
     The other arguments are those of `ImageDataModule`.
     """
@@ -62,10 +65,13 @@ class Folder(ImageDataModule):
         augment: str = "crop_flip",
         crop_fraction: float = 0.875,
         verify: bool = True,
+        class_names: Sequence[str] | None = None,
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, val_size, augment, seed, split_seed)
+        if class_names is not None:
+            self.class_names = tuple(map(str, class_names))
         if augment not in AUGMENTATIONS:
             raise ValueError(
                 f"augment={augment!r} is not available here; choose from {', '.join(AUGMENTATIONS)}"
@@ -81,12 +87,12 @@ class Folder(ImageDataModule):
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The folders of train/, sorted; a label is a position in this list."""
+        """Those given, else the folders of train/, sorted; a label is a position in this list."""
         return class_folders(self.root, self.name, self.how)
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
-        """Number of folders in train/."""
+        """Number of classes."""
         return len(self.class_names)
 
     @cached_property
@@ -97,16 +103,24 @@ class Folder(ImageDataModule):
             FileNotFoundError: no training images, or neither val/ nor test/.
             ValueError: val/ or test/ have classes other than those of train/.
         """
+        class_folders(self.root, self.name, self.how)  # raises where train/ is missing
         found = {"train": self._list("train")}
         found |= {part: self._list(part) for part in ("val", "test") if self._has(part)}
         check_tested(self.root)
         if len(found) == 2:  # train/ and one other, which is what is tested on
             train, val = split(len(found["train"]), self.val_size, self.split_seed)
             everything = found["train"]
-            found["test"] = found.get("test", found.get("val", []))
+            found["test"] = self.test_samples
             found["train"] = [everything[i] for i in train.tolist()]
             found["val"] = [everything[i] for i in val.tolist()]
         return found
+
+    @cached_property
+    def test_samples(self) -> list[Sample]:
+        """(file, label) of the images to test on; errors as of `samples`."""
+        _ = self.class_names  # what is wrong with train/ is said first
+        check_tested(self.root)
+        return self._list("test" if self._has("test") else "val")
 
     def prepare_data(self) -> None:
         """List the images and, with `verify`, decode each once.
@@ -119,17 +133,22 @@ class Folder(ImageDataModule):
         if self.verify:
             verify_images([sample for part in samples.values() for sample in part])
 
+    def prepare_test_data(self) -> None:
+        """As `prepare_data`, for the test set alone; train/ is not needed where `class_names` was given."""
+        if self.verify:
+            verify_images(self.test_samples)
+
     def train_dataloader(self) -> FileLoader:
         """Shuffled and augmented training batches."""
-        return self._loader("train")
+        return self._loader(self.samples["train"], train=True)
 
     def val_dataloader(self) -> FileLoader | list[FileLoader]:  # type: ignore[override]
         """The validation images, cut centrally; an empty list where `val_size` is 0."""
-        return self._loader("val") if self.samples["val"] else []
+        return self._loader(self.samples["val"], train=False) if self.samples["val"] else []
 
     def test_dataloader(self) -> FileLoader:
         """The test set, cut centrally."""
-        return self._loader("test")
+        return self._loader(self.test_samples, train=False)
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -144,11 +163,10 @@ class Folder(ImageDataModule):
         to_float = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
         return v2.Compose([crop, *AUGMENTATIONS[self.augment], *to_float, v2.Normalize(self.mean, self.std)])
 
-    def _loader(self, part: str) -> FileLoader:
-        train = part == "train"
+    def _loader(self, samples: list[Sample], train: bool) -> FileLoader:
         rank, world_size = self.shard
         loader = FileLoader(
-            self.samples[part],
+            samples,
             self.transform(train),
             self.batch_size,
             train,
@@ -165,14 +183,15 @@ class Folder(ImageDataModule):
         return (self.root / part).is_dir()
 
     def _list(self, part: str) -> list[Sample]:
-        expected = self.class_names  # raises where train/ is missing
+        names = self.class_names
         folder = ImageFolder(str(self.root / part))
-        if different := set(folder.classes) ^ set(expected):
+        if different := set(folder.classes) ^ set(names):
+            other = self.root / "train" if self._has("train") else "the network"
             raise ValueError(
-                f"{self.root / part} and {self.root / 'train'} do not hold the same classes; "
+                f"{self.root / part} and {other} do not hold the same classes; "
                 f"only one of them has: {', '.join(sorted(different)[:5])}"
             )
-        return folder.samples
+        return [(file, names.index(folder.classes[label])) for file, label in folder.samples]
 
 
 class ImageNet(Folder):
@@ -197,6 +216,7 @@ class ImageNet(Folder):
         augment: str = "crop_flip",
         crop_fraction: float = 0.875,
         verify: bool = False,  # decoding all of it takes an hour
+        class_names: Sequence[str] | None = None,
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
@@ -210,6 +230,7 @@ class ImageNet(Folder):
             augment=augment,
             crop_fraction=crop_fraction,
             verify=verify,
+            class_names=class_names,
             seed=seed,
             split_seed=split_seed,
         )
@@ -227,9 +248,17 @@ class ImageNet(Folder):
             ValueError: there are not 1000 classes, classes differ between the folders, or images
                 are corrupt.
         """
+        self._check_classes()
+        super().prepare_data()
+
+    def prepare_test_data(self) -> None:
+        """As `prepare_data`, for the test set alone."""
+        self._check_classes()
+        super().prepare_test_data()
+
+    def _check_classes(self) -> None:
         if (found := len(self.class_names)) != 1000:
             raise ValueError(
                 f"{self.root}/train holds {found} classes, ImageNet has 1000; use data=folder for "
                 "a part of it"
             )
-        super().prepare_data()

@@ -70,7 +70,8 @@ def check_there(kind: str, options: Mapping[str, Any]) -> None:
     """
     if kind in ("Folder", "ImageNet") and options.get("root") is not None:
         root = Path(options["root"])
-        class_folders(root, *(("ImageNet", IMAGENET) if kind == "ImageNet" else ()))
+        if not (options.get("class_names") and _tests_alone(root)):
+            class_folders(root, *(("ImageNet", IMAGENET) if kind == "ImageNet" else ()))
         check_tested(root)
     if kind in PUBLISHED and str(options.get("download")).lower() == "false":
         root = Path(options.get("root") or "data")
@@ -106,6 +107,11 @@ def check_texts(options: Mapping[str, Any]) -> None:
         close = nearest(str(name), held)
         hint = f"did you mean {close}?" if close else f"set data.root and data.{part}"
         raise FileNotFoundError(f"there is no file of {part} texts {root / str(name)}; {hint}")
+
+
+def _tests_alone(root: Path) -> bool:
+    """Whether there are images to test on, in folders of classes, and none to train on."""
+    return not (root / "train").is_dir() and any(_folders(root / part) for part in ("val", "test"))
 
 
 def _folders(folder: Path) -> list[str]:

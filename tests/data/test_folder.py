@@ -1,5 +1,6 @@
 import itertools
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -111,6 +112,25 @@ def test_missing_folders(tmp_path, image_root):
     shutil.rmtree(image_root / "val")
     with pytest.raises(FileNotFoundError, match="neither val/ nor test/"):
         folder(image_root).prepare_data()
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_the_test_set_alone_by_the_names_that_a_network_knows(image_root, part):
+    """Labels are positions among the names, in whatever order these are; train/ is not looked at."""
+    shutil.rmtree(image_root / "train")
+    (image_root / "val").rename(image_root / part)
+    data = folder(image_root, class_names=["dog", "cat"])
+    data.prepare_test_data()
+    data.setup("test")
+    files = [Path(file) for file, _ in data.test_samples]
+    assert [label for _, label in data.test_samples] == [int(file.parent.name == "cat") for file in files]
+    assert sum(len(x) for x, _ in data.test_dataloader()) == len(files) > 1
+    with pytest.raises(FileNotFoundError, match="The image folder is missing"):
+        data.prepare_data()
+    with pytest.raises(ValueError, match="and the network do not hold the same classes"):
+        folder(image_root, class_names=["dog", "wolf"]).prepare_test_data()
+    with pytest.raises(FileNotFoundError, match=r"The image folder is missing: no .*train/CLASS"):
+        folder(image_root).prepare_test_data()
 
 
 def test_imagenet_knows_its_classes_before_it_is_there(tmp_path):
