@@ -1,8 +1,10 @@
 """The published QEBVerif queries: how many are decided, how fast, and whether any disagrees.
 
     python benchmarks/verify_queries.py --data DATA --networks p1 p2 --time-limit 60
+    python benchmarks/verify_queries.py --data DATA --branch --time-limit 300    # what is open once more
 
-Resumable: rows already in the CSV are kept and not run again. Each query runs on one thread.
+Resumable: rows already in the CSV are kept and not run again; with ``--branch`` those that are open are, and
+a row is replaced if the query was decided. Each query runs on one thread.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from quantizable.verify.outcomes import plot_decided
 
 NETWORKS = {"p1": "p1_784_100_10.npz", "p2": "p2_784_100_100_10.npz"}
 KEY = ("net", "weight_bits", "error_bound", "mnist_test_index")
+METHODS = ("bounds", "search", "milp", "branching")
 RESULT = ("published", "verdict", "method", "low", "high", "seconds", "time_limit")
 
 
@@ -53,6 +56,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--bits", nargs="+", type=int, default=[10, 8, 6, 4])
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
+    parser.add_argument("--branch", action="store_true", help="branch and bound, for what is open")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/verify_queries.csv"))
     parser.add_argument("--plot", type=Path, default=Path("docs/results/verify_decided.png"))
@@ -61,7 +65,8 @@ def main() -> None:
     images = mnist_test_images(args.data)
     published = read_rows(args.data / "qebverif" / "published_verdicts.csv")
     done = read_rows(args.output)
-    known = {tuple(row[k] for k in KEY) for row in done}
+    again = {tuple(row[k] for k in KEY) for row in done if args.branch and row["verdict"] == "unknown"}
+    known = {tuple(row[k] for k in KEY) for row in done} - again
     queries: list[Query] = []
     listed: dict[str, dict[str, str]] = {}
     for net in args.networks:
@@ -78,23 +83,14 @@ def main() -> None:
                 output = int(network(image).argmax())
                 eps = float(row["error_bound"])
                 name = " ".join(key)
-                queries.append(Query(name, network, fixed, box, output, eps, args.time_limit))
+                queries.append(Query(name, network, fixed, box, output, eps, args.time_limit, args.branch))
                 listed[name] = row
     for query, verdict in decide_all(queries, args.processes):
         row = listed[query.name]
-        done.append(
-            {
-                **{k: row[k] for k in KEY},
-                "published": row["verdict"],
-                "verdict": verdict.status,
-                "method": verdict.method,
-                "low": f"{verdict.low:.6f}",
-                "high": f"{verdict.high:.6f}",
-                "seconds": f"{verdict.seconds:.3f}",
-                "time_limit": f"{args.time_limit:g}",
-            }
-        )
-        write_rows(args.output, done)
+        if verdict.status != "unknown" or tuple(row[k] for k in KEY) not in again:
+            done = [one for one in done if any(one[k] != row[k] for k in KEY)]
+            done.append(result(row, verdict, args.time_limit))
+            write_rows(args.output, done)
         print(
             query.name, row["verdict"], verdict.status, verdict.method, f"{verdict.seconds:.1f} s", flush=True
         )
@@ -107,13 +103,29 @@ def main() -> None:
     plot_decided(verdicts, args.plot)
 
 
+def result(row: dict[str, str], verdict: Verdict, limit: float) -> dict[str, str]:
+    """A row of the CSV."""
+    return {
+        **{k: row[k] for k in KEY},
+        "published": row["verdict"],
+        "verdict": verdict.status,
+        "method": verdict.method,
+        "low": f"{verdict.low:.6f}",
+        "high": f"{verdict.high:.6f}",
+        "seconds": f"{verdict.seconds:.3f}",
+        "time_limit": f"{limit:g}",
+    }
+
+
 def summarise(rows: list[dict[str, str]]) -> None:
     """A line per network and bit-width."""
-    print("net bits queries by-bounds by-search by-milp unknown contradictions slowest-decided")
+    print("net bits queries by-bounds by-search by-milp by-branching unknown contradictions slowest-decided")
     for group in sorted({(r["net"], int(r["weight_bits"])) for r in rows}):
         mine = [r for r in rows if (r["net"], int(r["weight_bits"])) == group]
         decided = [r for r in mine if r["verdict"] != "unknown"]
-        counts = [sum(r["method"].startswith(m) for r in decided) for m in ("bounds", "search", "milp")]
+        counts = [
+            sum(r["method"].startswith(m) for r in decided) for m in ("bounds", "search", "milp", "branching")
+        ]
         wrong = sum(r["verdict"] != r["published"] for r in decided)
         slowest = max(float(r["seconds"]) for r in decided)
         print(*group, len(mine), *counts, len(mine) - len(decided), wrong, f"{slowest:.1f} s")

@@ -79,6 +79,7 @@ class Query:
     output: int
     eps: float
     time_limit: float = 60.0
+    branch: bool = False
 
 
 def decide(
@@ -214,4 +215,5 @@ def corners(first: Graph, second: Graph, box: Box, question: Question) -> Tensor
 
 
 def _decide(query: Query) -> Verdict:
-    return decide(query.first, query.second, query.box, query.output, query.eps, query.time_limit)
+    what = (query.first, query.second, query.box, query.output, query.eps, query.time_limit)
+    return decide(*what, branch=query.branch)
