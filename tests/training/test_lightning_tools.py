@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder, ModelSummary
+from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder, ModelPruning, ModelSummary
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.tuner import Tuner
 from pytorch_lightning.utilities.model_summary import ModelSummary as Summary
@@ -487,3 +487,16 @@ def test_overfit_batches_repeats_the_same_images() -> None:
     for epoch in seen:
         torch.testing.assert_close(epoch[0], first)
         torch.testing.assert_close(epoch[1], seen[0][1])
+
+
+def test_pruned_weights_are_zero_in_a_low_mode_too() -> None:
+    """Lightning's callback halves the weights of the layers named, counted over all of them."""
+    module = classifier()
+    named = [(layer, "weight") for layer in module.network.layers().values()]
+    pruning = ModelPruning("l1_unstructured", parameters_to_prune=named, amount=0.5)
+    trainer(max_epochs=1, callbacks=[pruning]).fit(module, loader())
+    module.network.set_bits(2)
+    zeros = [layer.weight == 0 for layer, _ in named]
+    assert torch.cat([zero.flatten() for zero in zeros]).float().mean() == pytest.approx(0.5, abs=0.01)
+    for (layer, _), zero in zip(named, zeros, strict=True):
+        assert not layer.weight_quantizer(layer.weight)[zero].any()
