@@ -1,7 +1,8 @@
 """Decide one query: is ``|second(x)_g - first(x)_g| < eps`` for every x of a box?
 
 Cheap to expensive: difference bounds, a search for a counterexample, the MILP with relaxed
-rounding, then the MILP with integers for the neurons where the relaxed solution cheats most.
+rounding, then the MILP with integers for the neurons where the relaxed solution cheats most. What is open
+then is searched for the rest of the time.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from quantizable.verify.integer_program import Status, beyond_program, by_progra
 from quantizable.verify.reach import Reach
 from quantizable.verify.refutation import exceeds
 from quantizable.verify.replay import Replay, search
+
+PROOF = 0.75  # of the time, at most, for a proof; the rest is for a longer search
 
 
 @dataclass(frozen=True)
@@ -181,28 +184,42 @@ def settle(
     remaining = [q for q in questions if not q.upper_bound(bounds) < q.target]
     if not remaining:
         return "proved", "bounds", None
+    nearest: dict[Question, Replay] = {}
     for question in remaining:
         weights = question.weights(outputs)
         starts = corners(first, second, box, question)
-        found = search(first, second, box, weights, starts, question.target)
+        nearest[question] = found = search(first, second, box, weights, starts, question.target)
         if found.value >= question.target:
             return "refuted", "search", found
+    if not (use_milp or branch):
+        return "unknown", "search", None
     method = "search"
     use_milp = use_milp and not beyond_program(first)
-    for i, question in enumerate(remaining if use_milp or branch else []):
+    begun = time.perf_counter()
+    proof = begun + PROOF * (deadline - begun)
+    for i, question in enumerate(remaining):
         weights = question.weights(outputs)
         if branch:
             tree = Tree(first, second, box, weights, question.target, execution)
             now = time.perf_counter()
-            outcome = tree.search(now + (deadline - now) / (len(remaining) - i), use_milp)
+            outcome = tree.search(now + (proof - now) / (len(remaining) - i), use_milp)
             status, method, witness = outcome.status, f"branching+{outcome.leaves}", outcome.found
         else:
-            status, method, witness = by_program(
-                first, second, box, bounds, weights, question.target, deadline
-            )
-        if status != "proved":
+            status, method, witness = by_program(first, second, box, bounds, weights, question.target, proof)
+        if status == "refuted":
             return status, method, witness
-    return ("proved" if use_milp or branch else "unknown"), method, None
+        if status == "proved":
+            del nearest[question]
+    now = time.perf_counter()
+    deadline = min(deadline, now + (now - begun))  # no longer than the proof was tried
+    for i, (question, found) in enumerate(nearest.items()):
+        now = time.perf_counter()
+        until = now + (deadline - now) / (len(nearest) - i)
+        start, weights = found.x[None], question.weights(outputs)
+        found = search(first, second, box, weights, start, question.target, seed=1, deadline=until)
+        if found.value >= question.target:
+            return "refuted", "search", found
+    return ("unknown" if nearest else "proved"), method, None
 
 
 def corners(first: Graph, second: Graph, box: Box, question: Question) -> Tensor:

@@ -7,6 +7,7 @@ keep what is better. It can only refute, never prove.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ def search(
     steps: int = 60,
     children: int = 192,
     seed: int = 0,
+    deadline: float | None = None,
 ) -> Replay:
     """Look for an input of the box where ``weights . (second - first)`` is at least ``target``.
 
@@ -58,6 +60,7 @@ def search(
         box: one box (batch of 1).
         starts: inputs to start from, ``(n, *input_shape)``; moved to the nearest allowed one.
         steps: generations of ``children`` inputs; stops early at the target.
+        deadline: of ``time.perf_counter``: search until then instead of ``steps`` generations.
 
     Returns:
         The best input found, whether or not it reaches the target.
@@ -66,7 +69,12 @@ def search(
     def score(x: Tensor) -> Tensor:
         return (second(x) - first(x)).flatten(1) @ weights
 
-    best, _ = climb(score, box, starts, target, steps=steps, children=children, seed=seed)
+    if deadline is None:
+        best, _ = climb(score, box, starts, target, steps=steps, children=children, seed=seed)
+    else:
+        best, _ = climb(
+            score, box, starts, target, steps=sys.maxsize, children=children, seed=seed, deadline=deadline
+        )
     return replay(first, second, best, weights)
 
 

@@ -1,6 +1,8 @@
 """Verdicts against exhaustive enumeration of small whole-number boxes, and published queries."""
 
 import itertools
+import sys
+import time
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from quantizable.verify import Box, Query, decide, decide_all, difference_bounds
 from quantizable.verify.milp import PairProgram
 from tests.verify.conftest import random_pair
 
+decide_module = sys.modules["quantizable.verify.decide"]  # the package's name for it is the function
 pytest.importorskip("highspy", reason="the verify extra is not installed")
 
 
@@ -66,6 +69,28 @@ def test_counterexample_is_replayed_and_legal():
     difference = second(found.x[None]) - first(found.x[None])
     assert abs(difference[0, 1].item()) >= eps
     assert torch.equal(found.second - found.first, difference[0])
+
+
+@pytest.mark.parametrize("wrong", ["above", "below"])
+def test_what_a_proof_leaves_open_is_searched_for_the_rest_of_the_time(monkeypatch, wrong):
+    """Also behind a question without an answer: the other one may have a counterexample."""
+    first, second = random_pair(1, sizes=(3, 5, 4, 2), bits=4)
+    box = Box.around(torch.full((1, 3), 120.0), 4, 0, 255, integer=True)
+    truth = (second(all_inputs(box)) - first(all_inputs(box)))[:, 0]
+    if (wrong == "above") != bool(truth.max() > -truth.min()):
+        first, second, truth = second, first, -truth
+    eps = 0.99 * float(truth.abs().max())
+    monkeypatch.setattr(decide_module, "by_program", lambda *_: (time.sleep(0.5), ("unknown", "", None))[1])
+    long = decide_module.search
+
+    def short(*args, deadline=None, **options):
+        limits = {"steps": 0} if deadline is None else {"deadline": deadline}
+        return long(*args[:4], box.low, args[5], **options, **limits)
+
+    monkeypatch.setattr(decide_module, "search", short)
+    verdict = decide(first, second, box, 0, eps, time_limit=10)
+    assert (verdict.status, verdict.method) == ("refuted", "search")
+    assert abs(verdict.counterexample.value) >= eps
 
 
 @pytest.mark.slow  # each process imports torch
