@@ -1,4 +1,4 @@
-"""``loops.cpp`` and ``search.cpp`` as a library: built on first use, kept in the user's cache, never a reason to fail.
+"""The ``.cpp`` files here as a library: built on first use, kept in the user's cache, never a reason to fail.
 
 It is built where the process runs on Linux, finds g++ and uses GNU's OpenMP already, as torch's packages do.
 What it computes must be torch's numbers, bit for bit; this is tried on every start. Elsewhere there is no

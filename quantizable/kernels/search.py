@@ -16,8 +16,8 @@ def least_error(
 ) -> Tensor | None:
     """What ``step_size.best_multiple`` finds of the error ``|x - fake_quantize(x)|^2.4``, row by row.
 
-    The power is exact to 1e-6 of it, and sums are added in another order than torch's. Of two step sizes whose
-    errors differ by less, the other one may be found.
+    The power is exact to 1e-6 of it, and sums are added in another order than torch's. So of two step sizes
+    whose errors differ by less, either may be found.
 
     Args:
         rows: ``[R, n]``, float32.
@@ -36,7 +36,7 @@ def least_error(
     around, best = around.contiguous(), torch.empty_like(around, memory_format=torch.contiguous_format)
     coarse, fine = (factor.float() for factor in factors)
     found.least_error(
-        *pointers(*filled, around, best), *filled[0].shape, *pointers(coarse), len(coarse), *pointers(fine), len(fine),
-        *bounds, torch.get_num_threads(),
+        *pointers(*filled, around, best), *filled[0].shape,
+        *pointers(coarse), len(coarse), *pointers(fine), len(fine), *bounds, torch.get_num_threads(),
     )  # fmt: skip
     return best

@@ -60,12 +60,14 @@ def rows_of(x: Tensor, axis: int | None, keep: int = 65536, keep_row: int = 256)
 
 
 def factors_between(lowest: float, highest: float) -> tuple[Tensor, Tensor]:
-    """A coarse geometric grid from lowest to highest, and a fine one over the steps beside each of its points."""
+    """A coarse geometric grid from lowest to highest, and a fine one over the steps beside any point of it."""
     coarse = torch.logspace(0, 1, 16, base=highest / lowest, dtype=torch.float64) * lowest
     return coarse, torch.logspace(-1, 1, 9, base=float(coarse[1] / coarse[0]), dtype=torch.float64)
 
 
-def best_multiple(error: Callable[[Tensor], Tensor], around: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
+def best_multiple(
+    error: Callable[[Tensor], Tensor], around: Tensor, factors: tuple[Tensor, Tensor]
+) -> Tensor:
     """The multiple of ``around`` with the least ``error``, for each element on its own.
 
     Args:
@@ -85,7 +87,7 @@ def best_multiple(error: Callable[[Tensor], Tensor], around: Tensor, factors: tu
 
 
 def search_scales(x: Tensor, ranges: Iterable[tuple[int, int]], axis: int | None = None) -> list[Tensor]:
-    """For each code range the step size that minimizes the mean ``|x - fake_quantize(x)|^2.4``, found on a grid.
+    """For each code range the step size on a grid with the least mean ``|x - fake_quantize(x)|^2.4``.
 
     Args:
         x: sample of the tensor, any shape.
