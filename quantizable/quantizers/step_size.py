@@ -60,7 +60,7 @@ def rows_of(x: Tensor, axis: int | None, keep: int = 65536, keep_row: int = 256)
 
 
 def factors_between(lowest: float, highest: float) -> tuple[Tensor, Tensor]:
-    """A coarse geometric grid from lowest to highest, and a fine one over the steps beside any point of it."""
+    """A coarse geometric grid from lowest to highest, and a fine one over the steps beside a point of it."""
     coarse = torch.logspace(0, 1, 16, base=highest / lowest, dtype=torch.float64) * lowest
     return coarse, torch.logspace(-1, 1, 9, base=float(coarse[1] / coarse[0]), dtype=torch.float64)
 
