@@ -5,7 +5,7 @@
 
 Eager only: a compiled graph fuses the parts that are told apart here. The last column says, for each run,
 which share of our step a part takes. That of the weights' fake quantization is all that keeping quantized
-weights between batches could save; that of the activation functions all that a quantizer with ReLU in it could.
+weights between batches could save; that of activation functions all that a quantizer with ReLU in it could.
 """
 
 from __future__ import annotations

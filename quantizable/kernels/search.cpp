@@ -15,7 +15,7 @@ static inline float to_the_2_4(float d) {
   const float square = d * d + 1e-30f, fifth = -0.2f * square;
   int32_t bits;
   std::memcpy(&bits, &square, 4);
-  bits = int32_t(1276901417.f - 0.2f * float(bits));
+  bits = int32_t(1277970874.f - 0.2f * float(bits));
   float z;
   std::memcpy(&z, &bits, 4);
   for (int step = 0; step < 3; step++) {
