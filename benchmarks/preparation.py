@@ -122,10 +122,10 @@ def main() -> None:
                     {
                         "network": name,
                         "step": step,
-                        "seconds": wall,
-                        "bare, s": bare_wall,
-                        "ratio": wall / bare_wall,
+                        "processor, s": cpu,
+                        "bare processor, s": bare_cpu,
                         "ratio of processor time": cpu / bare_cpu,
+                        "ratio by the clock": wall / bare_wall,
                         "peak, MiB": round(peak),
                         "bare peak, MiB": round(bare_peak),
                         "ratio of peaks": peak / bare_peak,

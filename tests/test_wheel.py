@@ -34,7 +34,7 @@ def test_from_an_empty_folder_with_only_the_wheel(tmp_path: Path) -> None:
     installed = subprocess.run([*pip, str(wheel)], capture_output=True, text=True)
     assert installed.returncode == 0, installed.stderr
     assert {"py.typed", "conf"} <= {entry.name for entry in (site / "quantizable").iterdir()}
-    for frame in ("report/page.html", "deploy/demo_answer.html", "kernels/loops.cpp"):
+    for frame in ("report/page.html", "deploy/demo_answer.html", "kernels/loops.cpp", "kernels/search.cpp"):
         assert (site / "quantizable" / frame).is_file()
     empty.mkdir()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path[1:]])}

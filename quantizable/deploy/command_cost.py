@@ -20,6 +20,7 @@ from quantizable.deploy.export import fits_bytes
 from quantizable.deploy.layer_latency import layer_latencies
 from quantizable.deploy.layer_report import WITHOUT_VNNI, layer_report
 from quantizable.deploy.lowering import lower
+from quantizable.deploy.processor import exact_kernels
 from quantizable.deploy.session import Session
 from quantizable.interface.progress import progress
 from quantizable.measure.cost import as_rows, layer_costs, mode_costs
@@ -35,6 +36,10 @@ from quantizable.storage.qz import integer_modes, save_qz
 from quantizable.storage.signature import example_inputs
 
 ACCURACY = ("top1", "top1_low", "top1_high")  # columns of cost.csv
+SAME_KERNELS = (
+    "{}: no kernels of fewer than 8 bits, so the time of {} is about that of the highest mode (not measured; "
+    "--bits MODE measures one alone; which hardware gains by which mode: docs/deployment.md)"
+)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,9 +54,11 @@ def run(args: argparse.Namespace) -> int:
         check_target(args.output / "cost.csv")
     layers = layer_costs(network, modes=modes)
     rows = as_rows(mode_costs(network, layers))
-    timed = [str(m) for m in modes if isinstance(m, str) or (m.weight != FLOAT_BITS and fits_bytes(m))]
-    saturating = {mode: saturating_layers(network, mode) for mode in progress(timed, "counting layers")}
-    latencies = measure(network, timed, engines, args.threads)
+    integer = [m for m in modes if isinstance(m, str) or (m.weight != FLOAT_BITS and fits_bytes(m))]
+    names = [str(mode) for mode in integer]
+    saturating = {mode: saturating_layers(network, mode) for mode in progress(names, "counting layers")}
+    left = on_the_same_kernels(integer) if engines else []
+    latencies = measure(network, [name for name in names if name not in left], engines, args.threads)
     accuracies = read_accuracies(
         args.results or args.checkpoint.with_name("results.json"), args.results is not None
     )
@@ -60,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         row["float_without_vnni"] = saturating.get(row["mode"])
         row |= accuracies.get(row["mode"], dict.fromkeys(ACCURACY))
     print_rows("per mode", [{key: row[key] for key in row if key not in ACCURACY[1:]} for row in rows])
+    if left:
+        print(SAME_KERNELS.format(", ".join(engines), ", ".join(left)))
     if args.layers:
         print_rows("per layer", as_rows(layers))
     if args.coverage:
@@ -101,6 +110,16 @@ def saturating_layers(network: QuantizableNetwork, mode: str) -> int:
     """How many layers run in float on OpenVINO where integer kernels saturate (processors without VNNI)."""
     report = layer_report(lower(network, mode, example_inputs(network, 1)))
     return sum(how.endswith(WITHOUT_VNNI) for how in report.values())
+
+
+def on_the_same_kernels(modes: Sequence[BitMode | str]) -> list[str]:
+    """The names of those modes that engines run by the kernels of the highest one.
+
+    Weights and activations of 8 bits and fewer go through the same 8-bit kernels. Where these saturate, low
+    modes need fewer layers in float, and each mode has a time of its own.
+    """
+    integer = sorted(m for m in modes if isinstance(m, BitMode) and m.activation != FLOAT_BITS)
+    return [str(mode) for mode in integer[:-1]] if exact_kernels() else []
 
 
 def measure(

@@ -16,6 +16,7 @@ import numpy as np
 from quantizable.deploy.four_bit import for_onnxruntime
 from quantizable.deploy.openvino_additions import with_fused_additions
 from quantizable.deploy.openvino_exact import codes_can_saturate, without_saturation
+from quantizable.deploy.openvino_pooling import with_even_windows, with_pooled_codes
 from quantizable.deploy.openvino_reductions import with_kept_axes
 from quantizable.deploy.processor import exact_kernels, processor_name
 from quantizable.deploy.requirements import openvino_core, require
@@ -133,7 +134,7 @@ def openvino_graph(
     with_kept_axes(network)
     if not exact or without_loss:
         if integers:
-            with_fused_additions(network)
+            _fused(network)
         return network, dict(AS_WRITTEN) if exact else {}
     if codes_can_saturate(network):  # codes times codes, which have no constant to put in float
         without_saturation(network, all_layers=True)
@@ -142,8 +143,15 @@ def openvino_graph(
     if layers := without_saturation(network):
         log.info(SATURATING, processor_name(), len(layers), ", ".join(layers))
     if integers:
-        with_fused_additions(network)
+        _fused(network)
     return network, dict(AS_WRITTEN)
+
+
+def _fused(network: Any) -> None:
+    """Let OpenVINO fuse more into integer convolutions, in place; what is computed stays the same."""
+    with_fused_additions(network)
+    with_pooled_codes(network)
+    with_even_windows(network)
 
 
 def _one_or_all(arrays: list[np.ndarray]) -> Any:

@@ -62,21 +62,22 @@ def _clamped(node: Any) -> tuple[Any, float, float] | None:
 
 def _is_added(clamp: Any, source: Any) -> bool:
     """True if the clamp stands between a convolution on integers and an addition that is rounded next."""
-    add = _reader(clamp, "Add")
-    if add is None or not _integer_convolution(source):
+    add = only_reader(clamp, "Add")
+    if add is None or not integer_convolution(source):
         return False
     (other,) = (v.get_node() for v in add.input_values() if v.get_node().get_name() != clamp.get_name())
-    next_one = _reader(add, "Relu") or add
-    return _from_codes(other) and _reader(next_one, "FakeQuantize") is not None
+    next_one = only_reader(add, "Relu") or add
+    return _from_codes(other) and only_reader(next_one, "FakeQuantize") is not None
 
 
-def _reader(node: Any, kind: str) -> Any:
+def only_reader(node: Any, kind: str) -> Any:
     """The only node that reads another, if it is of that kind."""
     readers = [target.get_node() for target in node.output(0).get_target_inputs()]
     return readers[0] if len(readers) == 1 and readers[0].get_type_name() == kind else None
 
 
-def _integer_convolution(node: Any) -> bool:
+def integer_convolution(node: Any) -> bool:
+    """True for a convolution with integer weights, and for the addition of its bias."""
     if node.get_type_name() == "Add":  # the bias
         node = node.input_value(0).get_node()
     if node.get_type_name() not in ("Convolution", "GroupConvolution"):

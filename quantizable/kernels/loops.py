@@ -22,6 +22,7 @@ SIGNATURES = {  # p: pointer, n: count, f: float, i: int
     "unit_gradients": "ipppnfffffi",
     "nested": "ippnnppfffffi",
     "nested_gradients": "ipppppnnppfffffii",
+    "least_error": "ppppnnpnpnffi",
 }
 TYPES: dict[str, Any] = {"p": c_void_p, "n": c_int64, "f": c_float, "i": c_int}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quantizable.functional import SMALLEST_SCALE, QParams, fake_quantize, weight_in_product
 from quantizable.quantizers.base import Level, Quantizer
-from quantizable.quantizers.step_size import channel_shape, check_init, paper_scale, search_scale
+from quantizable.quantizers.step_size import channel_shape, check_init, paper_scale, search_scales
 
 
 class _LSQ(Quantizer):
@@ -24,12 +24,14 @@ class _LSQ(Quantizer):
         self.init = check_init(init)
         super().__init__(bits)
 
-    def first_scale(self, x: Tensor, level: Level) -> Tensor:
+    def initialize(self, x: Tensor) -> None:
+        levels = self.levels.values()
         if self.init == "paper":
-            scale = paper_scale(x, level.quant_max, self.axis)
+            scales = [paper_scale(x, level.quant_max, self.axis) for level in levels]
         else:
-            scale = search_scale(x, level.quant_min, level.quant_max, self.axis)
-        return scale.clamp_min(SMALLEST_SCALE)
+            scales = search_scales(x, [(level.quant_min, level.quant_max) for level in levels], self.axis)
+        for level, scale in zip(levels, scales, strict=True):
+            level.scale.copy_(scale.clamp_min(SMALLEST_SCALE))
 
     def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
         level = self.level(bits)
@@ -78,7 +80,7 @@ class LSQWeight(_LSQ):
         weight: the float weight; the step sizes start from it.
         bits: bit-widths, 2 to 16.
         axis: axis of the output channels for one ``s`` per channel (our extension), None for one in all.
-        init: ``"search"`` (p-norm search, see ``step_size.search_scale``) or ``"paper"`` (``paper_scale``).
+        init: ``"search"`` (p-norm search, see ``step_size.search_scales``) or ``"paper"`` (``paper_scale``).
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class LSQWeight(_LSQ):
     def initialize(self, x: Tensor) -> None:
         for level in self.levels.values():
             level.correction = None  # of other weights
-            level.scale.copy_(self.first_scale(x, level))
+        super().initialize(x)
 
     def codes(self, x: Tensor, bits: int | None = None) -> Tensor:
         return super().codes(corrected(x, self.level(bits)), bits)
@@ -136,7 +138,7 @@ class LSQActivation(_LSQ):
     def initialize(self, x: Tensor) -> None:
         for level in self.levels.values():
             level.set_signed(bool(x.min() < 0))
-            level.scale.copy_(self.first_scale(x, level))
+        super().initialize(x)
 
     def elements(self, x: Tensor, level: Level) -> float:
         return x.numel() / x.shape[0] * self.calls_a_sample

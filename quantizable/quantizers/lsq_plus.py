@@ -12,7 +12,7 @@ from torch import Tensor
 from quantizable.functional import SMALLEST_SCALE, QParams, fake_quantize
 from quantizable.quantizers.base import Level
 from quantizable.quantizers.lsq import LSQActivation
-from quantizable.quantizers.step_size import search_scale
+from quantizable.quantizers.step_size import search_scales
 
 
 class LSQPlusActivation(LSQActivation):
@@ -27,9 +27,11 @@ class LSQPlusActivation(LSQActivation):
 
     def initialize(self, x: Tensor) -> None:
         offset = x.min().clamp_max(0.0)
-        for level in self.levels.values():
+        levels = self.levels.values()
+        scales = search_scales(x - offset, [(level.quant_min, level.quant_max) for level in levels])
+        for level, scale in zip(levels, scales, strict=True):
             level.offset.copy_(offset)
-            level.scale.copy_(search_scale(x - offset, level.quant_min, level.quant_max))
+            level.scale.copy_(scale)
 
     def reaches_below_zero(self, level: Level) -> bool:
         return bool(level.offset < 0)

@@ -24,6 +24,7 @@ from quantizable.quantizers.step_size import (
     best_multiple,
     channel_shape,
     check_init,
+    factors_between,
     paper_scale,
     rows_of,
 )
@@ -89,7 +90,7 @@ class NestedWeight(Quantizer):
                 total += ((quantized - rows).abs().pow(NORM) @ shares)[:, None]
             return total
 
-        return best_multiple(error, around.reshape(-1, 1), 0.1, 10).reshape(around.shape)
+        return best_multiple(error, around.reshape(-1, 1), factors_between(0.1, 10)).reshape(around.shape)
 
     def _shift(self, level: Level) -> float | Tensor:
         """``2^(h-l)``, from the level's range, so that a compiled graph does not depend on its bits."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from quantizable.kernels.search import least_error
 
 INITS = ("search", "paper")
 NORM = 2.4  # p of the error |x - x_q|^p: EQ-Net, Xu et al., ICCV 2023, sec. 3.3
@@ -49,28 +52,33 @@ def rows_of(x: Tensor, axis: int | None, keep: int = 65536, keep_row: int = 256)
     kept = max(keep // rows.shape[0], keep_row)
     if size <= kept + 2:
         return rows, rows.new_full([size], 1 / size)
-    picked = rows[:, torch.arange(kept, device=x.device) * (size - 1) // (kept - 1)]
+    picked = rows.index_select(1, torch.arange(kept, device=x.device) * (size - 1) // (kept - 1))
     shares = rows.new_full([kept + 2], (1 - 2 / size) / kept)
     shares[-2:] = 1 / size
-    return torch.cat([picked, *rows.aminmax(dim=1, keepdim=True)], 1), shares
+    # aminmax of a row uses no vector units
+    return torch.cat([picked, rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)], 1), shares
 
 
-def best_multiple(error: Callable[[Tensor], Tensor], around: Tensor, lowest: float, highest: float) -> Tensor:
-    """The multiple of ``around``, ``lowest`` to ``highest`` times it, with the least ``error``.
+def factors_between(lowest: float, highest: float) -> tuple[Tensor, Tensor]:
+    """A coarse geometric grid from lowest to highest, and a fine one over the steps beside a point of it."""
+    coarse = torch.logspace(0, 1, 16, base=highest / lowest, dtype=torch.float64) * lowest
+    return coarse, torch.logspace(-1, 1, 9, base=float(coarse[1] / coarse[0]), dtype=torch.float64)
 
-    A coarse geometric grid, then a fine one around its best point, for each element on its own.
+
+def best_multiple(
+    error: Callable[[Tensor], Tensor], around: Tensor, factors: tuple[Tensor, Tensor]
+) -> Tensor:
+    """The multiple of ``around`` with the least ``error``, for each element on its own.
 
     Args:
         error: maps step sizes (shape of ``around``) to their errors (same shape).
         around: positive tensor.
-        lowest, highest: range of the factor.
+        factors: of ``around`` to try, and of the best of these (see :func:`factors_between`).
     """
-    coarse = torch.logspace(0, 1, 16, base=highest / lowest, dtype=torch.float64) * lowest
-    step = float(coarse[1] / coarse[0])
     best, least = around, torch.full_like(around, torch.inf)
-    for factors in (coarse, torch.logspace(-1, 1, 9, base=step, dtype=torch.float64)):
-        center = around if factors is coarse else best
-        for factor in factors.tolist():
+    for tried in factors:
+        center = best
+        for factor in tried.tolist():
             scale = center * factor
             found = error(scale)
             best = torch.where(found < least, scale, best)
@@ -78,21 +86,27 @@ def best_multiple(error: Callable[[Tensor], Tensor], around: Tensor, lowest: flo
     return best
 
 
-def search_scale(x: Tensor, quant_min: int, quant_max: int, axis: int | None = None) -> Tensor:
-    """Step size that minimizes the mean ``|x - fake_quantize(x)|^2.4``, found on a grid.
+def search_scales(x: Tensor, ranges: Iterable[tuple[int, int]], axis: int | None = None) -> list[Tensor]:
+    """For each code range the step size on a grid with the least mean ``|x - fake_quantize(x)|^2.4``.
 
     Args:
         x: sample of the tensor, any shape.
-        quant_min, quant_max: code range.
+        ranges: smallest and largest code of each.
         axis: one step size for each index of this axis (shape ``[C, 1, ...]``), or None for one in all.
     """
     rows, shares = rows_of(x, axis)
-    shape = channel_shape(x, axis)
-    largest = x.abs().max() if axis is None else x.abs().amax([d for d in range(x.dim()) if d != axis])
-    around = largest.reshape(-1, 1).clamp_min(1e-8) / max(quant_max, -quant_min)
+    largest = rows.abs().amax(1, keepdim=True).clamp_min(1e-8)
+    factors = factors_between(0.05, 1.2)
+    found = []
+    for low, high in ranges:
+        around = largest / max(high, -low)
+        best = least_error(rows, shares, around, factors, (low, high))
+        if best is None:
+            best = best_multiple(partial(_error, rows, shares, low, high), around, factors)
+        found.append(best.reshape(channel_shape(x, axis)))
+    return found
 
-    def error(scale: Tensor) -> Tensor:
-        quantized = (rows / scale).round_().clamp_(quant_min, quant_max) * scale
-        return ((quantized - rows).abs_().pow_(NORM) @ shares)[:, None]
 
-    return best_multiple(error, around, 0.05, 1.2).reshape(shape)
+def _error(rows: Tensor, shares: Tensor, low: int, high: int, scale: Tensor) -> Tensor:
+    quantized = (rows / scale).round_().clamp_(low, high) * scale
+    return ((quantized - rows).abs_().pow_(NORM) @ shares)[:, None]

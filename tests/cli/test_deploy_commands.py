@@ -17,6 +17,7 @@ from quantizable.cli import main
 from quantizable.data import Fake
 from quantizable.deploy import Guard, save_qz
 from quantizable.deploy.command_export import show
+from quantizable.deploy.processor import exact_kernels
 
 pytest.importorskip("onnxruntime", reason="the deploy extra is not installed")
 pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
@@ -217,7 +218,9 @@ def test_cost_writes_tables_and_a_plot(
     assert all(row["float_without_vnni"].isdigit() for row in rows if row["mode"] != "32")
     assert [row["mode"] for row in rows] == ["2", "4"]
     assert [row["top1"] for row in rows] == ["0.8", "0.9"]
-    assert all(float(row["onnxruntime_ms"]) > 0 for row in rows)
+    assert float(rows[1]["onnxruntime_ms"]) > 0
+    assert (rows[0]["onnxruntime_ms"] == "") == exact_kernels()  # 2 bits run on the kernels of 4
+    assert ("onnxruntime: no kernels of fewer than 8 bits, so the time of 2 is" in printed) == exact_kernels()
     # published: 40.8 million multiply-accumulates and 0.27 million parameters
     assert float(rows[0]["macs"]) == pytest.approx(40.8e6, rel=0.02)
     assert float(rows[0]["parameters"]) == pytest.approx(0.27e6, rel=0.02)

@@ -84,8 +84,8 @@ def test_without_a_compiler_torch_runs(said: str | None, monkeypatch: pytest.Mon
 @needs_compiler
 def test_other_numbers_than_torchs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "loops.cpp"
-    source.write_text(module.SOURCE.read_text().replace("std::rint", "std::floor"))
-    monkeypatch.setattr(module, "SOURCE", source)
+    source.write_text(module.SOURCES[0].read_text().replace("std::rint", "std::floor"))
+    monkeypatch.setattr(module, "SOURCES", [source, *module.SOURCES[1:]])
     monkeypatch.setenv(VARIABLE, "on")
     with pytest.warns(UserWarning, match="do not compute torch's numbers"):
         assert library(loops.same) is None
