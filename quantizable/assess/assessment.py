@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from quantizable.assess.callables import Model, chosen_models
+from quantizable.assess.callables import Model, Pair, chosen_models
 from quantizable.assess.corruptions import CORRUPTIONS, SEVERITIES
 from quantizable.assess.examples import Examples, examples_of
 from quantizable.assess.images import Images
@@ -30,7 +30,6 @@ from quantizable.data.base import DataModule
 from quantizable.data.choice import trained_data
 from quantizable.interface.errors import unknown
 from quantizable.interface.progress import progress
-from quantizable.network import QuantizableNetwork
 from quantizable.storage.load import load
 from quantizable.storage.selection import choose
 
@@ -53,13 +52,17 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(examples, Texts) and isinstance(datamodule, Text):
         examples = examples.with_synonyms(texts_of(datamodule, "train").ids)
     names = corruption_names(args.corruptions, examples)
-    natural = {words[0]: natural_shift(network, words, args) for words in args.natural}
+    natural = natural_shifts(args, partial(trained_data, network))
     args.output.mkdir(parents=True, exist_ok=True)
     vocabulary = examples.words.vocabulary if isinstance(examples, Texts) else ()
     study = Study(f"{args.checkpoint}: {type(datamodule).__name__}", examples.class_names, vocabulary)
     try:
         models = chosen_models(chosen)
-        assess(study, network, models, examples, names, natural, args)
+        try:
+            assess(study, models, examples, names, natural, args)
+        finally:
+            if study.shifts:
+                study_cascade(study, network, tuple(examples.inputs.shape[1:]), args.seed)
         if train is not None:
             for one in chosen[:-1]:
                 if not isinstance(one.bits, BitMode):
@@ -70,14 +73,19 @@ def run(args: argparse.Namespace) -> int:
                     study.repairs[one.name] = done[1]
         if args.search and isinstance(examples, Images):
             known = attempt(study, "surprise coverage", lambda: examples_of(datamodule, "val", KNOWN))
-            search_all(study, models, examples, known, constraints, args)
+            search_all(study, pairs_of(models), examples, known, constraints, args)
     except KeyboardInterrupt:
         study.complete = False
+    return finish(study, f"assess {args.checkpoint.parent.name}", args)
+
+
+def finish(study: Study, name: str, args: argparse.Namespace) -> int:
+    """Print, write and log what is known; 130 after Ctrl-C."""
     print_summary(study)
     written = write_report(args.output, study)
     print(f"kept in {args.output}: {', '.join(path.name for path in written)}")
     if args.logger == "wandb":
-        log_wandb(study, "quantizable", f"assess {args.checkpoint.parent.name}")
+        log_wandb(study, "quantizable", name)
     return 0 if study.complete else 130
 
 
@@ -96,18 +104,25 @@ def check_options(args: argparse.Namespace) -> tuple[Constraint, Constraint]:
     return LInf(args.linf / 255), Psnr(args.psnr)
 
 
-def data_for(network: QuantizableNetwork, words: Sequence[str]) -> DataModule:
-    """The data module that suits the network, its test set ready to be read."""
-    datamodule = trained_data(network, words)
-    datamodule.prepare_test_data()
-    return datamodule
+def natural_shifts(
+    args: argparse.Namespace, data: Callable[[Sequence[str]], DataModule]
+) -> dict[str, Examples]:
+    """The second sets of ``--natural`` by name; texts in the vocabulary of the network.
 
+    Args:
+        data: the data module that words ask for.
 
-def natural_shift(network: QuantizableNetwork, words: Sequence[str], args: argparse.Namespace) -> Examples:
-    """A second set by its name and the words that choose it; texts in the vocabulary of the network."""
-    if len(words) < 2:
-        raise ValueError(f"--natural {words[0]}: say what it is, as --natural NAME data=folder data.root=D")
-    return examples_of(data_for(network, words[1:]), count=args.images, seed=args.seed)
+    Raises:
+        ValueError: words that do not say what a set is.
+    """
+    found: dict[str, Examples] = {}
+    for name, *words in args.natural:
+        if not words:
+            raise ValueError(f"--natural {name}: say what it is, as --natural NAME data=folder data.root=D")
+        datamodule = data(words)
+        datamodule.prepare_test_data()
+        found[name] = examples_of(datamodule, count=args.images, seed=args.seed)
+    return found
 
 
 def corruption_names(text: str, examples: Examples) -> list[str]:
@@ -126,14 +141,13 @@ def corruption_names(text: str, examples: Examples) -> list[str]:
 
 def assess(
     study: Study,
-    network: QuantizableNetwork,
     models: Mapping[str, Model],
     examples: Examples,
     names: Sequence[str],
     natural: dict[str, Examples],
     args: argparse.Namespace,
 ) -> None:
-    """Agreement on all shifts, indicators and cascade; what is measured is in the study at once."""
+    """Agreement on all shifts, and indicators; what is measured is in the study at once."""
     severities = [s for s in SEVERITIES if str(s) in args.severities.split(",")]
     measured = shifts(models, examples, names, severities, natural, args.seed)
     try:
@@ -142,12 +156,11 @@ def assess(
     finally:
         if study.shifts:
             study_indicators(study, args.seed)
-            study_cascade(study, network, tuple(examples.inputs.shape[1:]), args.seed)
 
 
 def search_all(
     study: Study,
-    models: Mapping[str, Model],
+    pairs: Iterable[Pair],
     images: Images,
     known: Images | None,
     constraints: tuple[Constraint, Constraint],
@@ -159,7 +172,7 @@ def search_all(
     """
     near, loud = constraints
     pixels = pixel_searchers()
-    for pair in pairs_of(models):
+    for pair in pairs:
         seeds = attempt(study, f"search, {pair.name}", partial(agreeing, pair, images, args.search))
         if seeds is None:
             continue

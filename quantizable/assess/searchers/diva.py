@@ -17,8 +17,8 @@ class Diva:
 
     Args:
         steps: from the seed, and then from each random start; at least 1.
-        step: of each pixel, as a share of the constraint's radius. Both as published: 20 steps of 1/255 within
-            8/255.
+        step: of each pixel, as a share of the constraint's radius. Both as published: 20 steps of 1/255
+            within 8/255.
     """
 
     steps: int = 20

@@ -83,8 +83,8 @@ class Hunt:
     def gradient(
         self, inputs: Tensor, owner: Tensor, objective: Objective | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Gradient ``[M, C, H, W]`` of an objective at inputs ``[M, C, H, W]`` of the seeds ``owner`` ``[M]``,
-        and the reference's answers ``[M]`` to them, which are asked for and recorded; costs 3 queries.
+        """Gradient ``[M, C, H, W]`` of an objective at inputs of the seeds ``owner`` ``[M]``, and the
+        reference's answers ``[M]`` to them, which are asked for and recorded; costs 3 queries.
 
         Args:
             objective: by default :func:`advantage`.
@@ -100,7 +100,7 @@ class Hunt:
             if not slopes:
                 raise ValueError("this pair has no gradient (an engine's models); give it a surrogate")
             if len(slopes) < 2 and objective in (None, advantage):
-                raise ValueError("only one model of this pair has a gradient; give it a surrogate for the other")
+                raise ValueError("only one model of this pair has a gradient; give it a surrogate")
             found = (objective or advantage)(slopes[0], slopes[-1], self.target[owner])
             (slope,) = torch.autograd.grad(found.sum(), inputs)
         beyond = self._charge(owner, 1 + BACKWARD)
