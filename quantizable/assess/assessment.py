@@ -11,6 +11,7 @@ from quantizable.assess.callables import Model, Pair, chosen_models
 from quantizable.assess.corruptions import CORRUPTIONS, SEVERITIES
 from quantizable.assess.examples import Examples, examples_of
 from quantizable.assess.images import Images
+from quantizable.assess.proofs import prove_pair
 from quantizable.assess.repair import repair
 from quantizable.assess.report import log_wandb, print_summary, write_report
 from quantizable.assess.searchers.comparison import (
@@ -20,7 +21,7 @@ from quantizable.assess.searchers.comparison import (
     pixel_searchers,
     relation_searchers,
 )
-from quantizable.assess.searchers.constraint import Constraint, LInf, Psnr
+from quantizable.assess.searchers.constraint import LInf, Psnr
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, attempt, pairs_of, searched, study_cascade, study_indicators
 from quantizable.assess.texts import Texts, texts_of
@@ -89,7 +90,7 @@ def finish(study: Study, name: str, args: argparse.Namespace) -> int:
     return 0 if study.complete else 130
 
 
-def check_options(args: argparse.Namespace) -> tuple[Constraint, Constraint]:
+def check_options(args: argparse.Namespace) -> tuple[LInf, Psnr]:
     """The two constraints; ``ValueError`` for numbers that cannot work, before anything is loaded."""
     if args.search < 0 or args.repair < 0:
         raise ValueError("--search and --repair count seeds and steps; give 0 or more")
@@ -163,7 +164,7 @@ def search_all(
     pairs: Iterable[Pair],
     images: Images,
     known: Images | None,
-    constraints: tuple[Constraint, Constraint],
+    constraints: tuple[LInf, Psnr],
     args: argparse.Namespace,
 ) -> None:
     """Pixel searchers under both constraints, relations under the second, where all methods meet.
@@ -187,3 +188,13 @@ def search_all(
             attempt(study, f"{one.name}, {pair.name}, {constraint}", partial(searched, study, rows))
             if not study.complete:
                 return
+        if args.prove:
+            print(f"{pair.name}: proving what was not found, up to {args.prove:g} s for each seed")
+            founds = [
+                found
+                for row, found in zip(study.rows, study.found, strict=True)
+                if (row.pair, row.constraint) == (pair.name, str(near))
+            ]
+            action = partial(prove_pair, pair, founds, seeds.pixels, near, args.prove)
+            if counts := attempt(study, f"proofs, {pair.name}", action):
+                study.proofs[pair.name] = counts

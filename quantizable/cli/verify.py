@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   quantizable verify p1.npz --bits 32,8 --inputs pixels.npy --radius 3 --eps 1 --output report/
   quantizable verify checkpoint.ckpt --bits 4 --robust --inputs x.npy --radius 0.01
   quantizable verify checkpoint.ckpt --question agreement --bits 32,8,4,2 --inputs x.npy --radius 0.01
+  quantizable verify checkpoint.ckpt --question agreement --line brightness --inputs pixels.npy --radius 0.1
   quantizable verify checkpoint.ckpt --question error --bits 32,8,4 --inputs x.npy --radius 0.01
   quantizable verify checkpoint.ckpt data.root=data --bits 32,found.yaml --inputs x.npy --radius 0.01 --eps 1
   quantizable verify --check report/certificate-0.json
@@ -57,6 +58,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--largest-radius",
         action="store_true",
         help="with agreement: also the largest radius, up to --radius, for which bounds prove it",
+    )
+    parser.add_argument(
+        "--line",
+        choices=("brightness", "contrast"),
+        help="with agreement: --inputs are images in [0, 1], and instead of a box around each it is about "
+        "those made brighter by, or with their contrast multiplied by 1 plus, from -radius to radius",
     )
     parser.add_argument(
         "--confidence",
@@ -133,6 +140,8 @@ def check_question(args: argparse.Namespace) -> None:
         raise ValueError(f"eps {args.eps} is not allowed; give --eps above 0")
     if args.largest_radius and question != "agreement":
         raise ValueError("--largest-radius is about agreement; give --question agreement, too")
+    if args.line:
+        _check_line(args, question)
     if args.confidence and question != "agreement":
         raise ValueError("--confidence is about agreement; give --question agreement, too")
     if args.confidence and not 0.5 <= args.confidence < 1:
@@ -149,6 +158,20 @@ def check_question(args: argparse.Namespace) -> None:
     with args.inputs.open("rb") as file:
         if file.read(6) != b"\x93NUMPY":
             raise ValueError(f"{args.inputs} is no .npy of numbers; numpy.save writes them")
+
+
+def _check_line(args: argparse.Namespace, question: str) -> None:
+    if question != "agreement":
+        raise ValueError("--line is about agreement; give --question agreement, too")
+    if not 0 <= args.radius < float("inf"):
+        raise ValueError(f"radius {args.radius} is not allowed; it must be 0 or more")
+    if args.network.suffix == ".npz":
+        raise ValueError(
+            "--line takes images of a checkpoint or .qz file; an .npz has no normalization of them"
+        )
+    for option in ("largest_radius", "confidence", "branch", "resume", "total_time"):
+        if getattr(args, option):
+            raise ValueError(f"--{option.replace('_', '-')} is about boxes; leave it out with --line")
 
 
 def _check_network(args: argparse.Namespace) -> None:

@@ -112,7 +112,7 @@ class Gradient:
             values = []
             for way in (radius, -radius):
                 moved = hunt.constraint.project(inputs + way * signs, hunt.seeds[owner])
-                logits = [rows.clamp_min(TINY).log() for rows in hunt.ask(moved, owner)]
-                values.append(doubt(*logits, hunt.target[owner]).nan_to_num())
+                a, b = (rows.clamp_min(TINY).log() for rows in hunt.ask(moved, owner))
+                values.append(doubt(a, b, hunt.target[owner]).nan_to_num())
             slope += (values[0] - values[1]).view(-1, 1, 1, 1) * signs
         return slope, answers
