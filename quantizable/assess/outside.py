@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,13 +120,7 @@ def ready(model: OutsideModel, name: str, pixels: Tensor) -> OutsideModel:
         raise ValueError(f"{name} gives {given} for {len(pixels)} images; give logits [N, classes]")
     if not rows.is_floating_point() or not torch.isfinite(rows).all():
         raise ValueError(f"{name} gives integers, NaN or infinite values; give a model of finite logits")
-    if are_probabilities(rows):
-        return replace(model, takes_log=True)
-    if len(rows) > 1 and bool(((rows >= 0) & (rows <= 1)).all()):
-        raise ValueError(
-            f"{name} gives values from 0 to 1 that do not sum to 1 (of a sigmoid?); give a model of logits"
-        )
-    return model
+    return replace(model, takes_log=are_probabilities(rows))
 
 
 def _tried(model: OutsideModel, two: Tensor) -> OutsideModel:
@@ -148,13 +143,15 @@ def _no_data() -> Any:
 
 def _torchscript(path: Path) -> Runner:
     try:
-        module = torch.jit.load(path, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # that users should save in another format
+            module = torch.jit.load(path, map_location="cpu")
     except RuntimeError as error:
         raise ValueError(
             f"{path} is no TorchScript file; a pickled module could run code and is not read: save it with "
             "torch.jit.save or as ONNX, or name a function that builds it, as package.module:function"
         ) from error
-    return Runner(module.eval().requires_grad_(False))
+    return Runner(_frozen(module.eval()))
 
 
 def _exported(path: Path) -> Runner:
@@ -164,8 +161,7 @@ def _exported(path: Path) -> Runner:
         raise ValueError(f"{path} is no file of torch.export.save ({type(error).__name__})") from error
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     count = inputs[0].meta["val"].shape[0] if inputs else None
-    module = program.module().requires_grad_(False)
-    return Runner(module, count if isinstance(count, int) else None)
+    return Runner(_frozen(program.module()), count if isinstance(count, int) else None)
 
 
 def _function(name: ModelName) -> Model:
@@ -183,7 +179,14 @@ def _function(name: ModelName) -> Model:
         raise ValueError(f"{name.text} is no function; give package.module:function")
     if isinstance(found, type) or not _takes_images(found):
         found = found()
-    return found.eval().requires_grad_(False) if isinstance(found, nn.Module) else found
+    return _frozen(found.eval()) if isinstance(found, nn.Module) else found
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    """Gradients are asked for with respect to images alone."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
 
 
 def _takes_images(function: Callable[..., Any]) -> bool:

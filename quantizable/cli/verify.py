@@ -136,12 +136,12 @@ def check_question(args: argparse.Namespace) -> None:
     }[question]
     if not wanted:
         raise ValueError(f"--bits {args.bits}: give {words}")
+    if args.line:
+        _check_line(args, question)
     if question == "difference" and (args.eps is None or not 0 < args.eps < float("inf")):
         raise ValueError(f"eps {args.eps} is not allowed; give --eps above 0")
     if args.largest_radius and question != "agreement":
         raise ValueError("--largest-radius is about agreement; give --question agreement, too")
-    if args.line:
-        _check_line(args, question)
     if args.confidence and question != "agreement":
         raise ValueError("--confidence is about agreement; give --question agreement, too")
     if args.confidence and not 0.5 <= args.confidence < 1:
