@@ -8,8 +8,8 @@
     python benchmarks/pair_models.py --table ASSESSMENT ...  # of the assessment.json that each command left
 
 The first pair is a published ResNet-20 as an ONNX file, and what NNCF makes of it with 300 training images.
-The last is a perceptron of scikit-learn, and itself with weights of 6 bits: neither has a gradient, and both give
-probabilities.
+The last is a perceptron of scikit-learn, and itself with weights of 6 bits: neither has a gradient, and both
+give probabilities.
 """
 
 import argparse

@@ -54,6 +54,21 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "robustness: the class of one mode cannot change; error: bounds of every logit's and margin's error",
     )
     parser.add_argument("--robust", action="store_true", help="short for --question robustness")
+    _add_agreement(parser)
+    parser.add_argument(
+        "--execution",
+        choices=("real", "float32", "integers"),
+        default="real",
+        help="what runs the networks, so that the answer holds for it: real arithmetic, float32 of torch, or "
+        "the integers of the export",
+    )
+    _add_effort(parser)
+    add_output(parser, "for report and certificates; default: nothing is written")
+    parser.set_defaults(run=run)
+
+
+def _add_agreement(parser: argparse.ArgumentParser) -> None:
+    """What can be asked of agreement alone."""
     parser.add_argument(
         "--largest-radius",
         action="store_true",
@@ -73,16 +88,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="with agreement: only of inputs whose class has in the first mode a probability of at least P, "
         "from 0.5 to below 1",
     )
-    parser.add_argument(
-        "--execution",
-        choices=("real", "float32", "integers"),
-        default="real",
-        help="what runs the networks, so that the answer holds for it: real arithmetic, float32 of torch, or "
-        "the integers of the export",
-    )
-    _add_effort(parser)
-    add_output(parser, "for report and certificates; default: nothing is written")
-    parser.set_defaults(run=run)
 
 
 def _add_effort(parser: argparse.ArgumentParser) -> None:

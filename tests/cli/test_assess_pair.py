@@ -1,4 +1,4 @@
-"""``quantizable assess FIRST --against SECOND``, run as a user would, and a clear error for each bad input."""
+"""``quantizable assess FIRST --against SECOND`` as a user runs it, and a clear error for each bad input."""
 
 import json
 from pathlib import Path
