@@ -20,7 +20,8 @@ Model = Callable[[Tensor], Tensor]
 another framework's model."""
 
 FEWEST = 8  # rows that tell probabilities from logits
-NEAR_ONE = 0.05  # probabilities of integer networks are rounded to 1/256
+NEAR_ONE = 5e-3  # a sum of probabilities in half precision
+CODES = 256  # of an integer network's probabilities
 CHUNK = 64  # inputs in one forward pass: a CIFAR network's activations then stay in the processor's caches
 
 
@@ -168,4 +169,6 @@ def are_probabilities(rows: Tensor) -> bool:
     eight rows. Fewer rows of logits could be so by chance, and are taken for logits."""
     if len(rows) < FEWEST or not rows.is_floating_point():
         return False
-    return bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() < NEAR_ONE).all())
+    in_codes = bool((rows * CODES == (rows * CODES).round()).all())  # each is off by half a code at most
+    allowed = max(NEAR_ONE, rows.shape[1] / 2 / CODES) if in_codes else NEAR_ONE
+    return bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() <= allowed).all())

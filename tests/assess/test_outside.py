@@ -100,6 +100,9 @@ def test_probabilities_are_told_from_logits() -> None:
         torch.testing.assert_close(model(PIXELS).softmax(1), network()(PIXELS).softmax(1))
     assert not ready(OutsideModel(network()), "logits", PIXELS).takes_log
     assert not are_probabilities(torch.tensor([[0.3, 0.7]])), "one row of logits may be so by chance"
+    codes = (network()(PIXELS).softmax(1) * 256).round() / 256
+    assert are_probabilities(codes), "of an integer network, which sum to 1 only nearly"
+    assert not are_probabilities(codes * 1.02)
     pair = Pair(network(), soft)
     for action in (
         lambda: probabilities({"soft": soft}, PIXELS),

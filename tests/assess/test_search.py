@@ -194,6 +194,22 @@ def test_the_last_move_is_asked_about(searcher) -> None:  # type: ignore[no-unty
     assert found.queries.tolist() == [7]
 
 
+@pytest.mark.parametrize("searcher", SEARCHERS, ids=NAMES)
+def test_no_model_is_asked_about_nothing(searcher, planted: Pair) -> None:  # type: ignore[no-untyped-def]
+    """Engines refuse a batch of no images."""
+
+    def counting(model):  # type: ignore[no-untyped-def]
+        def run(pixels: torch.Tensor) -> torch.Tensor:
+            assert len(pixels)
+            return model(pixels)
+
+        return run
+
+    pair = Pair(counting(planted.reference), counting(planted.quantized))
+    for budget in (1, 7):
+        search_inputs(searcher, pair, seeds([0.49, 0.55]), torch.tensor([0, 1]), LInf(0.1), budget)
+
+
 def test_a_pair_of_the_same_function_is_never_told_apart() -> None:
     pair = Pair(threshold_model(0.5), threshold_model(0.5))
     found = search_inputs(Gradient(), pair, seeds([0.48]), torch.zeros(1), LInf(0.1), 100)

@@ -129,7 +129,7 @@ def test_what_a_search_left_goes_to_the_prover(checkpoint: Path, tmp_path: Path,
 
 
 def test_a_line_is_asked_about_from_the_command_line(checkpoint: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
-    pixels = torch.rand(2, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(0))
     np.save(tmp_path / "pixels.npy", pixels.numpy())
     words = ["verify", str(checkpoint), "--bits", "32,8", "--inputs", str(tmp_path / "pixels.npy")]
     words += ["--line", "brightness", "--radius", "0.001"]

@@ -35,6 +35,6 @@ class Diva:
                 slope, _ = hunt.gradient(inputs[owner], owner)
                 moved = inputs[owner] + self.step * hunt.constraint.radius * slope.sign()
                 inputs[owner] = hunt.constraint.project(moved, hunt.seeds[owner])
-            owner = hunt.active()
-            hunt.ask(inputs[owner], owner)
+            if len(owner := hunt.active()):
+                hunt.ask(inputs[owner], owner)
             inputs = random_start(hunt, generator)

@@ -81,7 +81,8 @@ class Gradient:
             after[owner] = hunt.constraint.project(moved, hunt.seeds[owner])
         owner = hunt.active()  # the last move is asked about, too
         owner = owner[~crossed[owner]]
-        look(owner, hunt.ask(after[owner], owner)[0].argmax(1))
+        if len(owner):
+            look(owner, hunt.ask(after[owner], owner)[0].argmax(1))
         return before, after, crossed
 
     def _halve(self, hunt: Hunt, before: Tensor, after: Tensor, crossed: Tensor) -> None:
