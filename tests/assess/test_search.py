@@ -154,7 +154,7 @@ def test_a_gradient_is_taken_of_the_objective_that_is_asked_for(planted: Pair) -
 @pytest.mark.parametrize("pair", ["both", "reference", "quantized", "surrogate", "none"])
 def test_the_walk_takes_gradients_where_it_finds_them(pair: str, planted: Pair) -> None:
     """A strip so narrow that no step meets it by chance: halving steps do, whatever the gradient is of."""
-    models = [threshold_model(0.50), threshold_model(0.5001)]
+    models = [threshold_model(0.50), threshold_model(0.5001)]  # 1/300 of the first step
     bare = [lambda x, m=model: m(x).detach() for model in models]  # type: ignore[misc]
     first, second = {
         "both": models, "reference": [models[0], bare[1]], "quantized": [bare[0], models[1]],

@@ -37,14 +37,14 @@ class Gradient:
     Args:
         steps: towards the boundary before another start is tried, at least 1.
         step: of each pixel, as a share of the constraint's radius.
-        halvings: 24 reach what float32 can tell apart.
+        halvings: of the step; 16 come near what float32 can tell apart, and do not reach it.
         directions: of a finite difference; each costs two queries.
         block: pixels a side that move together in such a direction.
     """
 
     steps: int = 20
     step: float = 0.25
-    halvings: int = 24
+    halvings: int = 16
     directions: int = 4
     block: int = 4
     name: str = "gradient"

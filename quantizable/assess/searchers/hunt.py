@@ -13,10 +13,7 @@ from torch import Tensor
 from quantizable.assess.callables import Pair, probabilities
 from quantizable.assess.searchers.constraint import Constraint
 
-BACKWARD = (
-    2  # queries that a gradient costs beside the forward pass: a backward pass is about two forward passes
-)
-
+BACKWARD = 2  # queries that a gradient costs beside the forward pass, as a backward pass is about two of those
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Logits of both models ``[M, K]`` and a class for each row ``[M]`` to what is to grow ``[M]``."""
@@ -104,9 +101,9 @@ class Hunt:
             found = (objective or advantage)(slopes[0], slopes[-1], self.target[owner])
             (slope,) = torch.autograd.grad(found.sum(), inputs)
         beyond = self._charge(owner, 1 + BACKWARD)
-        a, b = (rows.detach() for rows in both)
-        self._record(inputs.detach(), owner, a, b, beyond)
-        return slope, a.argmax(1)
+        p, q = (rows.detach().softmax(1) for rows in both)
+        self._record(inputs.detach(), owner, p, q, beyond)
+        return slope, p.argmax(1)
 
     @cached_property
     def has_gradient(self) -> bool:
