@@ -13,7 +13,7 @@ from torch import Tensor
 from quantizable.assess.callables import Pair, probabilities
 from quantizable.assess.searchers.constraint import Constraint
 
-BACKWARD = 2  # queries that a gradient costs beside the forward pass, as a backward pass is about two of those
+BACKWARD = 2  # queries of a gradient beside the forward pass: a backward pass is about two forward passes
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Logits of both models ``[M, K]`` and a class for each row ``[M]`` to what is to grow ``[M]``."""
