@@ -2,9 +2,10 @@
 
     python benchmarks/gradient_search.py MNIST NETWORKS
 
-MNIST is the folder of t10k-images-idx3-ubyte.gz, NETWORKS that of p1_784_100_10.npz and p2_784_100_100_10.npz.
-Each pair is a float network and itself with weights rounded to a few bits. *Transfer* hides the gradient of the
-rounded one, *surrogate* both and gives that of the other network, *none* gives no gradient.
+MNIST is the folder of t10k-images-idx3-ubyte.gz, NETWORKS that of p1_784_100_10.npz and
+p2_784_100_100_10.npz. Each pair is a float network and itself with weights rounded to a few bits. *Transfer*
+hides the gradient of the rounded one, *surrogate* both and gives that of the other network, *none* gives no
+gradient.
 """
 
 import argparse
@@ -52,7 +53,9 @@ def network(path: Path, bits: int | None = None) -> Network:
 def images(folder: Path, count: int) -> Images:
     """The first test images."""
     read = [
-        np.frombuffer(gzip.open(folder / f"t10k-{name}-ubyte.gz").read(), np.uint8, offset=offset)
+        np.frombuffer(
+            gzip.decompress((folder / f"t10k-{name}-ubyte.gz").read_bytes()), np.uint8, offset=offset
+        )
         for name, offset in (("images-idx3", 16), ("labels-idx1", 8))
     ]
     pixels = torch.from_numpy(read[0].copy()).view(-1, 1, 28, 28)[:count].float() / 255
@@ -92,7 +95,9 @@ def main() -> None:
         for eps, budget in LIMITS:
             for row, _ in compare_searchers(pair, seeds, searchers, LInf(eps), budget):
                 rows.append(asdict(row))
-                print(f"{row.pair}, {eps}, {row.searcher}: {100 * row.success[0]:.0f} %, {row.queries} queries")
+                print(
+                    f"{row.pair}, {eps}, {row.searcher}: {100 * row.success[0]:.0f} %, {row.queries} queries"
+                )
     write_json(options.json, {"machine": machine("cpu"), "rows": rows})
 
 
