@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from quantizable.assess.callables import Model, chosen_models
+from quantizable.assess.callables import Model, Pair, chosen_models
 from quantizable.assess.corruptions import CORRUPTIONS, SEVERITIES
 from quantizable.assess.examples import Examples, examples_of
 from quantizable.assess.images import Images
+from quantizable.assess.proofs import prove_pair
 from quantizable.assess.repair import repair
 from quantizable.assess.report import log_wandb, print_summary, write_report
 from quantizable.assess.searchers.comparison import (
@@ -20,7 +21,7 @@ from quantizable.assess.searchers.comparison import (
     pixel_searchers,
     relation_searchers,
 )
-from quantizable.assess.searchers.constraint import Constraint, LInf, Psnr
+from quantizable.assess.searchers.constraint import LInf, Psnr
 from quantizable.assess.shifts import shifts
 from quantizable.assess.study import Study, attempt, pairs_of, searched, study_cascade, study_indicators
 from quantizable.assess.texts import Texts, texts_of
@@ -30,7 +31,6 @@ from quantizable.data.base import DataModule
 from quantizable.data.choice import trained_data
 from quantizable.interface.errors import unknown
 from quantizable.interface.progress import progress
-from quantizable.network import QuantizableNetwork
 from quantizable.storage.load import load
 from quantizable.storage.selection import choose
 
@@ -53,13 +53,17 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(examples, Texts) and isinstance(datamodule, Text):
         examples = examples.with_synonyms(texts_of(datamodule, "train").ids)
     names = corruption_names(args.corruptions, examples)
-    natural = {words[0]: natural_shift(network, words, args) for words in args.natural}
+    natural = natural_shifts(args, partial(trained_data, network))
     args.output.mkdir(parents=True, exist_ok=True)
     vocabulary = examples.words.vocabulary if isinstance(examples, Texts) else ()
     study = Study(f"{args.checkpoint}: {type(datamodule).__name__}", examples.class_names, vocabulary)
     try:
         models = chosen_models(chosen)
-        assess(study, network, models, examples, names, natural, args)
+        try:
+            assess(study, models, examples, names, natural, args)
+        finally:
+            if study.shifts:
+                study_cascade(study, network, tuple(examples.inputs.shape[1:]), args.seed)
         if train is not None:
             for one in chosen[:-1]:
                 if not isinstance(one.bits, BitMode):
@@ -70,18 +74,23 @@ def run(args: argparse.Namespace) -> int:
                     study.repairs[one.name] = done[1]
         if args.search and isinstance(examples, Images):
             known = attempt(study, "surprise coverage", lambda: examples_of(datamodule, "val", KNOWN))
-            search_all(study, models, examples, known, constraints, args)
+            search_all(study, pairs_of(models), examples, known, constraints, args)
     except KeyboardInterrupt:
         study.complete = False
+    return finish(study, f"assess {args.checkpoint.parent.name}", args)
+
+
+def finish(study: Study, name: str, args: argparse.Namespace) -> int:
+    """Print, write and log what is known; 130 after Ctrl-C."""
     print_summary(study)
     written = write_report(args.output, study)
     print(f"kept in {args.output}: {', '.join(path.name for path in written)}")
     if args.logger == "wandb":
-        log_wandb(study, "quantizable", f"assess {args.checkpoint.parent.name}")
+        log_wandb(study, "quantizable", name)
     return 0 if study.complete else 130
 
 
-def check_options(args: argparse.Namespace) -> tuple[Constraint, Constraint]:
+def check_options(args: argparse.Namespace) -> tuple[LInf, Psnr]:
     """The two constraints; ``ValueError`` for numbers that cannot work, before anything is loaded."""
     if args.search < 0 or args.repair < 0:
         raise ValueError("--search and --repair count seeds and steps; give 0 or more")
@@ -96,18 +105,25 @@ def check_options(args: argparse.Namespace) -> tuple[Constraint, Constraint]:
     return LInf(args.linf / 255), Psnr(args.psnr)
 
 
-def data_for(network: QuantizableNetwork, words: Sequence[str]) -> DataModule:
-    """The data module that suits the network, its test set ready to be read."""
-    datamodule = trained_data(network, words)
-    datamodule.prepare_test_data()
-    return datamodule
+def natural_shifts(
+    args: argparse.Namespace, data: Callable[[Sequence[str]], DataModule]
+) -> dict[str, Examples]:
+    """The second sets of ``--natural`` by name; texts in the vocabulary of the network.
 
+    Args:
+        data: the data module that words ask for.
 
-def natural_shift(network: QuantizableNetwork, words: Sequence[str], args: argparse.Namespace) -> Examples:
-    """A second set by its name and the words that choose it; texts in the vocabulary of the network."""
-    if len(words) < 2:
-        raise ValueError(f"--natural {words[0]}: say what it is, as --natural NAME data=folder data.root=D")
-    return examples_of(data_for(network, words[1:]), count=args.images, seed=args.seed)
+    Raises:
+        ValueError: words that do not say what a set is.
+    """
+    found: dict[str, Examples] = {}
+    for name, *words in args.natural:
+        if not words:
+            raise ValueError(f"--natural {name}: say what it is, as --natural NAME data=folder data.root=D")
+        datamodule = data(words)
+        datamodule.prepare_test_data()
+        found[name] = examples_of(datamodule, count=args.images, seed=args.seed)
+    return found
 
 
 def corruption_names(text: str, examples: Examples) -> list[str]:
@@ -126,14 +142,13 @@ def corruption_names(text: str, examples: Examples) -> list[str]:
 
 def assess(
     study: Study,
-    network: QuantizableNetwork,
     models: Mapping[str, Model],
     examples: Examples,
     names: Sequence[str],
     natural: dict[str, Examples],
     args: argparse.Namespace,
 ) -> None:
-    """Agreement on all shifts, indicators and cascade; what is measured is in the study at once."""
+    """Agreement on all shifts, and indicators; what is measured is in the study at once."""
     severities = [s for s in SEVERITIES if str(s) in args.severities.split(",")]
     measured = shifts(models, examples, names, severities, natural, args.seed)
     try:
@@ -142,15 +157,14 @@ def assess(
     finally:
         if study.shifts:
             study_indicators(study, args.seed)
-            study_cascade(study, network, tuple(examples.inputs.shape[1:]), args.seed)
 
 
 def search_all(
     study: Study,
-    models: Mapping[str, Model],
+    pairs: Iterable[Pair],
     images: Images,
     known: Images | None,
-    constraints: tuple[Constraint, Constraint],
+    constraints: tuple[LInf, Psnr],
     args: argparse.Namespace,
 ) -> None:
     """Pixel searchers under both constraints, relations under the second, where all methods meet.
@@ -159,7 +173,7 @@ def search_all(
     """
     near, loud = constraints
     pixels = pixel_searchers()
-    for pair in pairs_of(models):
+    for pair in pairs:
         seeds = attempt(study, f"search, {pair.name}", partial(agreeing, pair, images, args.search))
         if seeds is None:
             continue
@@ -174,3 +188,13 @@ def search_all(
             attempt(study, f"{one.name}, {pair.name}, {constraint}", partial(searched, study, rows))
             if not study.complete:
                 return
+        if args.prove:
+            print(f"{pair.name}: proving what was not found, up to {args.prove:g} s for each seed")
+            founds = [
+                found
+                for row, found in zip(study.rows, study.found, strict=True)
+                if (row.pair, row.constraint) == (pair.name, str(near))
+            ]
+            action = partial(prove_pair, pair, founds, seeds.pixels, near, args.prove)
+            if counts := attempt(study, f"proofs, {pair.name}", action):
+                study.proofs[pair.name] = counts

@@ -19,6 +19,9 @@ Model = Callable[[Tensor], Tensor]
 """Pixels ``[B, C, H, W]`` in [0, 1], or ids ``[B, L]``, to logits ``[B, K]``: a mode, an ONNX session,
 another framework's model."""
 
+FEWEST = 8  # rows that tell probabilities from logits
+NEAR_ONE = 5e-3  # a sum of probabilities in half precision
+CODES = 256  # of an integer network's probabilities
 CHUNK = 64  # inputs in one forward pass: a CIFAR network's activations then stay in the processor's caches
 
 
@@ -109,24 +112,63 @@ class Pair:
         reference: usually the full-precision mode.
         quantized: usually a low mode.
         name: shown in tables, for example ``"4 against 32"``.
+        surrogate: a model with gradients that stands in for those of the two that have none; without it the
+            other one of the pair does.
     """
 
     reference: Model
     quantized: Model
     name: str = "pair"
+    surrogate: Model | None = None
 
     def probabilities(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Both softmax outputs, each ``[B, K]``."""
-        parts = [(self.reference(part), self.quantized(part)) for part in pixels.split(CHUNK)]
-        p, q = (torch.cat(rows).softmax(1) for rows in zip(*parts, strict=True))
+        p, q = (rows.softmax(1) for rows in self.logits(pixels))
         return p, q
+
+    def logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Both outputs, each ``[B, K]``."""
+        parts = [(self.reference(part), self.quantized(part)) for part in pixels.split(CHUNK)]
+        a, b = (torch.cat(rows) for rows in zip(*parts, strict=True))
+        return a, b
+
+    def differentiable(self, pixels: Tensor, both: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """The logits that gradients are taken of: two of two models, one where one stands for both, none
+        where there is no gradient at all.
+
+        Args:
+            pixels: ``[B, C, H, W]``, which require gradients.
+            both: what :meth:`logits` gave for them.
+        """
+        own = [rows for rows in both if rows.requires_grad]
+        if len(own) == 2 or self.surrogate is None:
+            return own
+        rows = torch.cat([self.surrogate(part) for part in pixels.split(CHUNK)])
+        if not rows.requires_grad:
+            raise ValueError("the surrogate has no gradient; give a .qz, a checkpoint or a model of torch")
+        return [row if row.requires_grad else rows for row in both] if own else [rows]
 
 
 def probabilities(models: Mapping[str, Model], pixels: Tensor, batch_size: int = CHUNK) -> dict[str, Tensor]:
-    """Softmax output ``[N, K]`` of each model on pixels ``[N, C, H, W]`` or ids ``[N, L]``."""
+    """Softmax output ``[N, K]`` of each model on pixels ``[N, C, H, W]`` or ids ``[N, L]``.
+
+    Raises:
+        ValueError: a model gives probabilities itself, which a second softmax would make nearly equal.
+    """
     with torch.no_grad():
-        parts = [
-            {name: model(batch).softmax(1) for name, model in models.items()}
-            for batch in pixels.split(batch_size)
-        ]
-    return {name: torch.cat([part[name] for part in parts]) for name in models}
+        parts = [{name: model(batch) for name, model in models.items()} for batch in pixels.split(batch_size)]
+    found = {name: torch.cat([part[name] for part in parts]) for name in models}
+    for name, rows in found.items():
+        if are_probabilities(rows):
+            raise ValueError(f"model {name} gives probabilities; give one of logits, or their logarithms")
+    return {name: rows.softmax(1) for name, rows in found.items()}
+
+
+def are_probabilities(rows: Tensor) -> bool:
+    """Whether outputs ``[N, K]`` are probabilities already: never below 0, and of sum 1 in all of at least
+    eight rows. Fewer rows of logits could be so by chance, and are taken for logits."""
+    if len(rows) < FEWEST or not rows.is_floating_point():
+        return False
+    in_codes = bool((rows * CODES == (rows * CODES).round()).all())  # each is off by half a code at most
+    allowed = max(NEAR_ONE, rows.shape[1] / 2 / CODES) if in_codes else NEAR_ONE
+    return bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() <= allowed).all())

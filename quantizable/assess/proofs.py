@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
+from quantizable.assess.callables import ModeModel, Pair
 from quantizable.assess.searchers.constraint import LInf
 from quantizable.assess.searchers.hunt import Found
-from quantizable.verify import Box, Execution, Graph, Verdict, decide_agreement
+from quantizable.verify import Box, Execution, Graph, Verdict, decide_agreement, graph_of
 from quantizable.verify.replay import Replay
 from quantizable.verify.segments import normalization, prefixed
 
@@ -69,3 +73,41 @@ def _shown(found: Found, index: int, graphs: list[Graph], box: Box) -> Verdict |
     replayed = Replay(x[0], a, b, value)
     seconds = time.perf_counter() - start
     return Verdict("refuted", found.searcher, -float("inf"), -value, seconds, replayed)
+
+
+def prove_pair(
+    pair: Pair, founds: Sequence[Found], seeds: Tensor, constraint: LInf, time_limit: float
+) -> dict[str, int]:
+    """How many seeds come out refuted, proved, and open (``unknown``), of two modes of one network.
+
+    Args:
+        pair: of :class:`~quantizable.assess.callables.ModeModel`.
+        founds: of all searches of this pair from these seeds under this constraint.
+        seeds, constraint, time_limit: as for :func:`prove_the_rest`.
+
+    Raises:
+        ValueError: the network has layers that cannot be verified.
+    """
+    graphs, shape = [], seeds.shape[1:]
+    for model in (pair.reference, pair.quantized):
+        assert isinstance(model, ModeModel)
+        with model.network.at_bits(model.mode):
+            graphs.append(graph_of(model.network, shape))
+        mean, std = (torch.tensor(v or (d,)).view(-1, 1, 1) for v, d in ((model.mean, 0.0), (model.std, 1.0)))
+    verdicts = prove_the_rest(
+        together(founds), seeds, constraint, *graphs, mean=mean, std=std, time_limit=time_limit
+    )
+    counts = Counter(verdict.status for verdict in verdicts)
+    return {status: counts[status] for status in ("refuted", "proved", "unknown")}  # type: ignore[index]
+
+
+def together(founds: Sequence[Found]) -> Found:
+    """Searches from the same seeds as one: of each seed the input of the first search that found one."""
+    first, *others = founds
+    for found in others:
+        fresh = found.success & ~first.success
+        inputs, answers, queries = first.inputs.clone(), first.answers.clone(), first.queries.clone()
+        for old, new in ((inputs, found.inputs), (answers, found.answers), (queries, found.queries)):
+            old[fresh] = new[fresh]
+        first = replace(first, success=first.success | fresh, inputs=inputs, answers=answers, queries=queries)
+    return first

@@ -34,6 +34,7 @@ class Study:
         indicators: by low mode, over all shifts together; roc: their curves, two lists of shares each.
         guard, cascade: see :func:`study_cascade`.
         rows, found: of the searches.
+        proofs: by pair, how many seeds came out refuted, proved and open under the L-infinity limit.
         skipped: what could not be computed, and why.
     """
 
@@ -49,6 +50,7 @@ class Study:
     repairs: dict[str, Repair] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
+    proofs: dict[str, dict[str, int]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     complete: bool = True
 
@@ -73,6 +75,7 @@ class Study:
             "cascade": [asdict(point) for point in self.cascade],
             "repairs": {mode: asdict(one) for mode, one in self.repairs.items()},
             "search": [asdict(row) for row in self.rows],
+            "proofs": self.proofs,
             "skipped": self.skipped,
             **({"inputs": "texts", "examples": self._sentences()} if self.vocabulary else {}),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import norm
 from torch import Tensor
 
-from quantizable.certify.smoothing import CertifiedRadius, Classifier, Smoothing
+from quantizable.certify.smoothing import ABSTAIN, CertifiedRadius, Classifier, Smoothing
 from quantizable.interface.progress import progress
 from quantizable.report.files import written_whole
 from quantizable.storage.journal import Journal
 
 NO_VOTE = -1
+LOG = ["idx", "label", "predict", "radius", "correct", "time"]  # columns of a published log
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,51 @@ class Certified:
     def certified_radius(self) -> float:
         """The radius if the prediction is right, else 0: what ACR averages."""
         return self.certificate.radius if self.certificate.predicted == self.label else 0.0
+
+
+def read_log(path: Path, sigma: float, samples: int) -> list[Certified]:
+    """The certificates of a published log, to compare with: as the code of Cohen et al. writes it, and as
+    those of its successors do, a line an image with tabs between ``idx label predict radius correct time``.
+
+    A log says neither the lower bound of the probability, which follows from the radius, nor what the
+    selection samples favored: ``selected`` is NaN.
+
+    Args:
+        path: the log.
+        sigma: its standard deviation of the noise, above 0.
+        samples: noisy images that it classified for each image.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no such log, or a sigma that is not above 0.
+    """
+    if not sigma > 0:
+        raise ValueError(f"sigma is {sigma}; give that of the log, above 0")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no log {path}")
+    head, *lines = path.read_text().splitlines() or [""]
+    if head.split("\t") != LOG:
+        raise ValueError(
+            f"{path} is no log of certificates; its first line must be {' '.join(LOG)}, with tabs"
+        )
+    found = []
+    for number, line in enumerate(lines, 2):
+        try:
+            image, label, predicted, radius, _, seconds = line.split("\t")
+            top, size = int(predicted), float(radius)
+            certificate = CertifiedRadius(
+                top, size, float(norm.cdf(size / sigma)) if top != ABSTAIN else 0.0, top, math.nan, samples
+            )
+            found.append(Certified(int(image), int(label), certificate, _seconds(seconds)))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is no certificate ({error})") from error
+    return found
+
+
+def _seconds(text: str) -> float:
+    """Of ``0:00:12.5``, as Python writes a time."""
+    hours, minutes, seconds = text.split(":")
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
 
 
 def average_certified_radius(results: Sequence[Certified]) -> float:

@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   quantizable verify p1.npz --bits 32,8 --inputs pixels.npy --radius 3 --eps 1 --output report/
   quantizable verify checkpoint.ckpt --bits 4 --robust --inputs x.npy --radius 0.01
   quantizable verify checkpoint.ckpt --question agreement --bits 32,8,4,2 --inputs x.npy --radius 0.01
+  quantizable verify checkpoint.ckpt --question agreement --line brightness --inputs pixels.npy --radius 0.1
   quantizable verify checkpoint.ckpt --question error --bits 32,8,4 --inputs x.npy --radius 0.01
   quantizable verify checkpoint.ckpt data.root=data --bits 32,found.yaml --inputs x.npy --radius 0.01 --eps 1
   quantizable verify --check report/certificate-0.json
@@ -53,19 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "robustness: the class of one mode cannot change; error: bounds of every logit's and margin's error",
     )
     parser.add_argument("--robust", action="store_true", help="short for --question robustness")
-    parser.add_argument(
-        "--largest-radius",
-        action="store_true",
-        help="with agreement: also the largest radius, up to --radius, for which bounds prove it",
-    )
-    parser.add_argument(
-        "--confidence",
-        type=float,
-        default=0.0,
-        metavar="P",
-        help="with agreement: only of inputs whose class has in the first mode a probability of at least P, "
-        "from 0.5 to below 1",
-    )
+    _add_agreement(parser)
     parser.add_argument(
         "--execution",
         choices=("real", "float32", "integers"),
@@ -76,6 +65,29 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     _add_effort(parser)
     add_output(parser, "for report and certificates; default: nothing is written")
     parser.set_defaults(run=run)
+
+
+def _add_agreement(parser: argparse.ArgumentParser) -> None:
+    """What can be asked of agreement alone."""
+    parser.add_argument(
+        "--largest-radius",
+        action="store_true",
+        help="with agreement: also the largest radius, up to --radius, for which bounds prove it",
+    )
+    parser.add_argument(
+        "--line",
+        choices=("brightness", "contrast"),
+        help="with agreement: --inputs are images in [0, 1], and instead of a box around each it is about "
+        "those made brighter by, or with their contrast multiplied by 1 plus, from -radius to radius",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="with agreement: only of inputs whose class has in the first mode a probability of at least P, "
+        "from 0.5 to below 1",
+    )
 
 
 def _add_effort(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +141,8 @@ def check_question(args: argparse.Namespace) -> None:
     }[question]
     if not wanted:
         raise ValueError(f"--bits {args.bits}: give {words}")
+    if args.line:
+        _check_line(args, question)
     if question == "difference" and (args.eps is None or not 0 < args.eps < float("inf")):
         raise ValueError(f"eps {args.eps} is not allowed; give --eps above 0")
     if args.largest_radius and question != "agreement":
@@ -149,6 +163,20 @@ def check_question(args: argparse.Namespace) -> None:
     with args.inputs.open("rb") as file:
         if file.read(6) != b"\x93NUMPY":
             raise ValueError(f"{args.inputs} is no .npy of numbers; numpy.save writes them")
+
+
+def _check_line(args: argparse.Namespace, question: str) -> None:
+    if question != "agreement":
+        raise ValueError("--line is about agreement; give --question agreement, too")
+    if not 0 <= args.radius < float("inf"):
+        raise ValueError(f"radius {args.radius} is not allowed; it must be 0 or more")
+    if args.network.suffix == ".npz":
+        raise ValueError(
+            "--line takes images of a checkpoint or .qz file; an .npz has no normalization of them"
+        )
+    for option in ("largest_radius", "confidence", "branch", "resume", "total_time"):
+        if getattr(args, option):
+            raise ValueError(f"--{option.replace('_', '-')} is about boxes; leave it out with --line")
 
 
 def _check_network(args: argparse.Namespace) -> None:

@@ -35,6 +35,8 @@ def tables(found: Mapping[str, Any]) -> Iterator[Grid]:
         yield _repairs(found["repairs"], inputs)
     if found["search"]:
         yield _searches(found["search"])
+    if found.get("proofs"):
+        yield _proofs(found["proofs"])
 
 
 def _by_shift(shifts: Sequence[Mapping[str, Any]], inputs: str) -> Grid:
@@ -117,6 +119,14 @@ def _searches(found: Sequence[Mapping[str, Any]]) -> Grid:
          "" if r["queries"] is None else f"{r['queries']:g}"] for r in found
     ]  # fmt: skip
     return Grid("Searches for disagreements", head, rows)
+
+
+def _proofs(found: Mapping[str, Mapping[str, int]]) -> Grid:
+    rows = [
+        [pair, *(str(counts[key]) for key in ("refuted", "proved", "unknown"))]
+        for pair, counts in found.items()
+    ]
+    return Grid("Seeds under the L-infinity limit", ["pair", "refuted", "proved", "open"], rows)
 
 
 def _billions(operations: float) -> str:

@@ -27,6 +27,7 @@ from quantizable.verify.fixed_point import (
 )
 from quantizable.verify.graph import Graph
 from quantizable.verify.jobs import Job, run_jobs
+from quantizable.verify.line_report import verify_lines
 from quantizable.verify.outcomes import print_table, save_report
 from quantizable.verify.records import Report
 
@@ -81,6 +82,9 @@ def _verify(args: argparse.Namespace) -> int:
     question = "robustness" if args.robust else args.question
     modes = [mode.strip() for mode in args.bits.split(",")]
     inputs = _load_inputs(args.inputs)
+    if args.line:
+        graphs = load_graphs(args.network, modes, tuple(inputs.shape[1:]), args.data)
+        return verify_lines(args, modes, graphs, inputs)
     pixels = args.network.suffix == ".npz"
     limits = _limits(args, pixels)
     box = Box.around(inputs, args.radius, *limits, integer=pixels)

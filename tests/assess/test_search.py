@@ -13,6 +13,7 @@ from quantizable.assess.relations.natural import brightness
 from quantizable.assess.searchers import (
     Coverage,
     DiffChaser,
+    Diva,
     DiverGet,
     Gradient,
     Hunt,
@@ -34,6 +35,7 @@ ONE_HALF = torch.tensor([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
 SEARCHERS = [
     RandomNoise(),
     RandomRelations(NATURAL),
+    Diva(steps=5),
     Gradient(steps=5),
     *(DiffChaser(fitness, population=4) for fitness in ("basic", "uncertainty", "target")),
     *(DiverGet(NATURAL, optimizer, batch=2, generations=3) for optimizer in ("pso", "genetic", "cma")),
@@ -136,14 +138,83 @@ def test_a_gradient_costs_three_queries(planted: Pair) -> None:
     assert hunt.active(3).tolist() == []
 
 
-def test_a_pair_without_gradients_says_so() -> None:
-    session = Pair(lambda x: threshold_model(0.5)(x).detach(), threshold_model(0.52))
+def test_a_gradient_is_taken_of_the_objective_that_is_asked_for(planted: Pair) -> None:
+    inputs, owner = seeds([0.3]), torch.tensor([0])
+    hunt = Hunt(planted, inputs, torch.zeros(1), LInf(0.5), budget=9)
+    slope, answers = hunt.gradient(inputs, owner, lambda a, b, y: 2 * a[:, 1] + 3 * b[:, 0])
+    # logit 1 of the reference is 20 (mean - edge) and logit 0 of the other its negative; 64 pixels
+    torch.testing.assert_close(slope, torch.full_like(inputs, (2 - 3) * 20 / 64))
+    assert answers.tolist() == [0]
+    slope, _ = hunt.gradient(inputs, owner)  # of p_ref[0] - p_quant[0], by hand
+    p, q = (rows[0, 0] for rows in planted.probabilities(inputs))
+    by_hand = (-p * (1 - p) + q * (1 - q)) * 40 / 64
+    torch.testing.assert_close(slope, by_hand.expand_as(slope))
+
+
+@pytest.mark.parametrize("pair", ["both", "reference", "quantized", "surrogate", "none"])
+def test_the_walk_takes_gradients_where_it_finds_them(pair: str, planted: Pair) -> None:
+    """A strip so narrow that no step meets it by chance: halving steps do, whatever the gradient is of."""
+    models = [threshold_model(0.50), threshold_model(0.5001)]  # 1/300 of the first step
+    bare = [lambda x, m=model: m(x).detach() for model in models]  # type: ignore[misc]
+    first, second = {
+        "both": models, "reference": [models[0], bare[1]], "quantized": [bare[0], models[1]],
+    }.get(pair, bare)  # fmt: skip
+    surrogate = threshold_model(0.7) if pair == "surrogate" else None
+    start, labels = seeds([0.47] * 4), torch.zeros(4, dtype=torch.long)
+    walked = search_inputs(Gradient(), Pair(first, second, "", surrogate), start, labels, LInf(0.06), 60)
+    assert walked.success.all()
+    noisy = search_inputs(RandomNoise(), planted, start, labels, LInf(0.06), 60)
+    assert not noisy.success.any()
+
+
+def test_diva_needs_gradients_of_two_models() -> None:
+    bare = lambda x: threshold_model(0.5)(x).detach()  # noqa: E731
+    about = (seeds([0.3]), torch.zeros(1, dtype=torch.long), LInf(0.1), 10)
     with pytest.raises(ValueError, match="no gradient"):
-        search_inputs(Gradient(), session, seeds([0.3]), torch.zeros(1), LInf(0.1), 10)
-    found = search_inputs(
-        RandomNoise(), session, seeds([0.3]), torch.zeros(1), LInf(0.1), 10
-    )  # any callables will do
-    assert found.spent.tolist() == [10]
+        search_inputs(Diva(), Pair(bare, bare), *about)
+    with pytest.raises(ValueError, match="only one model of this pair has a gradient"):
+        search_inputs(Diva(), Pair(bare, threshold_model(0.52)), *about)
+    with pytest.raises(ValueError, match="the surrogate has no gradient"):
+        search_inputs(Gradient(), Pair(bare, bare, "", bare), *about)
+    assert (
+        search_inputs(Diva(), Pair(bare, threshold_model(0.52), "", threshold_model(0.5)), *about).spent == 10
+    )
+
+
+@pytest.mark.parametrize("searcher", [Diva(steps=2), Gradient(steps=2)], ids=lambda one: one.name)
+def test_the_last_move_is_asked_about(searcher) -> None:  # type: ignore[no-untyped-def]
+    """Two moves of half the radius: only after the second does the pair disagree, and forever."""
+    edge = 0.3 + 0.8 * 0.1
+    pair = Pair(threshold_model(2.0), threshold_model(edge))
+    searcher.step = 0.5
+    start = torch.full((1, 1, 8, 8), 0.3)
+    # two gradients at 3 queries each, and one to ask about where the second led
+    found = search_inputs(searcher, pair, start, torch.zeros(1, dtype=torch.long), LInf(0.1), 7)
+    assert found.success.all()
+    assert found.queries.tolist() == [7]
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS, ids=NAMES)
+def test_no_model_is_asked_about_nothing(searcher, planted: Pair) -> None:  # type: ignore[no-untyped-def]
+    """Engines refuse a batch of no images."""
+
+    def counting(model):  # type: ignore[no-untyped-def]
+        def run(pixels: torch.Tensor) -> torch.Tensor:
+            assert len(pixels)
+            return model(pixels)
+
+        return run
+
+    pair = Pair(counting(planted.reference), counting(planted.quantized))
+    for budget in (1, 7):
+        search_inputs(searcher, pair, seeds([0.49, 0.55]), torch.tensor([0, 1]), LInf(0.1), budget)
+
+
+def test_a_pair_of_the_same_function_is_never_told_apart() -> None:
+    pair = Pair(threshold_model(0.5), threshold_model(0.5))
+    found = search_inputs(Gradient(), pair, seeds([0.48]), torch.zeros(1), LInf(0.1), 100)
+    assert not found.success.any()
+    assert found.spent.tolist() == [100]
 
 
 def test_an_interrupted_search_keeps_what_it_found(planted: Pair) -> None:

@@ -11,6 +11,7 @@ from quantizable.certify.certification import (
     Certified,
     average_certified_radius,
     certified_accuracy,
+    read_log,
 )
 from quantizable.certify.smoothing import ABSTAIN, CertifiedRadius, Smoothing
 
@@ -32,6 +33,35 @@ def test_acr_by_hand() -> None:
 )
 def test_certified_accuracy_by_hand(radius: float, share: float) -> None:
     assert certified_accuracy(RESULTS, radius) == share
+
+
+def test_a_published_log(tmp_path: Path) -> None:
+    """Lines of the form that the published code writes; sigma 0.25, 100 000 samples."""
+    path, head = tmp_path / "log.tsv", "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
+    lines = [
+        "0\t3\t3\t0.411\t1\t0:00:12.532",
+        "20\t7\t-1\t0.0\t0\t0:01:02.0",
+        "40\t4\t5\t0.953\t0\t1:00:00.5",
+    ]
+    path.write_text(head + "\n".join(lines) + "\n")
+    found = read_log(path, 0.25, 100_000)
+    assert [(one.image, one.label, one.certificate.predicted) for one in found] == [
+        *((0, 3, 3), (20, 7, ABSTAIN), (40, 4, 5))
+    ]
+    assert [one.seconds for one in found] == pytest.approx([12.532, 62.0, 3600.5])
+    assert average_certified_radius(found) == pytest.approx(0.411 / 3)
+    assert [certified_accuracy(found, radius) for radius in (0.4, 0.5)] == pytest.approx([1 / 3, 0])
+    # the largest radius that 100 000 samples can give is 3.811 sigma, at p = 0.001 ** (1 / 100 000)
+    assert found[2].certificate.p_lower == pytest.approx(0.001 ** (1 / 100_000), abs=1e-6)
+    assert found[1].certificate.p_lower == 0
+    path.write_text(head + "0\t3\tthree\t0.411\t1\t0:00:12\n")
+    with pytest.raises(ValueError, match="line 2 is no certificate"):
+        read_log(path, 0.25, 100)
+    path.write_text("a table\n")
+    with pytest.raises(ValueError, match="is no log of certificates"):
+        read_log(path, 0.25, 100)
+    with pytest.raises(ValueError, match="sigma is 0"):
+        read_log(path, 0, 100)
 
 
 def sign(x: Tensor) -> Tensor:

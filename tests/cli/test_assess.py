@@ -5,12 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
 import torch
 import wandb
 from PIL import Image
 
-from quantizable import QuantizableClassifier, load
+from quantizable import load
 from quantizable.assess import assessment
 from quantizable.assess.callables import ModeModel, Pair, SessionModel, mode_models
 from quantizable.assess.images import Images, images_of
@@ -28,23 +27,6 @@ from quantizable.report.found import find
 from quantizable.report.page import Chart, Grid, Note, Picture
 from quantizable.report.tab_agreement import agreement
 from quantizable.storage.qz import save_qz
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that has seen noise only: its modes disagree often."""
-    torch.manual_seed(0)
-    data = Fake(size=64, num_classes=4, in_chans=1, image_size=12, batch_size=16)
-    options = {"in_chans": 1, "cifar_stem": False, "width": 4}
-    module = QuantizableClassifier("patch_cnn", num_classes=4, bits=[2, 8, 32], model_options=options)
-    trainer = pl.Trainer(
-        max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
-    )
-    trainer.fit(module, data)
-    path = tmp_path_factory.mktemp("run") / "best.ckpt"
-    trainer.save_checkpoint(path)
-    return path
-
 
 DATA = ["data=fake", "data.size=48"]
 
@@ -66,7 +48,7 @@ def test_the_command_leaves_a_whole_report(checkpoint: Path, tmp_path: Path) -> 
     assert found["bops_per_image"]["2"] < found["bops_per_image"]["8"] < found["bops_per_image"]["32"]
     skipped = [what for what in found["skipped"] if what.startswith("surprise coverage of")]
     # pairs x (pixel searchers, then all), less the two that pursue surprise where one class is all there is
-    assert len(found["search"]) == 2 * (5 + 11) - 2 * len(skipped)
+    assert len(found["search"]) == 2 * (6 + 12) - 2 * len(skipped)
     lines = (tmp_path / "agreement.csv").read_text().splitlines()
     assert len(lines) == 1 + 5 * 3  # five sets, three pairs
 

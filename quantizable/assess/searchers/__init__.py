@@ -2,6 +2,7 @@
 
 from quantizable.assess.searchers.constraint import Constraint, LInf, Psnr
 from quantizable.assess.searchers.diffchaser import DiffChaser
+from quantizable.assess.searchers.diva import Diva
 from quantizable.assess.searchers.diverget import DiverGet
 from quantizable.assess.searchers.fitness import Coverage, Divergence, Surprise
 from quantizable.assess.searchers.gradient import Gradient
@@ -12,6 +13,7 @@ __all__ = [
     "Constraint",
     "Coverage",
     "DiffChaser",
+    "Diva",
     "DiverGet",
     "Divergence",
     "Found",

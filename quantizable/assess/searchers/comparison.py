@@ -14,6 +14,7 @@ from quantizable.assess.images import Images
 from quantizable.assess.relations import relations_for
 from quantizable.assess.searchers.constraint import Constraint
 from quantizable.assess.searchers.diffchaser import FITNESS, DiffChaser
+from quantizable.assess.searchers.diva import Diva
 from quantizable.assess.searchers.diverget import DiverGet
 from quantizable.assess.searchers.fitness import Coverage, Surprise
 from quantizable.assess.searchers.gradient import Gradient
@@ -23,7 +24,7 @@ from quantizable.assess.searchers.random_noise import RandomNoise, RandomRelatio
 
 def pixel_searchers() -> list[Searcher]:
     """Those that move pixels."""
-    return [RandomNoise(), *(DiffChaser(fitness) for fitness in FITNESS), Gradient()]
+    return [RandomNoise(), *(DiffChaser(fitness) for fitness in FITNESS), Diva(), Gradient()]
 
 
 def relation_searchers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -12,9 +13,16 @@ from torch import Tensor
 from quantizable.assess.callables import Pair, probabilities
 from quantizable.assess.searchers.constraint import Constraint
 
-BACKWARD = (
-    2  # queries that a gradient costs beside the forward pass: a backward pass is about two forward passes
-)
+BACKWARD = 2  # queries of a gradient beside the forward pass: a backward pass is about two forward passes
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Logits of both models ``[M, K]`` and a class for each row ``[M]`` to what is to grow ``[M]``."""
+
+
+def advantage(reference: Tensor, quantized: Tensor, label: Tensor) -> Tensor:
+    """``p_ref[y] - p_quant[y]``: the objective of DIVA (Hao et al., MLSys 2022, sec. 3)."""
+    p, q = (rows.softmax(1).gather(1, label[:, None])[:, 0] for rows in (reference, quantized))
+    return p - q
 
 
 class Hunt:
@@ -69,25 +77,40 @@ class Hunt:
         nan = torch.full_like(p, float("nan"))
         return torch.where(beyond[:, None], nan, p), torch.where(beyond[:, None], nan, q)
 
-    def gradient(self, inputs: Tensor, owner: Tensor) -> Tensor:
-        """Gradient ``[M, C, H, W]`` of ``p_ref[y] - p_quant[y]``, y the reference's answer on the seed; costs
-        3 queries.
+    def gradient(
+        self, inputs: Tensor, owner: Tensor, objective: Objective | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient ``[M, C, H, W]`` of an objective at inputs of the seeds ``owner`` ``[M]``, and the
+        reference's answers ``[M]`` to them, which are asked for and recorded; costs 3 queries.
+
+        Args:
+            objective: by default :func:`advantage`.
 
         Raises:
-            ValueError: the pair gives no gradient.
+            ValueError: too few models of the pair, or its surrogate, have a gradient: none, or of
+                :func:`advantage`, which compares two, one.
         """
         inputs = inputs.detach().requires_grad_()
         with torch.enable_grad():
-            p, q = self.pair.probabilities(inputs)
-            if not (p.requires_grad and q.requires_grad):
-                raise ValueError(
-                    "this pair has no gradient (an engine or a quantized session); use another searcher"
-                )
-            y = self.target[owner][:, None]
-            (slope,) = torch.autograd.grad((p.gather(1, y) - q.gather(1, y)).sum(), inputs)
+            both = self.pair.logits(inputs)
+            slopes = self.pair.differentiable(inputs, both)
+            if not slopes:
+                raise ValueError("this pair has no gradient (an engine's models); give it a surrogate")
+            if len(slopes) < 2 and objective in (None, advantage):
+                raise ValueError("only one model of this pair has a gradient; give it a surrogate")
+            found = (objective or advantage)(slopes[0], slopes[-1], self.target[owner])
+            (slope,) = torch.autograd.grad(found.sum(), inputs)
         beyond = self._charge(owner, 1 + BACKWARD)
-        self._record(inputs.detach(), owner, p.detach(), q.detach(), beyond)
-        return slope
+        p, q = (rows.detach().softmax(1) for rows in both)
+        self._record(inputs.detach(), owner, p, q, beyond)
+        return slope, p.argmax(1)
+
+    @cached_property
+    def has_gradient(self) -> bool:
+        """Whether :meth:`gradient` works for the pair, or one of its models; asking is free."""
+        inputs = self.seeds[:1].detach().requires_grad_()
+        with torch.enable_grad():
+            return bool(self.pair.differentiable(inputs, self.pair.logits(inputs)))
 
     @cached_property
     def target(self) -> Tensor:
@@ -117,6 +140,12 @@ class Hunt:
                 self.inputs[seed] = inputs[i]
                 self.answers[seed] = torch.stack((a[i], b[i]))
                 self.first[seed] = self.number[i]  # last: what an interruption leaves is whole
+
+
+def random_start(hunt: Hunt, generator: torch.Generator) -> Tensor:
+    """Allowed inputs ``[N, C, H, W]``, drawn at random around the seeds."""
+    noise = 2 * torch.rand(hunt.seeds.shape, generator=generator) - 1
+    return hunt.constraint.project(hunt.seeds + hunt.constraint.radius * noise, hunt.seeds)
 
 
 class Searcher(Protocol):
