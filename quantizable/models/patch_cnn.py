@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models import register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 
@@ -36,8 +36,11 @@ class PatchCNN(nn.Module):
         return self.classifier(torch.flatten(x.mean((2, 3)), 1))
 
 
+_CFG = {"url": "", "num_classes": 3, "input_size": (156, 7, 7), "classifier": "classifier"}
+default_cfgs = generate_default_cfgs({"patch_cnn.untrained": _CFG})
+
+
 @register_model
 def patch_cnn(pretrained: bool = False, **kwargs: Any) -> PatchCNN:
     """PatchCNN; there are no pretrained weights."""
-    kwargs = {key: kwargs[key] for key in ("num_classes", "in_chans", "width") if key in kwargs}
-    return PatchCNN(**kwargs)
+    return build_model_with_cfg(PatchCNN, "patch_cnn", pretrained, **kwargs)
