@@ -2,7 +2,7 @@
 
     python benchmarks/scene_search.py --file Samson.mat --seeds 0 1 2
 
-Each seed trains each network in the modes 2, 4, 8 and 32 (unless it is in ``--output``) and draws test patches
+Each seed trains each network in modes 2, 4, 8 and 32 (unless it is in ``--output``) and draws test patches
 on which a mode agrees with mode 32. Every searcher starts from them, with the same limit (a PSNR of at least
 20 dB) and the same budget of queries. The JSON is written after every search, and a run that was cut off goes
 on where it was. Seeds come one after the other: a run that is cut off has whole seeds.

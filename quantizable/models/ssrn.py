@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Residual(nn.Module):
-    """What the layers give, added to what they were given (sec. II-C)."""
+    """What the layers give, added to what they were given."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ def _spatial(channels: int) -> nn.Sequential:
 
 
 class SSRN(nn.Module):
-    """SSRN, Zhong et al. 2018, IEEE TGRS 56(2), sec. II-C and II-D, for patches of many bands.
+    """SSRN, Zhong et al. 2018, IEEE TGRS 56(2), sec. II, for patches of many bands.
 
     *Spectral* part: a 3D convolution over 7 bands of one pixel, two residual blocks of two such convolutions,
     and one over all bands that are left. *Spatial* part: the ``features`` maps of that become the depth of a
