@@ -106,12 +106,14 @@ def main() -> None:
     parser.add_argument("--file", type=Path, required=True, help="Samson.mat")
     parser.add_argument("--networks", nargs="+", default=["patch_cnn", "hybrid_sn", "ssrn"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--train-once", action="store_true", help="with the first seed; others search anew")
     parser.add_argument("--starts", type=int, default=64, help="patches that a search starts from")
     parser.add_argument("--budget", type=int, default=60, help="queries per patch")
     parser.add_argument("--output", type=Path, default=Path("checkpoints"), help="where runs are kept")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/scene_search.json"))
     args = parser.parse_args()
-    settings = {"words": args.words, "starts": args.starts, "budget": args.budget, "limit": str(LIMIT)}
+    settings = {key: getattr(args, key) for key in ("words", "train_once", "starts", "budget")}
+    settings["limit"] = str(LIMIT)
     kept: dict[str, Any] = {"settings": settings, "networks": {}}
     if args.json.is_file():
         kept = json.loads(args.json.read_text())
@@ -123,7 +125,7 @@ def main() -> None:
 
     for seed in args.seeds:
         for name in args.networks:
-            folder, results = run_of(args, name, seed)
+            folder, results = run_of(args, name, args.seeds[0] if args.train_once else seed)
             one = kept["networks"].setdefault(name, {}).setdefault(str(seed), {"search": []})
             one["accuracy"] = {mode: row["top1"] for mode, row in results["modes"].items()}
             one["train_seconds"] = results["train_seconds"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 
@@ -81,11 +81,13 @@ class HybridSN(nn.Module):
         return self.classifier(self.hidden(x.flatten(1)))
 
 
-_CFG = {"url": "", "num_classes": 3, "input_size": (156, 7, 7), "classifier": "classifier"}
-default_cfgs = generate_default_cfgs({"hybrid_sn.untrained": _CFG})
-
-
 @register_model
-def hybrid_sn(pretrained: bool = False, **kwargs: Any) -> HybridSN:
+def hybrid_sn(
+    pretrained: bool = False,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: Any = None,
+    cache_dir: Any = None,
+    **kwargs: Any,
+) -> HybridSN:
     """HybridSN of half the paper's width; there are no pretrained weights."""
-    return build_model_with_cfg(HybridSN, "hybrid_sn", pretrained, **kwargs)
+    return HybridSN(**kwargs)  # the others are timm's, for weights to download

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 
@@ -36,11 +36,13 @@ class PatchCNN(nn.Module):
         return self.classifier(torch.flatten(x.mean((2, 3)), 1))
 
 
-_CFG = {"url": "", "num_classes": 3, "input_size": (156, 7, 7), "classifier": "classifier"}
-default_cfgs = generate_default_cfgs({"patch_cnn.untrained": _CFG})
-
-
 @register_model
-def patch_cnn(pretrained: bool = False, **kwargs: Any) -> PatchCNN:
+def patch_cnn(
+    pretrained: bool = False,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: Any = None,
+    cache_dir: Any = None,
+    **kwargs: Any,
+) -> PatchCNN:
     """PatchCNN; there are no pretrained weights."""
-    return build_model_with_cfg(PatchCNN, "patch_cnn", pretrained, **kwargs)
+    return PatchCNN(**kwargs)  # the others are timm's, for weights to download

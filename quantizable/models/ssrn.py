@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 
@@ -81,11 +81,13 @@ class SSRN(nn.Module):
         return self.classifier(x.mean((2, 3)))
 
 
-_CFG = {"url": "", "num_classes": 3, "input_size": (156, 7, 7), "classifier": "classifier"}
-default_cfgs = generate_default_cfgs({"ssrn.untrained": _CFG})
-
-
 @register_model
-def ssrn(pretrained: bool = False, **kwargs: Any) -> SSRN:
+def ssrn(
+    pretrained: bool = False,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: Any = None,
+    cache_dir: Any = None,
+    **kwargs: Any,
+) -> SSRN:
     """SSRN of a third of the paper's width; there are no pretrained weights."""
-    return build_model_with_cfg(SSRN, "ssrn", pretrained, **kwargs)
+    return SSRN(**kwargs)  # the others are timm's, for weights to download

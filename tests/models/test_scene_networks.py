@@ -110,6 +110,7 @@ def test_all_modes_train_and_files_answer_as_fake_quantization(name: str, tmp_pa
     before = {key: value.clone() for key, value in module.network.named_parameters()}
     trainer(max_epochs=6).fit(module, DataLoader(TensorDataset(x, labels), batch_size=16))
     network = module.network.eval()
+    network.info = {"in_chans": BANDS, "image_size": 7}  # as training on a scene says
     kept = [key for key, value in network.named_parameters() if torch.equal(value, before[key])]
     assert not [key for key in kept if "quantizer" not in key]  # norms of every mode, too
     save_qz(network, tmp_path / "scene.qz", architecture=module.architecture)
