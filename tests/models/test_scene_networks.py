@@ -91,8 +91,8 @@ def test_ssrn_computes_the_3d_convolutions_of_the_paper() -> None:
 
 def separable() -> tuple[Tensor, Tensor]:
     """Patches of two materials, bright in the lower or in the upper bands."""
-    labels = torch.arange(64) % 2
-    x = 0.3 * torch.randn(64, BANDS, 7, 7)
+    labels = torch.arange(96) % 2
+    x = 0.3 * torch.randn(96, BANDS, 7, 7)
     x[labels == 0, : BANDS // 2] += 1
     x[labels == 1, BANDS // 2 :] += 1
     return x, labels
@@ -108,7 +108,7 @@ def test_all_modes_train_and_files_answer_as_fake_quantization(name: str, tmp_pa
     )
     x, labels = separable()
     before = {key: value.clone() for key, value in module.network.named_parameters()}
-    trainer(max_epochs=5).fit(module, DataLoader(TensorDataset(x, labels), batch_size=16))
+    trainer(max_epochs=6).fit(module, DataLoader(TensorDataset(x, labels), batch_size=16))
     network = module.network.eval()
     network.info = {"in_chans": BANDS, "image_size": 7}  # as training on a scene says
     kept = [key for key, value in network.named_parameters() if torch.equal(value, before[key])]
