@@ -98,6 +98,7 @@ def separable() -> tuple[Tensor, Tensor]:
     return x, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hybrid_sn", "ssrn"])
 def test_all_modes_train_and_files_answer_as_fake_quantization(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
