@@ -38,7 +38,7 @@ class SmallNet(nn.Module):
 def trained_like(model: nn.Module) -> nn.Module:
     """Norms with statistics and weights other than the initial ones, one of them negative."""
     for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             nn.init.uniform_(norm.weight, 0.5, 1.5)
             nn.init.normal_(norm.bias, 0, 0.2)
             nn.init.uniform_(norm.running_var, 0.2, 1.0)

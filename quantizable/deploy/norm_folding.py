@@ -21,7 +21,8 @@ from quantizable.nn.norms import is_plain, scale_and_bias
 
 LINEAR_OPS = {
     torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default,
-    torch.ops.aten.conv2d.padding, torch.ops.aten.linear.default,
+    torch.ops.aten.conv1d.padding, torch.ops.aten.conv2d.padding, torch.ops.aten.conv3d.padding,
+    torch.ops.aten.linear.default,
 }  # fmt: skip
 LINEAR, FLATTEN = torch.ops.aten.linear.default, torch.ops.aten.flatten.using_ints
 RESHAPE_AS = torch.ops.aten.reshape_as.default

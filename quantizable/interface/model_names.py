@@ -49,6 +49,7 @@ def unknown_model(name: str, known: list[str]) -> str:
     hint = f"did you mean {', '.join(close)}? " if close else ""
     return (
         f"unknown model {name!r}: {hint}Names are those of timm.list_models(), 'resnet20', "
-        "'resnet32', 'resnet56' and 'nin' for CIFAR, 'lenet1' and 'lenet5' for MNIST, 'torchvision:NAME' for "
-        f"torchvision's, and of those that read words {', '.join(map(repr, TEXT_MODELS))}"
+        "'resnet32', 'resnet56' and 'nin' for CIFAR, 'lenet1' and 'lenet5' for MNIST, 'patch_cnn', "
+        "'hybrid_sn' and 'ssrn' for hyperspectral scenes, 'torchvision:NAME' for torchvision's, and of those "
+        f"that read words {', '.join(map(repr, TEXT_MODELS))}"
     )

@@ -1,4 +1,4 @@
-"""Float networks by name: timm's, torchvision's, those for small images that neither has, and of words."""
+"""Float networks by name: of timm, of torchvision, of our own for small images and scenes, and of words."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,9 +10,11 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 import quantizable.models.cifar_resnet  # registers resnet20, resnet32 and resnet56
+import quantizable.models.hybrid_sn  # registers hybrid_sn
 import quantizable.models.lenet  # registers lenet1 and lenet5
 import quantizable.models.nin  # registers nin
-import quantizable.models.patch_cnn  # noqa: F401  (registers patch_cnn)
+import quantizable.models.patch_cnn  # registers patch_cnn
+import quantizable.models.ssrn  # noqa: F401  (registers ssrn)
 from quantizable.interface.model_names import unknown_model
 from quantizable.models.download import without_retries
 from quantizable.models.stem import first_conv, replace, use_cifar_stem
@@ -35,9 +37,9 @@ def create_model(
     Args:
         name: a timm network ("resnet18", "resnet18.a1_in1k", "hf-hub:...", of which a checkpoint
             loads with ``model=...`` alone: reading a file fetches nothing), one for small images
-            ("resnet20", "resnet32", "resnet56", "nin", "lenet1", "lenet5"), one of torchvision
-            ("torchvision:resnet18"), or one that reads words ("lstm", "gru", "text_transformer"), which
-            takes ``vocabulary_size``.
+            ("resnet20", "resnet32", "resnet56", "nin", "lenet1", "lenet5"), one for patches of hyperspectral
+            scenes ("patch_cnn", "hybrid_sn", "ssrn"), one of torchvision ("torchvision:resnet18"), or one
+            that reads words ("lstm", "gru", "text_transformer"), which takes ``vocabulary_size``.
         num_classes: classes, at least 1.
         in_chans: channels of the image, at least 1; of no meaning to what reads words.
         pretrained: start from the published weights, which are downloaded; the classifier starts

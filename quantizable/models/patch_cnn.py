@@ -37,7 +37,12 @@ class PatchCNN(nn.Module):
 
 
 @register_model
-def patch_cnn(pretrained: bool = False, **kwargs: Any) -> PatchCNN:
+def patch_cnn(
+    pretrained: bool = False,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: Any = None,
+    cache_dir: Any = None,
+    **kwargs: Any,
+) -> PatchCNN:
     """PatchCNN; there are no pretrained weights."""
-    kwargs = {key: kwargs[key] for key in ("num_classes", "in_chans", "width") if key in kwargs}
-    return PatchCNN(**kwargs)
+    return PatchCNN(**kwargs)  # the others are timm's, for weights to download

@@ -33,7 +33,10 @@ class Execution(NamedTuple):
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """The network with its 4-d parameters in the memory layout, in place."""
-        return network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        for tensor in (*network.parameters(), *network.buffers()):
+            if tensor.dim() == 4:  # network.to(memory_format=...) fails for weights of 3D convolutions
+                tensor.data = tensor.data.contiguous(memory_format=self.memory_format)
+        return network
 
 
 def check_accelerator(accelerator: str) -> None:

@@ -161,3 +161,18 @@ def test_verification_folds_on_the_graph_too(kind: type[nn.Module]) -> None:
     network, x = reusing(kind)
     with torch.no_grad():
         assert differs(graph_of(network, (3, 8, 8), 8)(x), network(x)) < 1e-5
+
+
+@pytest.mark.parametrize("kinds", [
+    (nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d),
+])  # fmt: skip
+@torch.no_grad()
+def test_a_norm_behind_a_same_padded_convolution_is_folded(kinds: tuple[type[nn.Module], ...]) -> None:
+    conv, norm = kinds
+    layers = conv(2, 4, 3, padding="same", bias=False), norm(4), nn.ReLU(), conv(4, 2, 3, padding="same")
+    network = quantizable.quantize(trained_like(nn.Sequential(*layers)), [4]).eval()
+    x = torch.randn(4, 2, *[5] * (layers[0].weight.dim() - 2))
+    network.calibrate([x])
+    lowered = lower(network, 4, x)
+    assert lowered.folded == ["1"]
+    assert differs(lowered.model(x), network(x)) < 1e-5

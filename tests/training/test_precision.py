@@ -40,11 +40,12 @@ def test_auto_on_a_mac_is_its_gpu_whatever_its_cpu_can_do(monkeypatch):
 
 
 def test_prepare_changes_the_layout_and_no_values():
-    conv = nn.Conv2d(4, 8, 3)
-    before = conv.weight.detach().clone()
-    fastest_execution("cpu").prepare(conv)
+    conv, volume = nn.Conv2d(4, 8, 3), nn.Conv3d(1, 2, 3)  # five axes: torch's own conversion refuses them
+    network = nn.Sequential(conv, volume)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    assert fastest_execution("cpu").prepare(network) is network
     assert conv.weight.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(conv.weight, before, rtol=0, atol=0)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
