@@ -120,7 +120,7 @@ def test_all_modes_train_and_files_answer_as_fake_quantization(name: str, tmp_pa
         for mode in (2, 4, 8):
             with network.at_bits(mode), again.at_bits(mode):
                 torch.testing.assert_close(again(x), network(x), rtol=1e-4, atol=1e-4)
-                assert (network(x).argmax(1) == labels).float().mean() > 0.6  # chance gets a third right
+                assert (network(x).argmax(1) == labels).float().mean() > 0.7  # chance gets half right
     layers = export_onnx(network, tmp_path / "4.onnx", 4, input_size=(BANDS, 7, 7))
     assert sum(how.startswith("integer") for how in layers.values()) == len(network.layers())
     got = Session(tmp_path / "4.onnx", "onnxruntime", threads=1)(x)
