@@ -32,8 +32,11 @@ def preprocessing(network: QuantizableNetwork) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if config.get("input_size"):
         channels, size = config["input_size"][:2]
-        found = {"in_chans": channels, "image_size": size}
+        first = dict(network.model.named_modules()).get(str(config.get("first_conv")))
+        found = {"in_chans": getattr(first, "in_channels", channels), "image_size": size}
         found |= {key: config[key] for key in ("mean", "std", *TIMM_KEYS) if config.get(key)}
+        if found["in_chans"] != channels:  # made with in_chans=, which timm's description does not follow
+            found = {key: value for key, value in found.items() if key not in ("mean", "std")}
     found |= dict(network.info)
     if steps := evaluation_of(found):
         found = {key: value for key, value in found.items() if key not in TIMM_KEYS} | {KEY: steps}

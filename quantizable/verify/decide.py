@@ -192,10 +192,10 @@ def settle(
         nearest[question] = found = search(first, second, box, weights, starts, question.target)
         if found.value >= question.target:
             return "refuted", "search", found
+    use_milp = use_milp and not beyond_program(first)
     if not (use_milp or branch):
         return "unknown", "search", None
     method = "search"
-    use_milp = use_milp and not beyond_program(first)
     begun = time.perf_counter()
     proof = begun + PROOF * (deadline - begun)
     for i, question in enumerate(remaining):

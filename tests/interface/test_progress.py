@@ -136,6 +136,7 @@ def test_export_and_cost_tell_how_far_they_are(
     monkeypatch.setattr("quantizable.deploy.command_export.export_onnx", quick)
     monkeypatch.setattr("quantizable.deploy.command_export.check_engines", lambda *_: {})
     monkeypatch.setattr("quantizable.deploy.command_cost.saturating_layers", lambda *_: 0)
+    monkeypatch.setattr("quantizable.deploy.command_cost.exact_kernels", lambda: False)  # times each mode
     monkeypatch.setattr("quantizable.measure.latency.PAUSE", 0)
     terminal = open_terminal(monkeypatch)
     assert main(["export", str(checkpoint), "--format", "onnx", "--output", str(tmp_path)]) == 0
