@@ -19,7 +19,7 @@ train: .venv/installed  ## train a small network in the modes 2, 4, 8, 32 on rea
 	$(BIN)/python train.py
 
 test: .venv/installed  ## all tests (5 to 8 minutes on 2 cores)
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: .venv/installed  ## formatting, lint and types
 	$(BIN)/ruff format --check .

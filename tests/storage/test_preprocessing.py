@@ -15,6 +15,7 @@ from quantizable.data.published import CIFAR10, CIFAR100, MNIST, SVHN
 from quantizable.models.create import create_model
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.preprocessing import preprocessing, read_images
+from quantizable.storage.qz import load_qz, save_qz
 from quantizable.training.description import describe
 from tests.data.conftest import write_images
 
@@ -93,3 +94,18 @@ def test_a_network_without_data_is_seen_as_timm_does(tmp_path: Path) -> None:
     )
     info = preprocessing(quantizable.quantize(model, [4]))
     assert torch.equal(read_images([tmp_path / "image.png"], info)[0], expected)
+
+
+def test_a_network_of_other_channels_than_timm_says(tmp_path: Path) -> None:
+    """`in_chans=` leaves timm's description of three channels as it is; files are of the network's own."""
+    model = timm.create_model("test_resnet", in_chans=1, num_classes=4)
+    network = quantizable.quantize(model, [4, 32]).eval()
+    found = preprocessing(network)
+    assert found["in_chans"] == 1
+    assert not {"mean", "std"} & set(found)  # of three channels
+    x = torch.randn(2, 1, 32, 32)
+    network.calibrate([x])
+    save_qz(network, tmp_path / "grey.qz")  # with golden samples of one channel
+    again = load_qz(tmp_path / "grey.qz", timm.create_model("test_resnet", in_chans=1, num_classes=4))
+    with network.at_bits(4), again.at_bits(4), torch.no_grad():
+        torch.testing.assert_close(again(x), network(x), rtol=1e-4, atol=1e-4)
