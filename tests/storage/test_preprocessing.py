@@ -14,8 +14,9 @@ from quantizable.data.choice import DATAMODULES
 from quantizable.data.published import CIFAR10, CIFAR100, MNIST, SVHN
 from quantizable.models.create import create_model
 from quantizable.network import QuantizableNetwork
+from quantizable.storage.load import load_qz
 from quantizable.storage.preprocessing import preprocessing, read_images
-from quantizable.storage.qz import load_qz, save_qz
+from quantizable.storage.qz import save_qz
 from quantizable.training.description import describe
 from tests.data.conftest import write_images
 
