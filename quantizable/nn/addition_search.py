@@ -121,7 +121,7 @@ def _find(block: Any, is_whole: bool) -> Found:
     parameters = inspect.signature(block.added).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     graph = _Lines().trace(block, concrete_args=defaults)
-    given = None if is_whole else next(node for node in graph.nodes if node.op == "placeholder")
+    given = None if is_whole else next(iter(graph.nodes))  # its input comes first
     found: dict[str, fx.Node] = {}
     for node in graph.nodes:
         if node.op == "call_module" and node.target == ADDITIONS:

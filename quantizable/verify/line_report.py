@@ -16,6 +16,7 @@ from torch import Tensor
 
 from quantizable.interface.progress import progress
 from quantizable.report.files import write_text
+from quantizable.storage.network_file import read_about
 from quantizable.verify.graph import Graph
 from quantizable.verify.segments import Line, agree_along
 
@@ -39,9 +40,7 @@ def verify_lines(
             f"{args.inputs} holds {pixels.min():.3g} to {pixels.max():.3g}; --line takes pixels in [0, 1], "
             "not normalized"
         )
-    from quantizable.storage.load import load
-
-    info = load(args.network).info
+    info = (read_about(args.network) or {}).get("data") or {}  # an .npz has none
     mean, std = (torch.tensor(info.get(key) or (default,)) for key, default in (("mean", 0.0), ("std", 1.0)))
     rows: list[dict[str, Any]] = []
     for i, image in enumerate(progress(list(pixels), "verifying")):

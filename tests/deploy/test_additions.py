@@ -12,15 +12,15 @@ from torch import Tensor
 import quantizable
 from quantizable.deploy import save_qz
 from quantizable.deploy.divergence import fake_quant_codes, reference_codes, step_differences
-from quantizable.deploy.engines import compile_onnxruntime, compile_openvino, openvino_graph
+from quantizable.deploy.engines import openvino_graph
 from quantizable.deploy.export import onnx_model
 from quantizable.deploy.openvino_additions import drops_rounding
-from quantizable.deploy.processor import VARIABLE, exact_kernels
+from quantizable.deploy.processor import exact_kernels
 from quantizable.deploy.reference import integer_network
 from quantizable.deploy.requirements import openvino_core
 from quantizable.measure.cost import layer_costs, mode_costs
 from quantizable.network import QuantizableNetwork
-from tests.deploy.ties import assert_equal_but_for_ties
+from tests.deploy.ties import answers_of_both_kernels, assert_equal_but_for_ties
 from tests.small_net import SmallNet, trained_like
 from tests.small_residual import SIZE, ResidualNet, residual_network
 
@@ -66,14 +66,8 @@ def test_no_float_reaches_an_addition_but_what_a_convolution_just_computed(expor
 def test_engines_compute_what_was_trained(
     exported, monkeypatch: pytest.MonkeyPatch, batch: Tensor, engine: str, bits: int
 ) -> None:
-    pytest.importorskip(engine, reason=f"{engine} is not installed")
     network, models = exported
-    compiled = {"onnxruntime": compile_onnxruntime, "openvino": compile_openvino}[engine]
-    for kernels in ("native", "saturating"):
-        monkeypatch.delenv(VARIABLE, raising=False)
-        if kernels == "saturating":
-            monkeypatch.setenv(VARIABLE, kernels)
-        got = compiled(models[bits].SerializeToString(), 1, tuple(batch.shape))(batch.numpy())
+    for got in answers_of_both_kernels(engine, models[bits], batch, monkeypatch):
         assert_equal_but_for_ties(got, network, bits, batch)
 
 

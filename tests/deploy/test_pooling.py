@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 import quantizable
-from quantizable.deploy.engines import compile_onnxruntime, compile_openvino, openvino_graph
+from quantizable.deploy.engines import compile_openvino, openvino_graph
 from quantizable.deploy.export import onnx_model
-from quantizable.deploy.processor import VARIABLE, exact_kernels
+from quantizable.deploy.processor import exact_kernels
 from quantizable.deploy.reference import integer_network
 from quantizable.deploy.requirements import openvino_core
 from quantizable.network import QuantizableNetwork
-from tests.deploy.ties import assert_equal_but_for_ties
+from tests.deploy.ties import answers_of_both_kernels, assert_equal_but_for_ties
 from tests.small_net import trained_like
 
 SIZE = (3, 16, 16)
@@ -79,14 +79,8 @@ def exported() -> tuple[QuantizableNetwork, dict[int, Any]]:
 def test_engines_compute_what_was_trained(
     exported, monkeypatch: pytest.MonkeyPatch, batch: Tensor, engine: str, bits: int
 ) -> None:
-    pytest.importorskip(engine, reason=f"{engine} is not installed")
     network, models = exported
-    compiled = {"onnxruntime": compile_onnxruntime, "openvino": compile_openvino}[engine]
-    for kernels in ("native", "saturating"):
-        monkeypatch.delenv(VARIABLE, raising=False)
-        if kernels == "saturating":
-            monkeypatch.setenv(VARIABLE, kernels)
-        got = compiled(models[bits].SerializeToString(), 1, tuple(batch.shape))(batch.numpy())
+    for got in answers_of_both_kernels(engine, models[bits], batch, monkeypatch):
         assert_equal_but_for_ties(got, network, bits, batch)
     exact = integer_network(network, bits, batch[:1])(batch.double())
     assert (torch.tensor(got).argmax(1) == exact.argmax(1)).float().mean() >= 0.9  # but for ties

@@ -1,11 +1,15 @@
 """Which images have a code so near a rounding tie that an engine's own order of sums may move it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
+from quantizable.deploy.processor import VARIABLE
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import QuantLayer
 from quantizable.quantizers import Unrounded
@@ -63,3 +67,19 @@ def assert_equal_but_for_ties(
     wrong = np.flatnonzero(apart & ~tied)
     assert not len(wrong), f"images {wrong.tolist()} differ without a tie; those with one: {named}"
     assert np.abs(got - expected).max() < 0.2 * np.abs(expected).max()
+
+
+def answers_of_both_kernels(
+    engine: str, model: Any, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> list[np.ndarray]:
+    """An ONNX model's logits on the processor's own kernels, and on the path for those that saturate."""
+    pytest.importorskip(engine, reason=f"{engine} is not installed")
+    compiled = {"onnxruntime": compile_onnxruntime, "openvino": compile_openvino}[engine]
+    found = []
+    for kernels in (None, "saturating"):
+        if kernels is None:
+            monkeypatch.delenv(VARIABLE, raising=False)
+        else:
+            monkeypatch.setenv(VARIABLE, kernels)
+        found.append(compiled(model.SerializeToString(), 1, tuple(images.shape))(images.numpy()))
+    return found

@@ -145,6 +145,20 @@ def test_a_flipped_bit_of_a_tensor_is_refused(path: Path) -> None:
         quantizable.load(path)
 
 
+def test_no_changed_byte_of_an_entrys_frame_is_a_fault_of_ours(path: Path) -> None:
+    """Flags, methods, sizes and checksums of an entry: a file loads as it was, or is refused in one line."""
+    whole = path.read_bytes()
+    expected = read_checkpoint(path)["state_dict"]
+    first, directory = 0, whole.rindex(b"PK\x05\x06") - 46 - len("best/version")
+    for at in [*range(first, 30), *range(directory, directory + 46)]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
+        try:
+            found = read_checkpoint(path)["state_dict"]
+        except ValueError:
+            continue
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
 def test_noise_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "x.ckpt").write_bytes(b"banana" * 100)
     with pytest.raises(ValueError, match="is truncated or no checkpoint"):
