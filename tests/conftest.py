@@ -1,6 +1,8 @@
 """Every test starts from the same seed and uses one thread."""
 
 import functools
+import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +13,22 @@ from hypothesis import settings
 from quantizable.data import Fake
 from quantizable.storage.checkpoint import FORMAT
 from quantizable.training.classifier import QuantizableClassifier
+from tests.export_memo import exported_anew, shared_exports
+
+__all__ = ["exported_anew", "shared_exports"]
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+# An export makes and drops millions of small objects, beside which the libraries' own are looked at each
+# time: an eighth of the time of the tests.
+gc.set_threshold(100_000, 50, 100)
 # the same examples in every run, however slow the machine is
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported stays
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -147,7 +147,7 @@ def test_one_flipped_byte_of_a_weight_is_refused(saved, tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_two_exports_are_the_same_bytes(saved, tmp_path: Path) -> None:
+def test_two_exports_are_the_same_bytes(saved, tmp_path: Path, exported_anew) -> None:
     network, path = saved
     architecture = {"model": "small", "num_classes": 5, "model_options": {}}
     for number in (1, 2):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, TensorDataset
 
 from quantizable.training.classifier import QuantizableClassifier
+from tests.two_processes import run_in_two
 
 
 class CountAllReduces(pl.Callback):
@@ -38,21 +41,22 @@ class CountAllReduces(pl.Callback):
         (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(result))
 
 
-def train(folder: Path, bits: list[int], accumulate: int) -> list[dict[str, Any]]:
-    """Four batches in each of two processes; what each of them counted and ended with."""
-    folder.mkdir()
+def train(rank: int, folder: Path, bits: list[int], accumulate: int, port: int) -> None:
+    """Four batches in one of the two processes; ``RANK.json`` says what it counted and ended with."""
+    torch.set_num_threads(1)
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4)
     )
     module = QuantizableClassifier(model, 4, bits=bits, optimizer={"lr": 0.05}, accumulate=accumulate)
     data = TensorDataset(torch.randn(32, 3, 8, 8), torch.arange(32) % 4)
     trainer = pl.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp_spawn", max_epochs=1, logger=False,
+        accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[CountAllReduces(folder)],
     )  # fmt: skip
     trainer.fit(module, DataLoader(data, batch_size=4))
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.mark.slow
@@ -60,7 +64,8 @@ def train(folder: Path, bits: list[int], accumulate: int) -> list[dict[str, Any]
 def test_one_gradient_exchange_per_optimizer_step(
     tmp_path: Path, bits: list[int], accumulate: int, exchanges: list[int]
 ) -> None:
-    first, second = train(tmp_path / "run", bits, accumulate)
+    run_in_two(train, tmp_path, bits, accumulate, find_free_network_port())
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first["counts"] == second["counts"] == exchanges
     # each process saw other images: only an exchange of the gradients keeps them the same
     assert first["parameters"] == pytest.approx(second["parameters"], rel=1e-9)

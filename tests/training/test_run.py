@@ -56,14 +56,16 @@ def test_every_yaml_composes_and_what_it_describes_can_be_made(group: str, name:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             assert compose("recipe", overrides=[f"search={name}"]).search
         return
-    cfg = config(tmp_path, f"{group}={name}", *more.get((group, name), []), small=False)
+    made = group in ("scheme", "bits", "quantizer", "schedule")
+    words = [f"{group}={name}", *more.get((group, name), [])]
+    if made:
+        words += ["model=timm", "model.name=tiny_cnn", "model.cifar_stem=false", "data=fake"]
+        words += ["bits.modes=[4]"] if name == "individual" else []
+    cfg = config(tmp_path, *words, small=False)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     if group == "data":
         assert isinstance(instantiate(cfg.data), DataModule)
-    if group in ("scheme", "bits", "quantizer", "schedule"):
-        cheap = ["model=timm", "model.name=tiny_cnn", "model.cifar_stem=false", "data=fake"]
-        bits = ["bits.modes=[4]"] if name == "individual" else []
-        cfg = config(tmp_path, f"{group}={name}", *more.get((group, name), []), *cheap, *bits, small=False)
+    if made:
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         module = make_module(plain, instantiate(cfg.scheme), instantiate(cfg.data))
         assert module.modes

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import quantizable
+from tests.two_processes import run_in_two
 
 
 def shard_and_compare(rank: int, folder: str) -> None:
@@ -53,4 +53,4 @@ def at(network: quantizable.QuantizableNetwork, bits: int, images: Tensor) -> Te
 
 @pytest.mark.slow
 def test_sharded_network_keeps_every_mode(tmp_path: Path) -> None:
-    mp.spawn(shard_and_compare, (str(tmp_path),), nprocs=2)
+    run_in_two(shard_and_compare, str(tmp_path))
