@@ -1,9 +1,9 @@
 """The published QEBVerif queries: how many are decided, how fast, and whether any disagrees.
 
     python benchmarks/verify_queries.py --data DATA --networks p1 p2 --time-limit 60
-    python benchmarks/verify_queries.py --data DATA --branch --time-limit 300    # what is open once more
+    python benchmarks/verify_queries.py --data DATA --again --time-limit 1200    # what is open once more
 
-Resumable: rows already in the CSV are kept and not run again; with ``--branch`` those that are open are, and
+Resumable: rows already in the CSV are kept and not run again; with ``--again`` those that are open are, and
 a row is replaced if the query was decided. Each query runs on one thread.
 """
 
@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--bits", nargs="+", type=int, default=[10, 8, 6, 4])
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
-    parser.add_argument("--branch", action="store_true", help="branch and bound, for what is open")
+    parser.add_argument("--again", action="store_true", help="ask what is open once more")
+    parser.add_argument("--branch", action="store_true", help="branch and bound, see verify/branching.py")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/verify_queries.csv"))
     parser.add_argument("--plot", type=Path, default=Path("docs/results/verify_decided.png"))
@@ -65,7 +66,7 @@ def main() -> None:
     images = mnist_test_images(args.data)
     published = read_rows(args.data / "qebverif" / "published_verdicts.csv")
     done = read_rows(args.output)
-    again = {tuple(row[k] for k in KEY) for row in done if args.branch and row["verdict"] == "unknown"}
+    again = {tuple(row[k] for k in KEY) for row in done if args.again and row["verdict"] == "unknown"}
     known = {tuple(row[k] for k in KEY) for row in done} - again
     queries: list[Query] = []
     listed: dict[str, dict[str, str]] = {}

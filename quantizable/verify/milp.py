@@ -2,9 +2,10 @@
 
 Encoding after QEBVerif (section 5), made small by what the bounds already know: a neuron that
 cannot change its state stays a linear expression of earlier columns and costs no row; only
-undecided ones get a column, a binary variable and big-M rows. Rounding is relaxed to a free
-error of half a step, unless the neuron is listed in ``exact``: then its code is an integer
-column. The difference bounds of undecided neurons are added as cuts.
+undecided ones get a column, a binary variable and big-M rows. A neuron with few codes is a
+staircase (:mod:`~quantizable.verify.staircase`), relaxed to its convex hull; of others rounding is relaxed
+to a free error of half a step. A neuron that is listed in ``exact`` has whole numbers instead.
+The difference bounds of undecided neurons are added as cuts.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from quantizable.verify.program import (
     select,
 )
 from quantizable.verify.stages import Activation
+from quantizable.verify.staircase import add_staircase, has_few_steps
 
 # A proof must survive the solver's own tolerances: the violated property is asked for more easily
 # than it is defined, by this share of what one column can do to it.
@@ -60,6 +62,10 @@ class PairProgram:
         bounds: difference bounds over that box; they give big-M values, states and cuts.
         exact: neurons of either network whose rounding is encoded with an integer.
         weights: the question is about ``weights . (second(x) - first(x))``, ``(outputs,)``.
+
+    Attributes:
+        relaxed: the neurons whose rounding is a free error.
+        staircases: the neurons with few codes that are not in ``exact``.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class PairProgram:
         self.pixels = self.program.add_columns(box.low.flatten(), box.high.flatten())
         values: tuple[list[Expression], list[Expression]] = ([self.pixels], [self.pixels])
         self.relaxed: list[Relaxed] = []
+        self.staircases: set[Neuron] = set()
         for index, node in enumerate(first.nodes):
             undecided = torch.zeros(0, dtype=torch.bool)
             for which, (graph, own) in enumerate(((first, bounds.first), (second, bounds.second))):
@@ -189,10 +196,12 @@ class PairProgram:
         r = rounded(stage, bounds)
         low, high = (torch.full_like(r.low, limit) for limit in (stage.low, stage.high))
         fixed = stage.clamp(r.low) == stage.clamp(r.high)
+        stairs = ~fixed & has_few_steps(stage, r)
         if stage.step > 0:
-            x = self._rounding(stage, x, r, ~fixed, exact, place)
-        below = ~fixed & (r.low < low)
-        above = ~fixed & (r.high > high)
+            x = self._rounding(stage, x, r, ~fixed & ~stairs, exact, place)
+            x = self._staircases(stage, x, (bounds, r), stairs, exact, place)
+        below = ~fixed & ~stairs & (r.low < low)
+        above = ~fixed & ~stairs & (r.high > high)
         x = self._maximum(x, r, low, below)
         r = Interval(torch.where(below, low, r.low), r.high)
         x = self._minimum(x, r, high, above)
@@ -200,7 +209,27 @@ class PairProgram:
         matrix = x.matrix * keep
         constant = torch.where(keep, x.constant, stage.clamp(r.low))
         error = torch.where(keep, x.error, FEW_ROUNDINGS * constant.abs())
-        return Expression(matrix, constant, error), below | above
+        return Expression(matrix, constant, error), below | above | stairs
+
+    def _staircases(
+        self,
+        stage: Activation,
+        x: Expression,
+        ranges: tuple[Interval, Interval],
+        stairs: Tensor,
+        exact: list[int],
+        place: tuple[int, int],
+    ) -> Expression:
+        """The neurons of ``stairs``; their bounds before and behind the rounding are ``ranges``."""
+        whole = torch.zeros_like(stairs)
+        whole[exact] = True
+        self.staircases |= {(*place, int(n)) for n in (stairs & ~whole).nonzero()}
+        for where, integer in ((stairs & whole, True), (stairs & ~whole, False)):
+            if where.any():
+                inner, values = (Interval(side.low[where], side.high[where]) for side in ranges)
+                after = add_staircase(self.program, stage, select(x, where), inner, values, integer)
+                x = scatter(x, where, after, self.program.columns)
+        return x
 
     def _rounding(
         self,
