@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--radii", type=float, nargs="+", default=RADII)
     parser.add_argument("--method", default="combined", help="of the bounds")
+    parser.add_argument("--milp", action="store_true", help="ask the MILP what bounds and search leave open")
     parser.add_argument("--execution", choices=EXECUTIONS, default="real", help="what runs the networks")
     parser.add_argument("--line-images", type=int, default=0, help="images to change in brightness, contrast")
     parser.add_argument("--radius-images", type=int, default=10, help="images to find the largest radius of")
@@ -155,7 +156,13 @@ def main() -> None:
             for i in range(len(x)):
                 box = around(x[i : i + 1], scale, radius)
                 verdicts = decide_agreement(
-                    graphs[first], others, box, args.time_limit, False, args.method, execution=args.execution
+                    graphs[first],
+                    others,
+                    box,
+                    args.time_limit,
+                    args.milp,
+                    args.method,
+                    execution=args.execution,
                 )
                 for mode, verdict in verdicts.items():
                     counts[mode][verdict.status] += 1
@@ -194,6 +201,7 @@ def main() -> None:
             "execution": args.execution,
             "first": first,
             "time_limit": args.time_limit,
+            "milp": args.milp,
         }
         results[name if args.execution == "real" else f"{name} {args.execution}"] = {
             "settings": settings,

@@ -3,7 +3,8 @@
 They do if both keep the class ``c`` that the first gives at the center: if all margins ``y_c - y_j`` of both
 stay above 0. The second network's margins are bounded twice: by its own bounds, and by the first network's
 margins plus the difference of the two. A box through which the first network's own decision boundary runs is
-not proved this way, although the modes may agree on it.
+not proved this way, although the modes may agree on it; there the MILP asks about both networks at once
+(:mod:`~quantizable.verify.class_program`).
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from quantizable.verify.bounds import DifferenceBounds, Method, mode_difference_bounds
 from quantizable.verify.box import Box
+from quantizable.verify.class_program import agree_by_program
 from quantizable.verify.confidence import check_classes, confident_margins
 from quantizable.verify.decide import Verdict
 from quantizable.verify.execution import Execution
 from quantizable.verify.graph import Graph
+from quantizable.verify.integer_program import beyond_program
 from quantizable.verify.interval import Interval
 from quantizable.verify.refutation import disagrees
 from quantizable.verify.replay import Replay, climb, replay
@@ -86,7 +89,7 @@ def decide_agreement(
         if not min(own) > 0:
             deadline = start + time_limit
             status, decided = "unknown", "search"
-            found_input = find_disagreement(first, second, box, deadline, confidence)
+            found_input = find_disagreement(first, second, box, deadline, confidence=confidence)
             if found_input is not None and execution != "real":
                 found_input = _in_every_run(first, second, box, found_input, execution)
             possible = (branch or (use_milp and execution == "real")) and not confidence
@@ -96,6 +99,10 @@ def decide_agreement(
                 left = max(deadline - time.perf_counter(), 0.1)
                 rest = decide_robustness(second, box, label, left, use_milp, **ways)  # type: ignore[arg-type]
                 status, decided = ("proved" if rest.status == "proved" else "unknown"), rest.method
+            joint = use_milp and execution == "real" and not confidence and not beyond_program(first)
+            if status == "unknown" and joint:
+                look = partial(find_disagreement, first, second, box, deadline, steps=200)
+                status, decided, found_input = agree_by_program(first, second, box, look, deadline)
         seconds = time.perf_counter() - start
         verdicts[name] = Verdict(status, decided, min(own), high, seconds, found_input)  # type: ignore[arg-type]
     return verdicts
@@ -135,7 +142,14 @@ def predicted(graph: Graph, box: Box) -> int:
 
 
 def find_disagreement(
-    first: Graph, second: Graph, box: Box, deadline: float = float("inf"), confidence: float = 0.0
+    first: Graph,
+    second: Graph,
+    box: Box,
+    deadline: float = float("inf"),
+    starts: Tensor | None = None,
+    *,
+    confidence: float = 0.0,
+    steps: int = 60,
 ) -> Replay | None:
     """An input of the box to which the two networks give different classes, if the search finds one by
     ``deadline`` (of ``time.perf_counter``), and of which the first is as sure as ``confidence``."""
@@ -149,7 +163,8 @@ def find_disagreement(
         return torch.where(missing <= 0, others - b.gather(1, chosen)[:, 0], -1e9 * (1 + missing))
 
     children = max(16, min(192, 2**19 // max(shape.numel() for shape in first.shapes)))
-    x, value = climb(preference, box, box.center, 0.0, children=children, deadline=deadline)
+    starts = box.center if starts is None else starts
+    x, value = climb(preference, box, starts, 0.0, steps=steps, children=children, deadline=deadline)
     a, b = first(x).argmax(), second(x).argmax()
     if not value >= 0 or a == b:  # at a tie both may still answer the same
         return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from collections.abc import Callable, Mapping, Set
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -15,6 +16,9 @@ from quantizable.verify.influence import influences
 from quantizable.verify.pooling import MaxPool2d
 from quantizable.verify.replay import Replay, search
 from quantizable.verify.stages import Activation
+
+if TYPE_CHECKING:
+    from quantizable.verify.milp import Neuron, PairProgram
 
 Status = Literal["proved", "refuted", "unknown"]
 MOST_ENTRIES = 2**26  # of one dense matrix of the program: 512 MiB
@@ -42,26 +46,55 @@ def by_program(
     target: float,
     deadline: float,
 ) -> tuple[Status, str, Replay | None]:
-    """Can ``weights . (second - first)`` reach ``target``?
-
-    Relax all rounding first; then whole numbers for all neurons with few codes, and for those of the others
-    that gain most by the relaxation, more each round.
-    """
-    try:
-        from quantizable.verify.milp import Neuron, PairProgram
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the bounds leave this query open and the MILP needs highspy: "
-            "pip install quantizable[verify], or decide by bounds alone (use_milp=False, "
-            "--bounds-only)"
-        ) from error
-
+    """Can ``weights . (second - first)`` reach ``target``?"""
     pairs = enumerate(((first, bounds.first), (second, bounds.second)))
     influence = {
         (which, node): size[0]
         for which, (graph, own) in pairs
         for node, size in influences(graph, own, weights).items()
     }
+
+    def look(start: Tensor) -> Replay | None:
+        found = search(first, second, box, weights, start, target, steps=200)
+        return found if found.value >= target else None
+
+    def program(exact: Set[Neuron]) -> PairProgram:
+        return pair_program()(first, second, box, bounds, exact, weights)
+
+    return in_rounds(program, influence, target, look, deadline)
+
+
+def pair_program() -> type[PairProgram]:
+    """The class, which needs a solver; ``ModuleNotFoundError`` says how to install it, or to go without."""
+    try:
+        from quantizable.verify.milp import PairProgram
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the bounds leave this query open and the MILP needs highspy: "
+            "pip install quantizable[verify], or decide by bounds alone (use_milp=False, "
+            "--bounds-only)"
+        ) from error
+    return PairProgram
+
+
+def in_rounds(
+    program: Callable[[Set[Neuron]], PairProgram],
+    influence: Mapping[tuple[int, int], Tensor],
+    target: float,
+    look: Callable[[Tensor], Replay | None],
+    deadline: float,
+) -> tuple[Status, str, Replay | None]:
+    """Can the objective of a program reach ``target``?
+
+    Relax all rounding first; then whole numbers for all neurons with few codes, and for those of the others
+    that gain most by the relaxation, more each round.
+
+    Args:
+        program: the program with whole numbers for some neurons.
+        influence: as of :meth:`~quantizable.verify.milp.PairProgram.cheating`.
+        look: searches around the input of a solution, ``(1, *input_shape)``, for a counterexample.
+        deadline: of ``time.perf_counter``.
+    """
     exact: set[Neuron] = set()
     begun = time.perf_counter()
     while True:
@@ -69,17 +102,16 @@ def by_program(
         left = deadline - time.perf_counter()
         if left <= 0:
             return "unknown", method, None
-        program = PairProgram(first, second, box, bounds, exact, weights)
-        answer, solution = program.reach(target, left if exact else RELAXED * (deadline - begun))
+        asked = program(exact)
+        answer, solution = asked.reach(target, left if exact else RELAXED * (deadline - begun))
         if answer == "infeasible":
             return "proved", method, None
-        cheating = set(program.staircases)
+        cheating = set(asked.staircases)
         if solution is not None:
-            start = program.input_of(solution)
-            found = search(first, second, box, weights, start, target, steps=200)
-            if found.value >= target:
+            found = look(asked.input_of(solution))
+            if found is not None:
                 return "refuted", method, found
-            cheating |= program.cheating(solution, influence, max(8, len(exact)))
+            cheating |= asked.cheating(solution, influence, max(8, len(exact)))
         if not cheating or (exact and answer == "time limit"):
             return "unknown", method, None
         exact |= cheating

@@ -10,7 +10,7 @@ The difference bounds of undecided neurons are added as cuts.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 
 import highspy
@@ -62,6 +62,9 @@ class PairProgram:
         bounds: difference bounds over that box; they give big-M values, states and cuts.
         exact: neurons of either network whose rounding is encoded with an integer.
         weights: the question is about ``weights . (second(x) - first(x))``, ``(outputs,)``.
+        first_weights: of the first network's outputs instead of ``-weights``.
+        conditions: the question is only about inputs at which these sums of the first network's outputs are
+            not negative, ``(conditions, outputs)``.
 
     Attributes:
         relaxed: the neurons whose rounding is a free error.
@@ -76,6 +79,9 @@ class PairProgram:
         bounds: DifferenceBounds,
         exact: Set[Neuron],
         weights: Tensor,
+        *,
+        first_weights: Tensor | None = None,
+        conditions: Tensor | None = None,
     ) -> None:
         self.program = Program()
         self.input_shape = box.low.shape[1:]
@@ -100,18 +106,29 @@ class PairProgram:
                 cut = Interval(*(side[0].flatten()[undecided] for side in bounds.difference[index + 1]))
                 self._difference_cuts(values[0][-1], values[1][-1], undecided, cut)
         out1, out2 = values[0][-1], values[1][-1]
-        columns, reach = self.program.columns, self.program.reach
-        self.objective = (out2.padded(columns) - out1.padded(columns)) @ weights
-        self.constant = (out2.constant - out1.constant) @ weights
-        g = 2 * gamma(first.shapes[-1].numel())
-        lost = [x.error + g * x.size(reach) for x in (out1, out2)]
-        self.error = (lost[0] + lost[1]) @ weights.abs()
+        aims = ((out1, -weights if first_weights is None else first_weights), (out2, weights))
+        if conditions is not None:
+            self._sums(out1, conditions)
+        self.objective = torch.stack([x.padded(self.program.columns) @ w for x, w in aims]).sum(0)
+        self.constant = torch.stack([x.constant @ w for x, w in aims]).sum()
+        self.error = torch.stack([self._lost(x) @ w.abs() for x, w in aims]).sum()
+
+    def _lost(self, x: Expression) -> Tensor:
+        """How far float64 can move a sum of these outputs, each with a weight of 1, ``(outputs,)``."""
+        return x.error + 2 * gamma(len(x.constant)) * x.size(self.program.reach)
+
+    def _sums(self, x: Expression, rows: Tensor) -> None:
+        """Ask that sums of outputs are not negative."""
+        sums = Expression(x.matrix @ rows.T, x.constant @ rows.T, self._lost(x) @ rows.abs().T)
+        self.program.add_rows([(1.0, sums)], torch.zeros(len(rows), dtype=torch.float64))
 
     def input_of(self, solution: Tensor) -> Tensor:
         """The input part of a solution, ``(1, *input_shape)``."""
         return self.pixels.at(solution).reshape(1, *self.input_shape)
 
-    def cheating(self, solution: Tensor, influence: dict[tuple[int, int], Tensor], count: int) -> set[Neuron]:
+    def cheating(
+        self, solution: Tensor, influence: Mapping[tuple[int, int], Tensor], count: int
+    ) -> set[Neuron]:
         """The neurons whose relaxed rounding gains most in ``solution`` over true rounding.
 
         Args:

@@ -1,9 +1,18 @@
 """Class agreement of modes over a box, against enumeration of whole-number boxes."""
 
+import time
+
 import pytest
 import torch
 
-from quantizable.verify import Box, FixedPoint, decide_agreement, fixed_point_network, largest_radius
+from quantizable.verify import (
+    Box,
+    FixedPoint,
+    class_program,
+    decide_agreement,
+    fixed_point_network,
+    largest_radius,
+)
 from quantizable.verify import bounds as bounds_module
 from quantizable.verify.agreement import margin_bounds
 from quantizable.verify.robustness import margin_layer
@@ -111,3 +120,49 @@ def test_questions_that_make_no_sense():
     first, others = modes(0)
     with pytest.raises(ValueError, match="one box, not 2"):
         decide_agreement(first, others, Box.around(torch.full((2, 3), 9.0), 1))
+
+
+def at_a_boundary(first, radius=4):
+    """A box around the whole-number input, of many random ones, where the two largest outputs are closest."""
+    x = torch.randint(radius, 256 - radius, (4000, 3), generator=torch.Generator().manual_seed(0)).double()
+    top = first(x).topk(2, dim=1).values
+    return Box.around(x[(top[:, 0] - top[:, 1]).argmin()][None], radius, 0, 255, integer=True)
+
+
+def test_where_the_class_changes_in_both_networks_the_program_asks_about_both():
+    """The first network's own boundary runs through the box: neither keeps its class, and they may agree."""
+    decided = changing = 0
+    for seed in range(16):
+        first, second = random_pair(seed, sizes=(3, 6, 3), bits=4)
+        box = at_a_boundary(first)
+        x = all_inputs(box)
+        a, b = first(x).argmax(1), second(x).argmax(1)
+        changing += len(a.unique()) > 1
+        verdict = decide_agreement(first, {"4": second}, box, 10)["4"]
+        assert verdict.status != "proved" or torch.equal(a, b)
+        decided += verdict.status != "unknown"
+    assert changing >= 8
+    assert decided >= 12
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_pair_of_classes_that_is_ruled_out_occurs_nowhere(monkeypatch, seed):
+    first, second = random_pair(seed, sizes=(3, 6, 3), bits=3)
+    box = at_a_boundary(first, radius=8)
+    x = all_inputs(box)
+    pairs = set(zip(first(x).argmax(1).tolist(), second(x).argmax(1).tolist(), strict=True))
+    found = []
+    rounds = class_program.in_rounds
+
+    def noted(*args):
+        found.append(rounds(*args)[0])
+        return "proved", "", None  # on to the next pair
+
+    monkeypatch.setattr(class_program, "in_rounds", noted)
+    bounds = bounds_module.difference_bounds(first, second, box)
+    own, other = (class_program.possible(part[-1]) for part in (bounds.first, bounds.second))
+    asked = [(i, j) for i in own for j in other if i != j]
+    assert {(i, j) for i, j in pairs if i != j} <= set(asked)
+    class_program.agree_by_program(first, second, box, lambda _: None, time.perf_counter() + 20)
+    for pair, status in zip(asked, found, strict=True):
+        assert status != "proved" or pair not in pairs
