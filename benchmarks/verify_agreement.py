@@ -207,6 +207,7 @@ def main() -> None:
             "settings": settings,
             "verdicts": rows,
             "largest_radius": radii,
+            "lines": along_lines(graphs, pixels[: args.line_images], mean, std, args.execution),
         }
         write_text(args.output, json.dumps(results, indent=1) + "\n")
 
