@@ -1,8 +1,8 @@
 """torch's exporter takes a second for a small network; tests that export the same one share its answer.
 
-Shared is what :func:`quantizable.deploy.export._to_onnx` returns for a lowered network of the same content:
-classes, code of the forward passes, attributes, tensors. All that this project does before and behind it
-runs in each test.
+Shared are the operations that ``norm_folding.traced`` finds and the file of ``export._to_onnx``, for a
+network of the same content: classes, code of the forward passes, attributes, tensors. All that this project
+does before, between and behind them runs in each test.
 """
 
 from __future__ import annotations
@@ -81,13 +81,27 @@ def digest(content: Any) -> str:
     return found.hexdigest()
 
 
+def shared(trace: Any) -> Any:
+    """``traced`` that looks at a network of the same content once; nothing changes its graphs."""
+    known: dict[str, Any] = {}
+
+    def traced(model: Any, inputs: Any) -> Any:
+        key = digest((model, inputs.args, inputs.kwargs))
+        if key not in known:
+            known[key] = trace(model, inputs)
+        return known[key]
+
+    return traced
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared_exports() -> Any:
     """The memo, for the whole session; None without the exporter."""
     try:
-        from quantizable.deploy import export
+        from quantizable.deploy import export, norm_folding
     except ImportError:
         return None
+    norm_folding.traced = shared(norm_folding.traced)
     memo = ExportMemo(export._to_onnx)
     export._to_onnx = memo  # type: ignore[assignment]
     return memo

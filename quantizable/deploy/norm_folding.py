@@ -118,8 +118,7 @@ def fold_norms(
     """
     if not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return [], {}
-    program = torch.export.export(model, inputs.args, inputs.kwargs, strict=False)
-    calls = calls_of(model, program.graph)
+    calls = calls_of(model, traced(model, inputs))
     norms = {module: name for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     quantized = {model.get_submodule(name): node for name, node in weights.items()}
     folded: list[str] = []
@@ -138,6 +137,11 @@ def fold_norms(
             replace_module(model, norm, without_norm(norm))
             folded.append(name)
     return folded, kept
+
+
+def traced(model: nn.Module, inputs: Inputs) -> fx.Graph:
+    """The operations of one forward pass."""
+    return torch.export.export(model, inputs.args, inputs.kwargs, strict=False).graph
 
 
 def _fold(norm: _BatchNorm, layer: nn.Module, weight: WeightNode) -> None:
