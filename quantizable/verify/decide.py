@@ -198,15 +198,16 @@ def settle(
     method = "search"
     begun = time.perf_counter()
     proof = begun + PROOF * (deadline - begun)
+    remaining.sort(key=lambda question: question.upper_bound(bounds) - question.target)  # the easiest first
     for i, question in enumerate(remaining):
         weights = question.weights(outputs)
+        now = time.perf_counter()
+        until = now + (proof - now) / (len(remaining) - i)
         if branch:
-            tree = Tree(first, second, box, weights, question.target, execution)
-            now = time.perf_counter()
-            outcome = tree.search(now + (proof - now) / (len(remaining) - i), use_milp)
+            outcome = Tree(first, second, box, weights, question.target, execution).search(until, use_milp)
             status, method, witness = outcome.status, f"branching+{outcome.leaves}", outcome.found
         else:
-            status, method, witness = by_program(first, second, box, bounds, weights, question.target, proof)
+            status, method, witness = by_program(first, second, box, bounds, weights, question.target, until)
         if status == "refuted":
             return status, method, witness
         if status == "proved":

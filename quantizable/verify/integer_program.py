@@ -106,7 +106,7 @@ def in_rounds(
         answer, solution = asked.reach(target, left if exact else RELAXED * (deadline - begun))
         if answer == "infeasible":
             return "proved", method, None
-        cheating = set(asked.staircases)
+        cheating = set(asked.few_codes)
         if solution is not None:
             found = look(asked.input_of(solution))
             if found is not None:

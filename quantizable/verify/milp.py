@@ -36,6 +36,7 @@ from quantizable.verify.staircase import add_staircase, has_few_steps
 # A proof must survive the solver's own tolerances: the violated property is asked for more easily
 # than it is defined, by this share of what one column can do to it.
 MARGIN = 1e-5
+FEW_CODES = 64  # of a neuron that may well have whole numbers
 MOST_CODES = 2.0**16  # a neuron with more codes keeps its rounding relaxed: they would be below the tolerance
 
 Neuron = tuple[int, int, int]  # network (0 or 1), node, flat index
@@ -68,7 +69,7 @@ class PairProgram:
 
     Attributes:
         relaxed: the neurons whose rounding is a free error.
-        staircases: the neurons with few codes that are not in ``exact``.
+        few_codes: the neurons that are not in ``exact`` and have at most :data:`FEW_CODES` codes.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class PairProgram:
         self.pixels = self.program.add_columns(box.low.flatten(), box.high.flatten())
         values: tuple[list[Expression], list[Expression]] = ([self.pixels], [self.pixels])
         self.relaxed: list[Relaxed] = []
-        self.staircases: set[Neuron] = set()
+        self.few_codes: set[Neuron] = set()
         for index, node in enumerate(first.nodes):
             undecided = torch.zeros(0, dtype=torch.bool)
             for which, (graph, own) in enumerate(((first, bounds.first), (second, bounds.second))):
@@ -240,7 +241,7 @@ class PairProgram:
         """The neurons of ``stairs``; their bounds before and behind the rounding are ``ranges``."""
         whole = torch.zeros_like(stairs)
         whole[exact] = True
-        self.staircases |= {(*place, int(n)) for n in (stairs & ~whole).nonzero()}
+        self.few_codes |= {(*place, int(n)) for n in (stairs & ~whole).nonzero()}
         for where, integer in ((stairs & whole, True), (stairs & ~whole, False)):
             if where.any():
                 inner, values = (Interval(side.low[where], side.high[where]) for side in ranges)
@@ -262,6 +263,8 @@ class PairProgram:
         whole &= free & ((r.high - r.low) < MOST_CODES * stage.step)
         half = torch.full_like(r.low, stage.step / 2)
         relaxed = free & ~whole
+        few = relaxed & ((r.high - r.low) < (FEW_CODES - 0.5) * stage.step)
+        self.few_codes |= {(*place, int(n)) for n in few.nonzero()}
         error = self.program.add_columns(-half[relaxed], half[relaxed])
         self.relaxed.append(Relaxed(*place, stage, relaxed.nonzero()[:, 0], select(x, relaxed), error))
         x = scatter(x, relaxed, error, self.program.columns, add=True)
