@@ -27,7 +27,7 @@ from quantizable.verify.refutation import exceeds
 from quantizable.verify.replay import Replay, search
 
 PROOF = 0.75  # of the time, at most, for a proof; the rest is for a longer search
-FIRST = 0.75  # of the time of that search for the question that is closest to its answer, and so on
+FIRST = 0.75  # of the time that is left for each question but the last
 
 
 @dataclass(frozen=True)
@@ -199,10 +199,10 @@ def settle(
     begun = time.perf_counter()
     proof = begun + PROOF * (deadline - begun)
     remaining.sort(key=lambda question: question.upper_bound(bounds) - question.target)  # the easiest first
-    for i, question in enumerate(remaining):
+    for question in remaining:
         weights = question.weights(outputs)
         now = time.perf_counter()
-        until = now + (proof - now) / (len(remaining) - i)
+        until = now + (proof - now) * (1.0 if question is remaining[-1] else FIRST)
         if branch:
             outcome = Tree(first, second, box, weights, question.target, execution).search(until, use_milp)
             status, method, witness = outcome.status, f"branching+{outcome.leaves}", outcome.found
