@@ -20,7 +20,7 @@ __all__ = ["exported_anew", "shared_exports"]
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 # An export makes and drops millions of small objects, beside which the libraries' own are looked at each
-# time: an eighth of the time of the tests.
+# time.
 gc.set_threshold(100_000, 50, 100)
 # the same examples in every run, however slow the machine is
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)

@@ -92,15 +92,14 @@ def decide_agreement(
             found_input = find_disagreement(first, second, box, deadline, confidence=confidence)
             if found_input is not None and execution != "real":
                 found_input = _in_every_run(first, second, box, found_input, execution)
-            possible = (branch or (use_milp and execution == "real")) and not confidence
+            milp = use_milp and execution == "real" and not confidence
             if found_input is not None:
                 status = "refuted"
-            elif possible and (own[0] > 0 or first_keeps_its_class()):
+            elif (milp or (branch and not confidence)) and (own[0] > 0 or first_keeps_its_class()):
                 left = max(deadline - time.perf_counter(), 0.1)
                 rest = decide_robustness(second, box, label, left, use_milp, **ways)  # type: ignore[arg-type]
                 status, decided = ("proved" if rest.status == "proved" else "unknown"), rest.method
-            joint = use_milp and execution == "real" and not confidence and not beyond_program(first)
-            if status == "unknown" and joint:
+            if status == "unknown" and milp and not beyond_program(first):
                 look = partial(find_disagreement, first, second, box, deadline, steps=200)
                 status, decided, found_input = agree_by_program(first, second, box, look, deadline)
         seconds = time.perf_counter() - start
@@ -151,8 +150,14 @@ def find_disagreement(
     confidence: float = 0.0,
     steps: int = 60,
 ) -> Replay | None:
-    """An input of the box to which the two networks give different classes, if the search finds one by
-    ``deadline`` (of ``time.perf_counter``), and of which the first is as sure as ``confidence``."""
+    """An input of the box to which the two networks give different classes, if the search finds one.
+
+    Args:
+        deadline: of ``time.perf_counter``.
+        starts: inputs to start from, ``(n, *input_shape)``; None: the center.
+        confidence: the first network's least softmax probability for its class, 0 to 1.
+        steps: generations of the search at most.
+    """
 
     def preference(x: Tensor) -> Tensor:
         """By how much the second network prefers another class than the first's, ``(batch,)``."""

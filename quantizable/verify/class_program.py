@@ -15,8 +15,7 @@ from torch import Tensor
 from quantizable.verify.bounds import DifferenceBounds, difference_bounds
 from quantizable.verify.box import Box
 from quantizable.verify.graph import Graph
-from quantizable.verify.influence import influences
-from quantizable.verify.integer_program import Status, in_rounds, pair_program
+from quantizable.verify.integer_program import Status, in_rounds, influence_of, pair_program
 from quantizable.verify.interval import Interval
 from quantizable.verify.replay import Replay
 from quantizable.verify.robustness import margin_layer
@@ -72,12 +71,9 @@ def _prefers(
     weights = torch.zeros(count, dtype=torch.float64)
     weights[i], weights[j] = -1.0, 1.0
     conditions = margin_layer(count, i).weight
-    asked = ((first, bounds.first, conditions.abs().amax(0)), (second, bounds.second, weights))
-    influence = {
-        (which, node): size[0]
-        for which, (graph, own, rows) in enumerate(asked)
-        for node, size in influences(graph, own, rows).items()
-    }
+    influence = influence_of(
+        (first, bounds.first, conditions.abs().amax(0)), (second, bounds.second, weights)
+    )
 
     def program(exact: Set[Neuron]) -> PairProgram:
         return pair_program()(

@@ -13,6 +13,7 @@ from quantizable.verify.box import Box
 from quantizable.verify.curves import Curve
 from quantizable.verify.graph import Graph
 from quantizable.verify.influence import influences
+from quantizable.verify.interval import Interval
 from quantizable.verify.pooling import MaxPool2d
 from quantizable.verify.replay import Replay, search
 from quantizable.verify.stages import Activation
@@ -47,12 +48,7 @@ def by_program(
     deadline: float,
 ) -> tuple[Status, str, Replay | None]:
     """Can ``weights . (second - first)`` reach ``target``?"""
-    pairs = enumerate(((first, bounds.first), (second, bounds.second)))
-    influence = {
-        (which, node): size[0]
-        for which, (graph, own) in pairs
-        for node, size in influences(graph, own, weights).items()
-    }
+    influence = influence_of((first, bounds.first, weights), (second, bounds.second, weights))
 
     def look(start: Tensor) -> Replay | None:
         found = search(first, second, box, weights, start, target, steps=200)
@@ -62,6 +58,19 @@ def by_program(
         return pair_program()(first, second, box, bounds, exact, weights)
 
     return in_rounds(program, influence, target, look, deadline)
+
+
+def influence_of(*networks: tuple[Graph, list[Interval], Tensor]) -> dict[tuple[int, int], Tensor]:
+    """How much each neuron moves the outputs, ``(n,)``, by network and node.
+
+    Args:
+        networks: each with the bounds of its values and the weights of its outputs, ``(outputs,)``.
+    """
+    return {
+        (which, node): size[0]
+        for which, (graph, own, weights) in enumerate(networks)
+        for node, size in influences(graph, own, weights).items()
+    }
 
 
 def pair_program() -> type[PairProgram]:

@@ -216,8 +216,12 @@ class PairProgram:
         fixed = stage.clamp(r.low) == stage.clamp(r.high)
         stairs = ~fixed & has_few_steps(stage, r)
         if stage.step > 0:
-            x = self._rounding(stage, x, r, ~fixed & ~stairs, exact, place)
-            x = self._staircases(stage, x, (bounds, r), stairs, exact, place)
+            whole = torch.zeros_like(fixed)
+            whole[exact] = True
+            few = stairs | ((r.high - r.low) < (FEW_CODES - 0.5) * stage.step)
+            self.few_codes |= {(*place, int(n)) for n in (few & ~fixed & ~whole).nonzero()}
+            x = self._rounding(stage, x, r, ~fixed & ~stairs, whole, place)
+            x = self._staircases(stage, x, (bounds, r), stairs, whole)
         below = ~fixed & ~stairs & (r.low < low)
         above = ~fixed & ~stairs & (r.high > high)
         x = self._maximum(x, r, low, below)
@@ -235,13 +239,9 @@ class PairProgram:
         x: Expression,
         ranges: tuple[Interval, Interval],
         stairs: Tensor,
-        exact: list[int],
-        place: tuple[int, int],
+        whole: Tensor,
     ) -> Expression:
         """The neurons of ``stairs``; their bounds before and behind the rounding are ``ranges``."""
-        whole = torch.zeros_like(stairs)
-        whole[exact] = True
-        self.few_codes |= {(*place, int(n)) for n in (stairs & ~whole).nonzero()}
         for where, integer in ((stairs & whole, True), (stairs & ~whole, False)):
             if where.any():
                 inner, values = (Interval(side.low[where], side.high[where]) for side in ranges)
@@ -255,16 +255,13 @@ class PairProgram:
         x: Expression,
         r: Interval,
         free: Tensor,
-        exact: list[int],
+        whole: Tensor,
         place: tuple[int, int],
     ) -> Expression:
-        whole = torch.zeros_like(free)
-        whole[exact] = True
-        whole &= free & ((r.high - r.low) < MOST_CODES * stage.step)
+        """The neurons of ``free``: an error of half a step, or a whole number for those of ``whole``."""
+        whole = whole & free & ((r.high - r.low) < MOST_CODES * stage.step)
         half = torch.full_like(r.low, stage.step / 2)
         relaxed = free & ~whole
-        few = relaxed & ((r.high - r.low) < (FEW_CODES - 0.5) * stage.step)
-        self.few_codes |= {(*place, int(n)) for n in few.nonzero()}
         error = self.program.add_columns(-half[relaxed], half[relaxed])
         self.relaxed.append(Relaxed(*place, stage, relaxed.nonzero()[:, 0], select(x, relaxed), error))
         x = scatter(x, relaxed, error, self.program.columns, add=True)
