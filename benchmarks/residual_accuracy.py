@@ -2,10 +2,10 @@
 
     python benchmarks/residual_accuracy.py --data data --seeds 0,1,2 --output residual_accuracy.json
 
-Every network starts from the shipped ResNet-20 for CIFAR-10 (its 8-bit weights as float weights, its norms of
-each mode), with step sizes calibrated on the same images, and is trained in all its modes for the same steps
-on the same batches. Prints the test accuracy of each mode, before and after, and how many predictions differ
-from those with float additions.
+Every network starts from the shipped ResNet-20 for CIFAR-10: its 8-bit weights as float weights, its norms
+and step sizes of each mode. Step sizes of additions are calibrated. All are trained in all their modes for
+the same steps on the same batches. Prints the test accuracy of each mode, before and after, and how many
+predictions differ from those with float additions.
 """
 
 from __future__ import annotations
@@ -27,11 +27,20 @@ import quantizable
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "cifar10_resnet20.qz"
 
 
-def network_like(shipped: quantizable.QuantizableNetwork, bits: list[int], residual: int | None) -> Any:
-    """A trainable network with the shipped weights and norms."""
+def network_like(
+    shipped: quantizable.QuantizableNetwork, bits: list[int], residual: int | None, images: Tensor
+) -> Any:
+    """A trainable network with the shipped weights, norms and step sizes; others fit the images."""
     network = quantizable.quantize(shipped.to_float(8), bits, residual=residual)
     norms = {key: value for key, value in shipped.state_dict().items() if ".norms." in key}
     network.load_state_dict(norms, strict=False)
+    network.calibrate([images])
+    scales = {
+        key.replace("stored_scale", "scale"): value
+        for key, value in shipped.state_dict().items()
+        if key.endswith("stored_scale")
+    }
+    network.load_state_dict(scales, strict=False)
     return network
 
 
@@ -99,8 +108,7 @@ def main() -> None:
         for word in args.residual.split(","):
             begin = time.perf_counter()
             residual = None if word == "float" else int(word)
-            network = network_like(shipped, [*map(int, args.bits.split(","))], residual)
-            network.calibrate([images[:512]])
+            network = network_like(shipped, [*map(int, args.bits.split(","))], residual, images[:512])
             for when in ("before", "after"):
                 if when == "after":
                     train(network, images, labels, args.steps, seed, args.lr)

@@ -63,6 +63,9 @@ def measured_images(datamodule: DataModule, trainer: pl.Trainer, stage: str) -> 
 def check_same_network(given: dict[str, Any], path: Path) -> None:
     """``ValueError`` if a run that is to be resumed trains another network than :func:`describe` gave."""
     saved = read_checkpoint(path)["quantizable"]
+    # an option that is younger than the checkpoint was off
+    unknown = given["quantize"].keys() - saved["quantize"].keys()
+    saved["quantize"] |= {key: given["quantize"][key] for key in unknown if not given["quantize"][key]}
     for key in ("model", "num_classes", "model_options", "modes", "quantize"):
         if saved[key] != given[key]:
             raise ValueError(

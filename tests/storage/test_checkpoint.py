@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,15 @@ def test_a_mode_the_network_lacks(path: Path) -> None:
 def test_only_the_same_network_resumes(path: Path, other: Any, what: str) -> None:
     with pytest.raises(ValueError, match=f"cannot be resumed: it was trained with {what}"):
         check_same_network(QuantizableClassifier(*other).description(), path)
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_an_option_that_is_younger_than_the_checkpoint_was_off(path: Path, bits: int | None) -> None:
+    given = QuantizableClassifier("tiny_cnn", 10, [2, "w4a8", 32]).description()
+    rewrite(path, quantize={key: value for key, value in given["quantize"].items() if key != "residual"})
+    given["quantize"]["residual"] = bits
+    with nullcontext() if bits is None else pytest.raises(ValueError, match="cannot be resumed"):
+        check_same_network(given, path)
 
 
 def test_a_file_of_integers_is_no_checkpoint(tmp_path: Path) -> None:
