@@ -1,13 +1,13 @@
 """Concrete inputs: replay through both networks, and a search for the largest difference.
 
-A counterexample counts only after replay. The search is a (1 + lambda) evolution strategy on
-the true networks (rounding included): start from good corners, change a few inputs at random,
-keep what is better. It can only refute, never prove.
+A counterexample counts only after replay. The search runs the true networks (rounding included). A short one
+is a (1 + lambda) evolution strategy: start from good corners, change a few inputs at random, keep what is
+better. A long one is simulated annealing (:mod:`~quantizable.verify.annealing`), which the strategy's best
+input begins. They can only refute, never prove.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quantizable.verify.annealing import anneal
 from quantizable.verify.box import Box
 from quantizable.verify.graph import Graph
 
@@ -60,7 +61,7 @@ def search(
         box: one box (batch of 1).
         starts: inputs to start from, ``(n, *input_shape)``; moved to the nearest allowed one.
         steps: generations of ``children`` inputs; stops early at the target.
-        deadline: of ``time.perf_counter``: search until then instead of ``steps`` generations.
+        deadline: of ``time.perf_counter``: anneal until then behind these generations; None: do not.
 
     Returns:
         The best input found, whether or not it reaches the target.
@@ -69,12 +70,10 @@ def search(
     def score(x: Tensor) -> Tensor:
         return (second(x) - first(x)).flatten(1) @ weights
 
-    if deadline is None:
-        best, _ = climb(score, box, starts, target, steps=steps, children=children, seed=seed)
-    else:
-        best, _ = climb(
-            score, box, starts, target, steps=sys.maxsize, children=children, seed=seed, deadline=deadline
-        )
+    best, value = climb(score, box, starts, target, steps=steps, children=children, seed=seed)
+    if deadline is not None and value < target:
+        left = deadline - time.perf_counter()
+        best, _ = anneal(score, box, best, target, seconds=left, seed=seed)
     return replay(first, second, best, weights)
 
 
