@@ -70,6 +70,7 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         self.config = config
         self.info: dict[str, Any] = {}
         self.added: set[BitMode] = set()  # modes of ``add_mode``
+        self.stores_integers = False  # read from a ``.qz``: there is nothing to learn
         # found once: walking a deep network at each switch would cost more than the switch
         self._structure = Structure(model)
         self._history = ModeHistory()
@@ -310,10 +311,13 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
     def to_float(self, mode: ModeLike | None = None) -> nn.Module:
         """The plain float network: a copy with the original layer classes and keys.
 
+        Of a ``.qz`` its weights are those of the mode, rounded, and they can be trained.
+
         Args:
             mode: whose norms to keep; the highest mode by default.
         """
-        return float_copy(self.model, self.modes[-1] if mode is None else self.check_mode(mode))
+        copy = float_copy(self.model, self.modes[-1] if mode is None else self.check_mode(mode))
+        return copy.requires_grad_(True) if self.stores_integers else copy
 
 
 def _after_load(network: nn.Module, incompatible_keys: Any) -> None:

@@ -84,7 +84,7 @@ def open_qz(path: str | Path, model: nn.Module | None = None) -> tuple[Quantizab
         # what is given stays as it is, and may be given again
         model = _build(path, about["architecture"]) if model is None else same_copy(model)
         network = _fill(model.eval().requires_grad_(False), about, tensors)
-        network.info = about["info"]
+        network.info, network.stores_integers = about["info"], True
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"{path} does not fit {kind}: {error}") from error
     return network, about

@@ -57,6 +57,19 @@ def test_a_file_of_chosen_modes_holds_no_more(make, images: Tensor, tmp_path: Pa
         loaded.set_bits(4)
 
 
+def test_its_float_copy_can_be_trained(make, images: Tensor, tmp_path: Path) -> None:
+    save_qz(make(bits=(2, 4)), tmp_path / "model.qz")
+    loaded = load_qz(tmp_path / "model.qz", model=SmallNet())
+    network = quantizable.quantize(loaded.to_float(4), [2, 4])
+    network.calibrate([images])
+    network(images).square().sum().backward()
+    layers = network.layers().values()
+    assert layers
+    assert all(layer.weight.grad is not None and layer.weight.grad.any() for layer in layers)
+    assert all(p.requires_grad for p in network.parameters())
+    assert not any(p.requires_grad for p in loaded.parameters())  # integers are not
+
+
 def test_the_architecture_is_built_from_its_name(tmp_path: Path) -> None:
     network = quantizable.quantize(timm.create_model("resnet10t", num_classes=7), [2]).eval()
     x = torch.randn(2, 3, 32, 32)
