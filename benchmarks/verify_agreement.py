@@ -101,7 +101,12 @@ def around(x: torch.Tensor, scale: torch.Tensor, radius: float) -> Box:
 
 
 def along_lines(
-    graphs: dict[str, Graph], pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, execution: str
+    graphs: dict[str, Graph],
+    pixels: torch.Tensor,
+    mean: torch.Tensor,
+    std: torch.Tensor,
+    execution: str,
+    kinds: list[str],
 ) -> list[dict]:
     """Agreement on lines of brightness and contrast through each image."""
     first = next(iter(graphs))
@@ -109,6 +114,8 @@ def along_lines(
     if len(pixels) == 0:
         return rows
     for kind, reach in LINES:
+        if kind not in kinds:
+            continue
         start = time.perf_counter()
         found = []
         for image in pixels:
@@ -138,6 +145,7 @@ def main() -> None:
     parser.add_argument("--milp", action="store_true", help="ask the MILP what bounds and search leave open")
     parser.add_argument("--execution", choices=EXECUTIONS, default="real", help="what runs the networks")
     parser.add_argument("--line-images", type=int, default=0, help="images to change in brightness, contrast")
+    parser.add_argument("--lines", nargs="+", choices=dict(LINES), default=[*dict(LINES)])
     parser.add_argument("--radius-images", type=int, default=10, help="images to find the largest radius of")
     parser.add_argument(
         "--time-limit", type=float, default=5.0, help="seconds of search for each image and mode"
@@ -207,7 +215,7 @@ def main() -> None:
             "settings": settings,
             "verdicts": rows,
             "largest_radius": radii,
-            "lines": along_lines(graphs, pixels[: args.line_images], mean, std, args.execution),
+            "lines": along_lines(graphs, pixels[: args.line_images], mean, std, args.execution, args.lines),
         }
         write_text(args.output, json.dumps(results, indent=1) + "\n")
 
