@@ -26,7 +26,6 @@ from quantizable.storage.golden import SPAN, drawn
 from quantizable.storage.preprocessing import preprocessing
 from quantizable.storage.qz import UNNAMED, describe_architecture, integer_modes, save_qz
 from quantizable.storage.signature import as_inputs, signature_of
-from quantizable.storage.stored_quantizers import StoredWeight
 
 CONFIG, WEIGHTS, INTEGERS, CARD, PICTURE = (
     *("config.json", "model.safetensors", "model.qz"),
@@ -63,15 +62,14 @@ def _write_network(
 ) -> list[str]:
     """All files but the card; their names."""
     make_folder(folder)
-    stored = any(isinstance(quantizer, StoredWeight) for quantizer in network.quantizers().values())
-    names = [CONFIG] if stored else [CONFIG, WEIGHTS]
+    names = [CONFIG] if network.stores_integers else [CONFIG, WEIGHTS]
     write_json(folder / CONFIG, finite(describe(network)))
-    if not stored:
+    if not network.stores_integers:
         write_weights(folder / WEIGHTS, network)
         if not _is_built_again(network, folder):
             log.warning("%s does not say how to build its network: it loads with model=... only", folder)
             write_json(folder / CONFIG, finite(describe(network) | {"model": None}))
-    if stored or (integers and integer_modes(network)):
+    if network.stores_integers or (integers and integer_modes(network)):
         try:
             save_qz(network, folder / INTEGERS)
         except ValueError as error:

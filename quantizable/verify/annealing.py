@@ -1,6 +1,6 @@
 """Simulated annealing over a box: a search for as long as there is time.
 
-Metropolis steps of several chains that change one to three inputs each, half of which go to an end of their
+Metropolis steps of several chains that change one to three inputs each, most of which go to an end of their
 range; the temperature falls linearly to zero at the deadline (Kirkpatrick, Gelatt and Vecchi, Science 220,
 1983). Quantized networks have a local optimum at every code: a strategy that only climbs stays in one, and
 gradients say little there.
@@ -39,6 +39,7 @@ def anneal(
         box: one box (batch of 1).
         start: one of its inputs, ``(1, *input_shape)``.
         seconds: how long; it ends earlier at the target.
+        seed: of the changes; how many there are depends on the time.
 
     Returns:
         The best input found, ``(1, *input_shape)``, and its score.
@@ -75,5 +76,5 @@ def _changed(x: Tensor, box: Box, count: int, generator: torch.Generator) -> Ten
     draw, place = torch.rand(2, chains, count, generator=generator, dtype=torch.float64)
     place = torch.where(draw < AT_AN_END, (draw < AT_AN_END / 2).double(), place)
     low, high = box.low.flatten()[where], box.high.flatten()[where]
-    new = low + (high - low) * place
+    new = (low + (high - low) * place).clamp(low, high)  # float64 may round past an end
     return x.scatter(1, where, new.round() if box.integer else new)

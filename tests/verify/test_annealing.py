@@ -57,3 +57,16 @@ def test_nothing_is_tried_where_there_is_no_time_or_no_need() -> None:
         found, value = anneal(score, box(True), start, target, seconds=seconds)
         assert torch.equal(found, start)
         assert value == float(score(start)[0])
+
+
+def test_it_stays_in_the_box_to_the_last_bit() -> None:
+    ends = torch.rand(2, 1, 1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    wide = Box(-ends[0], 3 * ends[1])
+    seen: list[torch.Tensor] = []
+
+    def noted(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return x.sum(1)
+
+    anneal(noted, wide, wide.center, float("inf"), seconds=0.3)
+    assert wide.contains(torch.cat(seen)).all()
