@@ -113,12 +113,14 @@ def main() -> None:
                 if when == "after":
                     train(network, images, labels, args.steps, seed, args.lr)
                 answers = predictions(network, test)
-                plain.setdefault(when, answers)
+                if residual is None:
+                    plain[when] = answers
                 for mode, found in answers.items():
                     accuracy = 100 * (found == truth).float().mean().item()
-                    differing = int((found != plain[when][mode]).sum())
                     row = {"seed": seed, "additions": word, "when": when, "bits": mode}
-                    rows.append({**row, "accuracy": round(accuracy, 2), "differing": differing})
+                    rows.append({**row, "accuracy": round(accuracy, 2)})
+                    if plain:  # else float additions were not asked for, or come later
+                        rows[-1]["differing"] = int((found != plain[when][mode]).sum())
                     print(rows[-1], f"{time.perf_counter() - begin:.0f} s", flush=True)
             if args.output:
                 about = {"steps": args.steps, "lr": args.lr, "test_images": len(test)}
