@@ -111,6 +111,10 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
+    if "8" not in args.bits.split(
+        ","
+    ):  # step sizes of additions are fitted in it, before the trained ones are there
+        parser.error(f"--bits {args.bits} lacks 8; give the modes and 8, as 2,8")
     shipped = quantizable.load(SHIPPED)
     images, labels = images_of(args.data, shipped.info, train=True)
     test, truth = (x[: args.test_images] for x in images_of(args.data, shipped.info, train=False))
