@@ -51,6 +51,7 @@ PARTS = {
     ),
     "fake quantization": (
         "_FakeQuantize", "_FakeQuantizeBackward", "_WeightInProduct", "_WeightInProductBackward",
+        "_FusedReLU", "_FusedReLUBackward",
     ),
     WEIGHTS: (),  # of the part above, what runs on a weight
     "optimizer": ("Optimizer.step#SGD.step", "Optimizer.zero_grad#SGD.zero_grad"),

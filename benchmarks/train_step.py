@@ -7,8 +7,9 @@
     python benchmarks/train_step.py --device cuda
 
 All sides run in one process and in turn; a ratio is the median over the rounds. In eager mode on a CPU the
-same step runs without the loops of ``quantizable/kernels``, too ("one by one"). On a machine that others use,
-``--threads 1`` and the ratio of processor time are what can be trusted.
+same step runs without the loops of ``quantizable/kernels``, too ("one by one"), and with LSQ also with each
+ReLU apart from the quantizer behind it ("ReLU apart"). On a machine that others use, ``--threads 1`` and the
+ratio of processor time are what can be trusted.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from steps import (
 )
 
 from quantizable.kernels import loops
+from quantizable.nn.fused_relu import FusedActivation
 from quantizable.quantizers import QUANTIZERS
 from quantizable.training.memory import keep_freed_memory
 from quantizable.training.schemes import SCHEMES
@@ -80,14 +82,19 @@ def compare(
     visits = 3 if scheme in ("sandwich", "random_k") else len(modes)
     bare = bare_step(make_network(case, setting), setting, case, passes=visits)
 
-    def new_step() -> Step:
+    def new_step(relu_apart: bool = False) -> Step:
         network = quantizable_network(case, setting, modes, quantizer)
+        for module in network.modules():
+            if relu_apart and isinstance(module, FusedActivation):
+                module._readers.several = True  # so that it quantizes for nobody
         return multi_mode_step(network, setting, case, SCHEMES[scheme])
 
     steps = {"bare": bare, "ours": new_step()}
     first = {name: first_seconds(step) for name, step in steps.items()}
     if setting.device == "cpu" and setting.execution == "eager":
         steps["one by one"] = one_by_one(new_step())
+        if quantizer == "lsq":
+            steps["ReLU apart"] = new_step(relu_apart=True)
     for peer in peers:
         steps[peer] = peer_step(peer, case, setting, [int(mode) for mode in modes])
     times = interleaved(steps, repeats, setting.device, warmup=1)

@@ -7,6 +7,7 @@ the same codes come out under autocast, in training and in deployment.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -144,6 +145,52 @@ def _shares(
     return grad_x, share, grad_x - grad if wanted[1] else None
 
 
+def fake_quantize_gradients(
+    grad: Tensor,
+    x: Tensor,
+    out: Tensor | None,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bounds: tuple[int | Tensor, int | Tensor],
+    wanted: tuple[bool, bool],
+    factor: float | Tensor,
+    *,
+    more: Tensor | None = None,
+    top: float = inf,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of ``x``, ``scale`` and ``zero_point`` of :func:`fake_quantize`, None if not wanted.
+
+    Args:
+        grad: gradient of the result.
+        x, scale, zero_point: its arguments.
+        out: the result; None for ``in_product``.
+        bounds: ``low`` and ``high``.
+        wanted: whether there is a gradient of the scale, and one of the zero point.
+        factor: ``grad_scale``.
+        more: if ``x`` is what a ReLU gave: its gradient from others that read it; None: there are none.
+        top: if ``x`` is what a ReLU gave: the largest that it lets through. With ``more`` or ``top`` the
+            first gradient is that of the ReLU's input.
+    """
+    has_loops = not torch.is_grad_enabled()  # the gradient of a gradient needs a graph
+    if has_loops and wanted == (True, False) and zero_point is None:
+        done = loops.gradients_of_input_and_scale(grad, x, out, scale, bounds, factor, more, top)
+        if done is not None:
+            return *done, None
+    scale = scale.clamp_min(SMALLEST_SCALE)  # once more, for gradients of gradients
+    asked = grad, x, out, scale, zero_point, bounds, wanted
+    found = loops.fake_quantize_gradients(*asked, more=more, top=top) if has_loops else None
+    grad_x, share, zero_share = found or _shares(*asked)
+    if found is None and (more is not None or top < inf):
+        grad_x = hardtanh_backward(grad_x if more is None else grad_x + more, x, 0, top)
+    grad_scale = grad_zero = None
+    if share is not None:
+        grad_scale = _sum_to(share, scale)
+        grad_scale = (-grad_scale if out is None else grad_scale) / scale * factor
+    if zero_share is not None and zero_point is not None:
+        grad_zero = _sum_to(zero_share, zero_point) * scale * factor
+    return grad_x, grad_scale, grad_zero
+
+
 class _FakeQuantize(torch.autograd.Function):
     """Quantize and dequantize as one node; saves only its input and its output.
 
@@ -164,32 +211,20 @@ class _FakeQuantize(torch.autograd.Function):
         grad_scale: float | Tensor,
         in_product: bool,
     ) -> Tensor:
-        step = scale.detach().clamp_min(SMALLEST_SCALE)
-        out = loops.fake_quantize(x, step, zero_point, low, high)
+        out = loops.fake_quantize(x, scale, zero_point, low, high)
         if out is None:
-            out = _values(x, step, zero_point, low, high)
+            out = _values(x, scale.detach().clamp_min(SMALLEST_SCALE), zero_point, low, high)
         ctx.save_for_backward(x, None if in_product else out, scale, zero_point)
         ctx.constants = low, high, grad_scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad = grads[0]
         x, out, scale, zero_point = ctx.saved_tensors
-        scale = scale.clamp_min(SMALLEST_SCALE)  # once more, for gradients of gradients
         low, high, factor = ctx.constants
         wanted = ctx.needs_input_grad[1], zero_point is not None and ctx.needs_input_grad[2]
-        asked = grad, x, out, scale, zero_point, (low, high), wanted
-        # the gradient of a gradient needs a graph
-        found = None if torch.is_grad_enabled() else loops.fake_quantize_gradients(*asked)
-        grad_x, share, zero_share = found or _shares(*asked)
-        grad_scale = grad_zero = None
-        if share is not None:
-            grad_scale = _sum_to(share, scale)
-            grad_scale = (-grad_scale if out is None else grad_scale) / scale * factor
-        if zero_share is not None and zero_point is not None:
-            grad_zero = _sum_to(zero_share, zero_point) * scale * factor
-        return grad_x, grad_scale, grad_zero, None, None, None, None
+        found = fake_quantize_gradients(grads[0], x, out, scale, zero_point, (low, high), wanted, factor)
+        return *found, None, None, None, None
 
 
 def fake_quantize(

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from quantizable.kernels.library import HEADERS, SOURCES
+
 ROOT = Path(__file__).parents[1]
 
 # in one process: importing everything is most of a command's time
@@ -49,7 +51,9 @@ def test_from_an_empty_folder_with_only_the_wheel(tmp_path: Path) -> None:
     installed = subprocess.run([*pip, str(wheel)], capture_output=True, text=True)
     assert installed.returncode == 0, installed.stderr
     assert {"py.typed", "conf"} <= {entry.name for entry in (site / "quantizable").iterdir()}
-    for frame in ("report/page.html", "deploy/demo_answer.html", "kernels/loops.cpp", "kernels/search.cpp"):
+    read_as_files = {"report/page.html", "deploy/demo_answer.html"}
+    read_as_files |= {f"kernels/{file.name}" for file in (*SOURCES, *HEADERS)}
+    for frame in read_as_files:
         assert (site / "quantizable" / frame).is_file()
     empty.mkdir()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path[1:]])}

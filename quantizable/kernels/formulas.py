@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quantizable.kernels.loops import HALF, alike, loops_for, pointers, rows_and_length
+from quantizable.kernels.calls import HALF, pointers
+from quantizable.kernels.loops import alike, loops_for, rows_and_length
 
 
 class Clip(NamedTuple):

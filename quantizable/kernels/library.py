@@ -21,7 +21,9 @@ from functools import cache
 from pathlib import Path
 
 VARIABLE = "QUANTIZABLE_FUSED_LOOPS"  # "off": torch's operations one by one; "on": say why, if they are
-SOURCES = [Path(__file__).with_name(name) for name in ("loops.cpp", "search.cpp")]
+FOLDER = Path(__file__).parent
+SOURCES = [FOLDER / name for name in ("loops.cpp", "formulas.cpp", "search.cpp")]
+HEADERS = [FOLDER / name for name in ("numbers.h", "sums.h")]
 # -march=native: the name under which the library is kept names the processor. The others keep the numbers
 # exact (no product and sum in one rounding) and allow vectors (nobody reads errno or floating-point traps).
 FLAGS = (
@@ -90,7 +92,7 @@ def built(folder: Path | None) -> ctypes.CDLL:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as private:
         target = Path(private) / file_name()
-        command = [*compiler(), *FLAGS.split(), *map(str, SOURCES), "-o", str(target)]
+        command = [*compiler(), *FLAGS.split(), f"-I{FOLDER}", *map(str, SOURCES), "-o", str(target)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         if done.returncode:
             raise OSError(f"{command[0]} cannot build them: {done.stderr.strip()[-300:]}")
@@ -124,5 +126,6 @@ def file_name() -> str:
     """Names the sources, how it is compiled and the processor that it is compiled for."""
     lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     processor = [line for line in lines if line.split("\t")[0].split(":")[0].strip() in OF_A_PROCESSOR]
-    made_of = "\n".join([*(source.read_text() for source in SOURCES), FLAGS, os.uname().machine, *processor])
+    texts = (source.read_text() for source in (*SOURCES, *HEADERS))
+    made_of = "\n".join([*texts, FLAGS, os.uname().machine, *processor])
     return f"loops-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"

@@ -2,97 +2,15 @@
 
 from __future__ import annotations
 
-from ctypes import CDLL, c_float, c_int, c_int64, c_void_p
-from typing import Any
+from ctypes import CDLL
+from math import inf
 
 import torch
 from torch import Tensor, nn
 
+from quantizable.kernels.calls import HALF, lanes_of_torch, pointers, rows_as_torch
 from quantizable.kernels.library import library
-
-HALF = {torch.float32: 0, torch.bfloat16: 1}  # what the loops call `half`
-SIGNATURES = {  # p: pointer, n: count, f: float, i: int
-    "fake_quantize": "ippnnppffi",
-    "fake_quantize_gradients": "ippppppnnppffi",
-    "fake_quantize_gradients_summed": "pppppnffi",
-    "clip": "ippnfffi",
-    "clip_gradients": "ipppppnffi",
-    "unit_codes": "ppnffifi",
-    "unit_share": "ipppnffffi",
-    "unit_gradients": "ipppnfffffi",
-    "nested": "ippnnppfffffi",
-    "nested_gradients": "ipppppnnppfffffii",
-    "least_error": "ppppnnpnpnffi",
-}
-TYPES: dict[str, Any] = {"p": c_void_p, "n": c_int64, "f": c_float, "i": c_int}
-
-
-def typed(found: CDLL) -> CDLL:
-    """The library with the types of its functions."""
-    for name, signature in SIGNATURES.items():
-        getattr(found, name).argtypes = [TYPES[letter] for letter in signature]
-        getattr(found, name).restype = None
-    found.clip_gradients.restype = c_int
-    found.unit_share.restype = c_int64
-    return found
-
-
-def same(found: CDLL) -> bool:
-    """True if the library rounds, divides and multiplies as torch does here: a trial of each."""
-    typed(found)
-    if not any(_tried(found, fused) for fused in (1, 0)):
-        return False
-    lanes = (count for count in (16, 8, 4) if _sums(found, count))
-    lanes_of_torch(found).value = next(lanes, 0)
-    return True
-
-
-def lanes_of_torch(found: CDLL) -> c_int:
-    """How many numbers the vectors of torch's sums have; 0: the library does not know torch's order."""
-    return c_int.in_dll(found, "lanes_of_torch")
-
-
-def _sums(found: CDLL, lanes: int) -> bool:
-    """True if the library adds numbers in torch's order, which decides the last bits of a sum."""
-    lanes_of_torch(found).value = lanes
-    values = torch.rand(200003, generator=torch.Generator().manual_seed(0)) - 0.3
-    ones = torch.ones_like(values)
-    for count in (1, 5, 63, 64, 1000, 4099, 32767, 32768, 65537, 200003):
-        part, parts = values[:count], torch.zeros(torch.get_num_threads())
-        grad_x = torch.empty_like(part)
-        found.fake_quantize_gradients_summed(
-            *pointers(ones, part, None, grad_x, parts), count, -1, 1, len(parts)
-        )
-        if not torch.equal(parts.sum(), part.sum()):
-            return False
-    return True
-
-
-def _tried(found: CDLL, fused: int) -> bool:
-    """A trial, with product and sum rounded once or twice."""
-    c_int.in_dll(found, "one_rounding").value = fused
-    step = torch.tensor(0.3)
-    low, high = -4 * step.item(), 3 * step.item()
-    for dtype, half in HALF.items():
-        x = torch.cat([torch.linspace(-3, 3, 997), torch.tensor([0.0, -0.0, 0.15, 0.45, 1e30])])
-        x, grad = x.to(dtype), x.flip(0).to(dtype)
-        out = ((x.float() / step).round_().clamp_(-4, 3) * step).to(dtype)
-        passed = torch.ops.aten.hardtanh_backward(grad, x, low, high)
-        share = (grad * out).addcmul_(passed, x, value=-1)
-        ours = [torch.empty_like(x) for _ in range(3)]
-        found.fake_quantize(half, *pointers(x, ours[0]), 1, x.numel(), *pointers(step, None), -4, 3, 1)
-        found.fake_quantize_gradients(
-            half, *pointers(grad, x, out, ours[1], ours[2], None), 1, x.numel(), None, None, low, high, 1
-        )
-        for mine, torchs in zip(ours, (out, passed, share), strict=True):
-            if not torch.equal(mine, torchs):
-                return False
-    return True
-
-
-def pointers(*tensors: Tensor | None) -> list[int | None]:
-    """The address of each tensor's numbers, None for None; keep the tensors until the loop is over."""
-    return [None if x is None else x.data_ptr() for x in tensors]
+from quantizable.kernels.trial import same
 
 
 def loops_for(x: Tensor) -> CDLL | None:
@@ -179,7 +97,7 @@ def fake_quantize(
 
     Args:
         x: any shape; the result has its shape, type and order in memory.
-        scale: step size, float32, a scalar or one per row as ``[C, 1, ...]``; at least 1e-9.
+        scale: step size, float32, a scalar or one per row as ``[C, 1, ...]``; less than 1e-9 counts as 1e-9.
         zero_point: real code of the value 0, as ``scale``; None: 0.
         low, high: smallest and largest code; tensors, as of a compiled graph, are left to torch.
 
@@ -203,6 +121,73 @@ def fake_quantize(
     return out
 
 
+def fused_relu(x: Tensor, in_place: bool, top: float, scale: Tensor, high: int) -> tuple[Tensor, Tensor]:
+    """A ReLU and the fake quantization of what it gives, in one pass.
+
+    Args:
+        x: any shape; :func:`loops_for` has the library for it.
+        in_place: whether ``x`` is to become what the ReLU gives.
+        top: the largest value that the ReLU lets through, above 0.
+        scale: step size, a float32 scalar; less than 1e-9 counts as 1e-9.
+        high: largest code; the smallest is 0.
+
+    Returns:
+        What the ReLU gives, and that fake-quantized, each of shape, type and order of ``x``.
+    """
+    found = loops_for(x)
+    assert found is not None
+    relu, out = x if in_place else torch.empty_like(x), torch.empty_like(x)
+    found.fused_relu(
+        HALF[x.dtype],
+        *pointers(x, relu, out),
+        x.numel(),
+        *pointers(scale),
+        high,
+        top,
+        torch.get_num_threads(),
+    )
+    return relu, out
+
+
+def gradients_of_input_and_scale(
+    grad: Tensor,
+    x: Tensor,
+    out: Tensor | None,
+    scale: Tensor,
+    bounds: tuple[int | Tensor, int | Tensor],
+    factor: float | Tensor,
+    more: Tensor | None,
+    top: float,
+) -> tuple[Tensor, Tensor] | None:
+    """Backward of ``functional.fake_quantize`` in float32 without a zero point, from one pass.
+
+    Args:
+        grad, x, out, scale, bounds, more, top: as in :func:`fake_quantize_gradients`.
+        factor: on the gradient of the scale.
+
+    Returns:
+        The gradients of ``x`` and of ``scale``; None where no loop fits, or none adds in torch's order.
+    """
+    found = loops_for(x) if x.dtype == torch.float32 and isinstance(factor, float) else None
+    rows = rows_and_length(x, scale) if found and isinstance(bounds[0], int) else None
+    if found is None or rows is None or not alike(x, grad, out, more):
+        return None
+    threads, grad_x, grad_scale = torch.get_num_threads(), torch.empty_like(x), torch.empty_like(scale)
+    if not scale.dim() and lanes_of_torch(found).value:
+        parts = torch.zeros(threads)
+        found.fake_quantize_gradients_summed(
+            *pointers(grad, x, out, grad_x, parts, grad_scale), x.numel(), *pointers(scale), *bounds, factor,
+            *pointers(more), top, threads,
+        )  # fmt: skip
+    elif rows[0] > 1 and out is not None and more is None and rows_as_torch(found).value:
+        found.fake_quantize_gradients_of_rows(
+            *pointers(grad, x, out, grad_x, grad_scale), *rows, *pointers(scale), *bounds, factor, threads
+        )
+    else:
+        return None
+    return grad_x, grad_scale
+
+
 def fake_quantize_gradients(
     grad: Tensor,
     x: Tensor,
@@ -211,10 +196,11 @@ def fake_quantize_gradients(
     zero_point: Tensor | None,
     bounds: tuple[int | Tensor, int | Tensor],
     wanted: tuple[bool, bool],
+    *,
+    more: Tensor | None = None,
+    top: float = inf,
 ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
     """Backward of ``functional.fake_quantize``: the gradient of ``x``, and what is summed for the others.
-
-    Of a single scale in float32 it is the sum itself, where the library adds in torch's order.
 
     Args:
         grad: gradient of the result, of its shape and type.
@@ -223,14 +209,16 @@ def fake_quantize_gradients(
         scale, zero_point: as in :func:`fake_quantize`.
         bounds: smallest and largest code.
         wanted: whether there is a gradient of the scale, and one of the zero point.
+        more: if ``x`` is what a ReLU gave: its gradient from others that read it; None: there are none.
+        top: if ``x`` is what a ReLU gave: the largest that it lets through.
 
     Returns:
-        The gradient of ``x``; for scale and zero point a tensor of the shape of ``x`` (or the sum, a scalar),
-        None if it is not wanted. None in place of all three where no loop fits.
+        The gradient of ``x``, or of the input of the ReLU that gave it; for scale and zero point a tensor of
+        the shape of ``x``, None if it is not wanted. None in place of all three where no loop fits.
     """
     found = loops_for(x)
     rows = rows_and_length(x, scale, zero_point) if found and isinstance(bounds[0], int) else None
-    if found is None or rows is None or not alike(x, grad, out):
+    if found is None or rows is None or not alike(x, grad, out, more):
         return None
     low, high = map(float, bounds)
     by_code = bool(scale.dim())
@@ -238,15 +226,10 @@ def fake_quantize_gradients(
         step, zero = scale.item(), 0.0 if zero_point is None else zero_point.item()
         low, high = (low - zero) * step, (high - zero) * step
     grad_x = torch.empty_like(x)
-    if wanted == (True, False) and not by_code and x.dtype == torch.float32 and lanes_of_torch(found).value:
-        parts = torch.zeros(torch.get_num_threads())
-        found.fake_quantize_gradients_summed(
-            *pointers(grad, x, out, grad_x, parts), x.numel(), low, high, len(parts)
-        )
-        return grad_x, parts.sum(), None
     share, zero_share = (torch.empty_like(x) if want else None for want in wanted)
     found.fake_quantize_gradients(
         HALF[x.dtype], *pointers(grad, x, out if wanted[0] else None, grad_x, share, zero_share), *rows,
-        *(pointers(scale, zero_point) if by_code else (None, None)), low, high, torch.get_num_threads(),
+        *(pointers(scale, zero_point) if by_code else (None, None)), low, high, *pointers(more), top,
+        torch.get_num_threads(),
     )  # fmt: skip
     return grad_x, share, zero_share

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from quantizable.kernels.loops import loops_for, pointers
+from quantizable.kernels.calls import pointers
+from quantizable.kernels.loops import loops_for
 
 LANES = 32  # numbers that a loop takes at once
 

@@ -17,6 +17,7 @@ from quantizable.interface.errors import unknown
 from quantizable.nn.addition_search import quantize_additions
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.embedding import EMBEDDINGS
+from quantizable.nn.fused_relu import fuse_relus
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.left_float import PRODUCTS
 from quantizable.nn.norms import SHARING, PerModeNorm, is_norm
@@ -195,6 +196,7 @@ def convert(
         quantize_additions(model, widths, partial(addition_width, config), known)
     if config.norms != "shared":
         _split_norms(model, modes, config)
+    fuse_relus(model)
 
 
 def classifier_of(model: nn.Module) -> tuple[str | None, int | None]:

@@ -7,7 +7,7 @@ import copy
 from torch import nn
 
 from quantizable.bits import BitMode
-from quantizable.nn import additions, encoder_fast_path, reading, recurrent, shifted_windows
+from quantizable.nn import additions, encoder_fast_path, fused_relu, reading, recurrent, shifted_windows
 from quantizable.nn.attention import QuantAttention
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm
@@ -37,6 +37,7 @@ def float_copy(model: nn.Module, mode: BitMode) -> nn.Module:
     for module in list(model.modules()):
         reading.restore(module)
         additions.restore(module)
+        fused_relu.restore(module)
         if isinstance(module, QuantLayer):
             to_float(module)
         elif isinstance(module, QuantAttention):

@@ -283,7 +283,7 @@ class Quantizer(nn.Module):
         if dist.is_initialized() and dist.get_world_size() > 1:
             return  # the processes would part
         blind = [int(bits) for bits, level in self.levels.items() if not self.reaches_below_zero(level)]
-        if blind and x.min() < 0:
+        if blind and x.detach().min() < 0:  # not in the graph: activation checkpointing would miss it later
             left = self._unsure
             self.fit(sample(x), blind)
             self._unsure = left

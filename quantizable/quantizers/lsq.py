@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from quantizable.functional import SMALLEST_SCALE, QParams, fake_quantize, weight_in_product
+from quantizable.quantizers import fused_relu
 from quantizable.quantizers.base import Level, Quantizer
 from quantizable.quantizers.step_size import channel_shape, check_init, paper_scale, search_scales
 
@@ -143,12 +144,39 @@ class LSQActivation(_LSQ):
     def elements(self, x: Tensor, level: Level) -> float:
         return x.numel() / x.shape[0] * self.calls_a_sample
 
+    def forward(self, x: Tensor, **options: bool) -> Tensor:
+        if not torch.compiler.is_compiling() and not torch.is_grad_enabled():
+            fused_relu.note_reader(x, self)
+        return super().forward(x, **options)
+
+    @property
+    def is_settled(self) -> bool:
+        """True if no bit-width waits for data any more."""
+        return not self.calibrating and all(level.ready for level in self.levels.values())
+
+    def after_relu(self, x: Tensor) -> fused_relu.Behind | None:
+        """The fake quantization of what a ReLU is about to give, of shape and type of ``x``.
+
+        None where it is not to be done at once: in mode 32, or where codes may be negative.
+        """
+        level = self.active
+        if type(self) is not LSQActivation or level is None or level.quant_min < 0:
+            return None
+        return fused_relu.Behind(level, self.grad_scale(x, level))
+
+    def fake_quantize(self, x: Tensor, level: Level, in_product: bool = False) -> Tensor:
+        done = None if torch.compiler.is_compiling() else fused_relu.done_already(x, level, in_product)
+        return super().fake_quantize(x, level, in_product) if done is None else done
+
     def product(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         level = self.active
         cheaper = torch.is_grad_enabled() and 4 * weight.numel() < x.numel()
         # two large sums that nearly cancel: rounded to bf16 or TF32 on their own, noise would be left
         precise = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-        if level is None or self.calibrating or not cheaper or not (x.is_cpu and precise and level.ready):
+        if level is None or self.calibrating or not cheaper or not (x.is_cpu and precise):
             return self(x), weight
-        x_q = self(x, in_product=True)  # first: it may have to turn the sign and change the scale
+        # first: it may set the scale. Activation checkpointing, when it is set, must save what was saved here
+        x_q = self(x, in_product=True)
+        if not level.ready:  # nothing was quantized, or by a scale that is not kept
+            return x_q, weight
         return x_q, weight_in_product(weight, level.scale, self.grad_scale(x, level))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantizable.nn.fused_relu import ReLU, ReLU6
 from quantizable.nn.norms import scale_and_bias
 from quantizable.quantizers import Quantizer, Unrounded
 from quantizable.verify.curves import Curve
@@ -26,8 +27,8 @@ SUPPORTED = (
 IGNORED = (nn.Identity, nn.Dropout, F.dropout, "contiguous")
 FLATTEN = (nn.Flatten, torch.flatten, "flatten")
 CLAMPS: dict[Any, Activation] = {
-    **dict.fromkeys((nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_"), Activation(low=0.0)),
-    **dict.fromkeys((nn.ReLU6, F.relu6), Activation(low=0.0, high=6.0)),
+    **dict.fromkeys((nn.ReLU, ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_"), Activation(low=0.0)),
+    **dict.fromkeys((nn.ReLU6, ReLU6, F.relu6), Activation(low=0.0, high=6.0)),
 }
 CURVES: dict[Any, str] = {
     **dict.fromkeys((nn.Sigmoid, torch.sigmoid, F.sigmoid, "sigmoid", "sigmoid_"), "sigmoid"),

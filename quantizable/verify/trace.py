@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from quantizable.bits import ModeLike
 from quantizable.network import QuantizableNetwork
+from quantizable.nn.fused_relu import FusedActivation
 from quantizable.nn.layers import QuantConv2d, QuantLayer, QuantLinear
 from quantizable.nn.norms import PerModeNorm, is_plain
 from quantizable.quantizers import Quantizer
@@ -53,8 +54,8 @@ class LayerTracer(fx.Tracer):
         return Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, QuantLayer | Quantizer | PerModeNorm | nn.modules.batchnorm._BatchNorm)
-        return ours or super().is_leaf_module(m, module_qualified_name)
+        ours = QuantLayer | Quantizer | PerModeNorm | FusedActivation | nn.modules.batchnorm._BatchNorm
+        return isinstance(m, ours) or super().is_leaf_module(m, module_qualified_name)
 
 
 def graph_of(network: nn.Module, input_shape: Sequence[int], mode: ModeLike | None = None) -> Graph:

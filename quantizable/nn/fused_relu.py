@@ -1,0 +1,88 @@
+"""ReLUs that quantize what they give for the layer that reads it: one pass over memory instead of two.
+
+Which quantizer reads a ReLU shows in passes without gradients, as calibration and validation are. A ReLU with
+several of them, as torchvision's residual blocks have one ReLU in two places, stays as it is. The classes
+have the names of torch's: a network's text, its digest and reports are those of a network with torch's.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import torch
+from torch import Tensor, nn
+
+from quantizable.kernels.loops import loops_for
+from quantizable.nn.norms import PerModeNorm
+from quantizable.quantizers import LSQActivation
+from quantizable.quantizers.fused_relu import NOTES, Note, Readers, fused_relu
+
+
+class FusedActivation(nn.Module):
+    """What both have beside torch's own class.
+
+    Attributes:
+        top: largest value that passes.
+    """
+
+    top: float
+    inplace: bool
+    _readers: Readers
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or loops_for(x) is None:
+            return super().forward(x)
+        if torch.is_grad_enabled():
+            return self._quantized(x)
+        out: Tensor = super().forward(x)
+        NOTES[out] = Note(self._readers)
+        return out
+
+    def _quantized(self, x: Tensor) -> Tensor:
+        readers = self._readers
+        reader = None if readers.several or readers.first is None else readers.first()
+        # autograd refuses to change a view in place in a node of two results, and a leaf always
+        unfit = not x.requires_grad or (self.inplace and (x.is_leaf or x._is_view()))
+        if isinstance(reader, LSQActivation) and not reader.is_settled:
+            readers.first = None  # for good: activation checkpointing runs this again when it may be settled
+            reader = None
+        behind = None if unfit or not isinstance(reader, LSQActivation) else reader.after_relu(x)
+        if behind is None:
+            return super().forward(x)
+        return fused_relu(x, self.inplace, self.top, behind, readers)
+
+
+class ReLU(FusedActivation, nn.ReLU):
+    """``nn.ReLU`` and the quantizer behind it."""
+
+    top = inf
+
+
+class ReLU6(FusedActivation, nn.ReLU6):
+    """``nn.ReLU6`` and the quantizer behind it."""
+
+    top = 6.0
+
+
+FUSED: dict[type[nn.Module], type[FusedActivation]] = {nn.ReLU: ReLU, nn.ReLU6: ReLU6}
+
+
+def fuse_relus(model: nn.Module) -> None:
+    """Swap the ReLUs of ``model``, in place; those in the copies of one norm have the same readers."""
+    for module in model.modules():
+        if type(module) in FUSED:
+            module.__class__ = FUSED[type(module)]
+            vars(module)["_readers"] = Readers()
+    for norm in model.modules():
+        if isinstance(norm, PerModeNorm):
+            first, *others = norm.norms.values()
+            for name, relu in first.named_modules():
+                for other in others if isinstance(relu, FusedActivation) else ():
+                    vars(other.get_submodule(name))["_readers"] = relu._readers
+
+
+def restore(module: nn.Module) -> None:
+    """Turn a ReLU back into torch's own, in place."""
+    if isinstance(module, FusedActivation):
+        module.__class__ = type(module).__bases__[-1]
+        del module.__dict__["_readers"]
