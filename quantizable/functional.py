@@ -7,7 +7,7 @@ the same codes come out under autocast, in training and in deployment.
 
 from __future__ import annotations
 
-from math import inf
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -145,50 +145,19 @@ def _shares(
     return grad_x, share, grad_x - grad if wanted[1] else None
 
 
-def fake_quantize_gradients(
-    grad: Tensor,
-    x: Tensor,
-    out: Tensor | None,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    bounds: tuple[int | Tensor, int | Tensor],
-    wanted: tuple[bool, bool],
-    factor: float | Tensor,
-    *,
-    more: Tensor | None = None,
-    top: float = inf,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of ``x``, ``scale`` and ``zero_point`` of :func:`fake_quantize`, None if not wanted.
+@dataclass
+class DoneAtOnce:
+    """The fake quantization of what a ReLU gives, which the ReLU did in its own pass.
 
-    Args:
-        grad: gradient of the result.
-        x, scale, zero_point: its arguments.
-        out: the result; None for ``in_product``.
-        bounds: ``low`` and ``high``.
-        wanted: whether there is a gradient of the scale, and one of the zero point.
-        factor: ``grad_scale``.
-        more: if ``x`` is what a ReLU gave: its gradient from others that read it; None: there are none.
-        top: if ``x`` is what a ReLU gave: the largest that it lets through. With ``more`` or ``top`` the
-            first gradient is that of the ReLU's input.
+    Attributes:
+        out: the result, without a graph.
+        grad_x: what the backward pass gave as the gradient of ``x``, until the ReLU has seen it.
+        version: its version then; a later one was changed in place.
     """
-    has_loops = not torch.is_grad_enabled()  # the gradient of a gradient needs a graph
-    if has_loops and wanted == (True, False) and zero_point is None:
-        done = loops.gradients_of_input_and_scale(grad, x, out, scale, bounds, factor, more, top)
-        if done is not None:
-            return *done, None
-    scale = scale.clamp_min(SMALLEST_SCALE)  # once more, for gradients of gradients
-    asked = grad, x, out, scale, zero_point, bounds, wanted
-    found = loops.fake_quantize_gradients(*asked, more=more, top=top) if has_loops else None
-    grad_x, share, zero_share = found or _shares(*asked)
-    if found is None and (more is not None or top < inf):
-        grad_x = hardtanh_backward(grad_x if more is None else grad_x + more, x, 0, top)
-    grad_scale = grad_zero = None
-    if share is not None:
-        grad_scale = _sum_to(share, scale)
-        grad_scale = (-grad_scale if out is None else grad_scale) / scale * factor
-    if zero_share is not None and zero_point is not None:
-        grad_zero = _sum_to(zero_share, zero_point) * scale * factor
-    return grad_x, grad_scale, grad_zero
+
+    out: Tensor
+    grad_x: Tensor | None = None
+    version: int = 0
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -210,10 +179,12 @@ class _FakeQuantize(torch.autograd.Function):
         high: int | Tensor,
         grad_scale: float | Tensor,
         in_product: bool,
+        done: DoneAtOnce | None,
     ) -> Tensor:
-        out = loops.fake_quantize(x, scale, zero_point, low, high)
+        out = loops.fake_quantize(x, scale, zero_point, low, high) if done is None else done.out
         if out is None:
             out = _values(x, scale.detach().clamp_min(SMALLEST_SCALE), zero_point, low, high)
+        ctx.done = done
         ctx.save_for_backward(x, None if in_product else out, scale, zero_point)
         ctx.constants = low, high, grad_scale
         return out
@@ -223,8 +194,39 @@ class _FakeQuantize(torch.autograd.Function):
         x, out, scale, zero_point = ctx.saved_tensors
         low, high, factor = ctx.constants
         wanted = ctx.needs_input_grad[1], zero_point is not None and ctx.needs_input_grad[2]
-        found = fake_quantize_gradients(grads[0], x, out, scale, zero_point, (low, high), wanted, factor)
-        return *found, None, None, None, None
+        found = _gradients(grads[0], x, out, scale, zero_point, (low, high), wanted, factor)
+        if ctx.done is not None and not torch.is_grad_enabled():
+            ctx.done.grad_x, ctx.done.version = found[0], found[0]._version
+        return *found, None, None, None, None, None
+
+
+def _gradients(
+    grad: Tensor,
+    x: Tensor,
+    out: Tensor | None,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bounds: tuple[int | Tensor, int | Tensor],
+    wanted: tuple[bool, bool],
+    factor: float | Tensor,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of ``x``, ``scale`` and ``zero_point``; see ``kernels.loops.fake_quantize_gradients``."""
+    has_loops = not torch.is_grad_enabled()  # the gradient of a gradient needs a graph
+    if has_loops and wanted == (True, False) and zero_point is None:
+        found = loops.gradients_of_input_and_scale(grad, x, out, scale, bounds, factor)
+        if found is not None:
+            return *found, None
+    scale = scale.clamp_min(SMALLEST_SCALE)  # once more, for gradients of gradients
+    asked = grad, x, out, scale, zero_point, bounds, wanted
+    shares = loops.fake_quantize_gradients(*asked) if has_loops else None
+    grad_x, share, zero_share = shares or _shares(*asked)
+    grad_scale = grad_zero = None
+    if share is not None:
+        grad_scale = _sum_to(share, scale)
+        grad_scale = (-grad_scale if out is None else grad_scale) / scale * factor
+    if zero_share is not None and zero_point is not None:
+        grad_zero = _sum_to(zero_share, zero_point) * scale * factor
+    return grad_x, grad_scale, grad_zero
 
 
 def fake_quantize(
@@ -235,6 +237,8 @@ def fake_quantize(
     high: int | Tensor,
     grad_scale: float | Tensor = 1.0,
     in_product: bool = False,
+    *,
+    done: DoneAtOnce | None = None,
 ) -> Tensor:
     """``dequantize(quantize(x))`` with straight-through gradients, in one autograd node.
 
@@ -246,12 +250,13 @@ def fake_quantize(
             serves every bit-width.
         grad_scale: factor on the gradients of ``scale`` and ``zero_point`` (LSQ sec. 2.2).
         in_product: leave out the share of the gradient of ``scale`` that :func:`weight_in_product` gives.
+        done: the result, if it is there already.
 
     Gradients: of ``x``, 1 where ``low < x / scale + zero_point < high``, else 0; of ``scale``,
     LSQ eq. 3 (Esser et al. 2020, arXiv:1902.08153); of ``zero_point``, ``-scale`` where clipped
     (LSQ+ eq. 6, Bhalgat et al. 2020, arXiv:2004.09576, with offset = -scale * zero_point).
     """
-    return _FakeQuantize.apply(x, scale, zero_point, low, high, grad_scale, in_product)
+    return _FakeQuantize.apply(x, scale, zero_point, low, high, grad_scale, in_product, done)
 
 
 class _WeightInProduct(torch.autograd.Function):

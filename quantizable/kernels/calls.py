@@ -12,8 +12,8 @@ HALF = {torch.float32: 0, torch.bfloat16: 1}  # what the loops call `half`
 SIGNATURES = {  # p: pointer, n: count, f: float, i: int
     "fake_quantize": "ippnnppffi",
     "fused_relu": "ipppnpffi",
-    "fake_quantize_gradients": "ippppppnnppffpfi",
-    "fake_quantize_gradients_summed": "ppppppnpfffpfi",
+    "fake_quantize_gradients": "ippppppnnppffi",
+    "fake_quantize_gradients_summed": "ppppppnpfffi",
     "fake_quantize_gradients_of_rows": "pppppnnpfffi",
     "clip": "ippnfffi",
     "clip_gradients": "ipppppnffi",

@@ -6,8 +6,6 @@
 // A tensor is a pointer to `rows` times `length` numbers in the order of memory, with one step size a row. If
 // `half` is not 0 the numbers are bfloat16, else float32. A null pointer stands for what is not wanted.
 
-#include <type_traits>
-
 #include "sums.h"
 
 extern "C" {
@@ -16,17 +14,6 @@ int lanes_of_torch = 16;
 int rows_as_torch = 1;  // 1: sums of rows are known to be torch's, too
 }
 
-// Calls work with what a gradient still has to pass: 0: nothing, 1: a ReLU's upper end, 2: a ReLU that others read.
-template <class Work> static void through_relu(const void* more, float top, Work work) {
-  if (more) work(std::integral_constant<int, 2>());
-  else if (top < INFINITY) work(std::integral_constant<int, 1>());
-  else work(std::integral_constant<int, 0>());
-}
-template <int KIND> static inline float relu_gradient(float x, float passed, float more, float top) {
-  if (KIND == 0) return passed;
-  if (KIND == 1) return where(!(x >= top), passed);
-  return where(!((x <= 0.f) | (x >= top)), passed + more);
-}
 extern "C" {
 
 // functional.fake_quantize: out = (clamp(round(x / scale + zero), low, high) - zero) * scale
@@ -73,42 +60,38 @@ void fused_relu(int half, const void* x_, void* relu_, void* out_, i64 n, const 
 // Of a NaN it is 0. (torch's kernel gives 0 or grad, by the place in the tensor.)
 // share, to be summed for the scale: grad * out - grad_x * x, or grad_x * x where there is no out.
 // zero_share, to be summed for the zero point: grad_x - grad.
-// If x is what a ReLU gave, grad_x can be the gradient of the ReLU's input: where 0 < x < top, the sum with `more`, the
-// gradient from whoever else read x; elsewhere 0. Neither: a null pointer and infinity.
 void fake_quantize_gradients(int half, const void* grad_, const void* x_, const void* out_, void* grad_x_,
                              void* share_, void* zero_share_, i64 rows, i64 length, const float* scale,
-                             const float* zero, float low, float high, const void* more_, float top, int threads) {
+                             const float* zero, float low, float high, int threads) {
   typed(half, [=](auto type) {
     typedef decltype(type) T;
-    const T *grad = (const T*)grad_, *x = (const T*)x_, *out = (const T*)out_, *more = (const T*)more_;
+    const T *grad = (const T*)grad_, *x = (const T*)x_, *out = (const T*)out_;
     T *grad_x = (T*)grad_x_, *share = (T*)share_, *zero_share = (T*)zero_share_;
     const bool fused = one_rounding;
-    through_relu(more, top, [=](auto kind) {
-      constexpr int KIND = decltype(kind)::value;
-      in_blocks(rows, length, threads, [=](i64 row, i64 from, i64 to) {
-        const float s = scale ? step_size(scale[row]) : 1.f, z = zero ? zero[row] : 0.f;
-        auto pass = [=](i64 i, float value) {  // to divide by 1 and to add 0 change no comparison
-          const float code = value / s + z, passed = where((code > low) & (code < high), read(grad[i]));
-          write(grad_x[i], relu_gradient<KIND>(value, passed, KIND == 2 ? read(more[i]) : 0.f, top));
-          return passed;
-        };
-        if (!share) {
-          EACH_NUMBER pass(i, read(x[i]));
-        } else if (!out) {
-          EACH_NUMBER {
-            const float value = read(x[i]);
-            write(share[i], pass(i, value) * value);
-          }
-        } else {
-          EACH_NUMBER {
-            const float value = read(x[i]), passed = pass(i, value);
-            const float first = stored<T>(read(grad[i]) * read(out[i]));  // exact of two bfloat16: no rounding twice
-            write(share[i], sizeof(T) == 2 ? first - passed * value : add_product(fused, first, -passed, value));
-          }
+    in_blocks(rows, length, threads, [=](i64 row, i64 from, i64 to) {
+      const float s = scale ? step_size(scale[row]) : 1.f, z = zero ? zero[row] : 0.f;
+      auto passes = [=](float value) {  // to divide by 1 and to add 0 change no comparison
+        const float code = value / s + z;
+        return (code > low) & (code < high);
+      };
+      if (!share) {
+        EACH_NUMBER write(grad_x[i], where(passes(read(x[i])), read(grad[i])));
+      } else if (!out) {
+        EACH_NUMBER {
+          const float value = read(x[i]), g = read(grad[i]), passed = where(passes(value), g);
+          write(grad_x[i], passed);
+          write(share[i], passed * value);
         }
-        if (zero_share)
-          EACH_NUMBER write(zero_share[i], read(grad_x[i]) - read(grad[i]));
-      });
+      } else {
+        EACH_NUMBER {
+          const float value = read(x[i]), g = read(grad[i]), passed = where(passes(value), g);
+          write(grad_x[i], passed);
+          const float first = stored<T>(g * read(out[i]));  // a product of two bfloat16 is exact: no rounding twice
+          write(share[i], sizeof(T) == 2 ? first - passed * value : add_product(fused, first, -passed, value));
+        }
+      }
+      if (zero_share)
+        EACH_NUMBER write(zero_share[i], read(grad_x[i]) - read(grad[i]));
     });
   });
 }
@@ -117,22 +100,15 @@ void fake_quantize_gradients(int half, const void* grad_, const void* x_, const 
 // * factor (its negative where there is no out); parts, as many zeros as threads, what sum_parts makes.
 void fake_quantize_gradients_summed(const float* grad, const float* x, const float* out, float* grad_x, float* parts,
                                     float* grad_scale, i64 n, const float* scale, float low_code, float high_code,
-                                    float factor, const float* more, float top, int threads) {
+                                    float factor, int threads) {
   const float s = step_size(*scale), low = float(double(low_code) * s), high = float(double(high_code) * s);
-  through_relu(more, top, [=](auto kind) {
-    constexpr int KIND = decltype(kind)::value;
-    auto pass = [=](i64 i) {
-      const float passed = where((x[i] > low) & (x[i] < high), grad[i]);
-      grad_x[i] = relu_gradient<KIND>(x[i], passed, KIND == 2 ? more[i] : 0.f, top);
-      return passed;
-    };
-    if (out) {
-      const bool fused = one_rounding;
-      sum_parts(parts, n, threads, [=](i64 i) { return add_product(fused, grad[i] * out[i], -pass(i), x[i]); });
-    } else {
-      sum_parts(parts, n, threads, [=](i64 i) { return pass(i) * x[i]; });
-    }
-  });
+  auto pass = [=](i64 i) { return grad_x[i] = where((x[i] > low) & (x[i] < high), grad[i]); };
+  if (out) {
+    const bool fused = one_rounding;
+    sum_parts(parts, n, threads, [=](i64 i) { return add_product(fused, grad[i] * out[i], -pass(i), x[i]); });
+  } else {
+    sum_parts(parts, n, threads, [=](i64 i) { return pass(i) * x[i]; });
+  }
   const float sum = row_sum(0, threads, [=](i64 i) { return parts[i]; });
   *grad_scale = (out ? sum : -sum) / s * factor;
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ctypes import CDLL
-from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -156,13 +155,11 @@ def gradients_of_input_and_scale(
     scale: Tensor,
     bounds: tuple[int | Tensor, int | Tensor],
     factor: float | Tensor,
-    more: Tensor | None,
-    top: float,
 ) -> tuple[Tensor, Tensor] | None:
     """Backward of ``functional.fake_quantize`` in float32 without a zero point, from one pass.
 
     Args:
-        grad, x, out, scale, bounds, more, top: as in :func:`fake_quantize_gradients`.
+        grad, x, out, scale, bounds: as in :func:`fake_quantize_gradients`.
         factor: on the gradient of the scale.
 
     Returns:
@@ -170,16 +167,16 @@ def gradients_of_input_and_scale(
     """
     found = loops_for(x) if x.dtype == torch.float32 and isinstance(factor, float) else None
     rows = rows_and_length(x, scale) if found and isinstance(bounds[0], int) else None
-    if found is None or rows is None or not alike(x, grad, out, more):
+    if found is None or rows is None or not alike(x, grad, out):
         return None
     threads, grad_x, grad_scale = torch.get_num_threads(), torch.empty_like(x), torch.empty_like(scale)
     if not scale.dim() and lanes_of_torch(found).value:
         parts = torch.zeros(threads)
         found.fake_quantize_gradients_summed(
             *pointers(grad, x, out, grad_x, parts, grad_scale), x.numel(), *pointers(scale), *bounds, factor,
-            *pointers(more), top, threads,
+            threads,
         )  # fmt: skip
-    elif rows[0] > 1 and out is not None and more is None and rows_as_torch(found).value:
+    elif rows[0] > 1 and out is not None and rows_as_torch(found).value:
         found.fake_quantize_gradients_of_rows(
             *pointers(grad, x, out, grad_x, grad_scale), *rows, *pointers(scale), *bounds, factor, threads
         )
@@ -196,9 +193,6 @@ def fake_quantize_gradients(
     zero_point: Tensor | None,
     bounds: tuple[int | Tensor, int | Tensor],
     wanted: tuple[bool, bool],
-    *,
-    more: Tensor | None = None,
-    top: float = inf,
 ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
     """Backward of ``functional.fake_quantize``: the gradient of ``x``, and what is summed for the others.
 
@@ -209,16 +203,14 @@ def fake_quantize_gradients(
         scale, zero_point: as in :func:`fake_quantize`.
         bounds: smallest and largest code.
         wanted: whether there is a gradient of the scale, and one of the zero point.
-        more: if ``x`` is what a ReLU gave: its gradient from others that read it; None: there are none.
-        top: if ``x`` is what a ReLU gave: the largest that it lets through.
 
     Returns:
-        The gradient of ``x``, or of the input of the ReLU that gave it; for scale and zero point a tensor of
-        the shape of ``x``, None if it is not wanted. None in place of all three where no loop fits.
+        The gradient of ``x``; for scale and zero point a tensor of the shape of ``x``, None if it is not
+        wanted. None in place of all three where no loop fits.
     """
     found = loops_for(x)
     rows = rows_and_length(x, scale, zero_point) if found and isinstance(bounds[0], int) else None
-    if found is None or rows is None or not alike(x, grad, out, more):
+    if found is None or rows is None or not alike(x, grad, out):
         return None
     low, high = map(float, bounds)
     by_code = bool(scale.dim())
@@ -229,7 +221,6 @@ def fake_quantize_gradients(
     share, zero_share = (torch.empty_like(x) if want else None for want in wanted)
     found.fake_quantize_gradients(
         HALF[x.dtype], *pointers(grad, x, out if wanted[0] else None, grad_x, share, zero_share), *rows,
-        *(pointers(scale, zero_point) if by_code else (None, None)), low, high, *pointers(more), top,
-        torch.get_num_threads(),
+        *(pointers(scale, zero_point) if by_code else (None, None)), low, high, torch.get_num_threads(),
     )  # fmt: skip
     return grad_x, share, zero_share

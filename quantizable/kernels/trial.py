@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ctypes import CDLL, c_int
-from math import inf
 
 import torch
 
@@ -46,8 +45,7 @@ def _sums(found: CDLL, lanes: int) -> bool:
         part, parts, total = values[:count], torch.zeros(torch.get_num_threads()), torch.empty(())
         grad_x = torch.empty_like(part)
         found.fake_quantize_gradients_summed(
-            *pointers(ones, part, None, grad_x, parts, total), count, *pointers(ones), -1, 1, -1, None, inf,
-            len(parts),
+            *pointers(ones, part, None, grad_x, parts, total), count, *pointers(ones), -1, 1, -1, len(parts),
         )  # fmt: skip
         if not torch.equal(total, part.sum()):
             return False
@@ -68,17 +66,7 @@ def _tried(found: CDLL, fused: int) -> bool:
         ours = [torch.empty_like(x) for _ in range(3)]
         found.fake_quantize(half, *pointers(x, ours[0]), 1, x.numel(), *pointers(step, None), -4, 3, 1)
         found.fake_quantize_gradients(
-            half,
-            *pointers(grad, x, out, ours[1], ours[2], None),
-            1,
-            x.numel(),
-            None,
-            None,
-            low,
-            high,
-            None,
-            inf,
-            1,
+            half, *pointers(grad, x, out, ours[1], ours[2], None), 1, x.numel(), None, None, low, high, 1
         )
         for mine, torchs in zip(ours, (out, passed, share), strict=True):
             if not torch.equal(mine, torchs):

@@ -16,6 +16,7 @@ from quantizable.kernels.loops import loops_for
 from quantizable.nn.norms import PerModeNorm
 from quantizable.quantizers import LSQActivation
 from quantizable.quantizers.fused_relu import NOTES, Note, Readers, fused_relu
+from quantizable.quantizers.level import Level
 
 
 class FusedActivation(nn.Module):
@@ -39,17 +40,25 @@ class FusedActivation(nn.Module):
         return out
 
     def _quantized(self, x: Tensor) -> Tensor:
+        level = self._level(x)
+        if level is None:
+            return super().forward(x)
+        return fused_relu(x, self.inplace, self.top, level, self._readers)
+
+    def _level(self, x: Tensor) -> Level | None:
+        """At which what this ReLU gives for ``x`` can be quantized at once; None: it cannot."""
         readers = self._readers
         reader = None if readers.several or readers.first is None else readers.first()
-        # autograd refuses to change a view in place in a node of two results, and a leaf always
-        unfit = not x.requires_grad or (self.inplace and (x.is_leaf or x._is_view()))
-        if isinstance(reader, LSQActivation) and not reader.is_settled:
-            readers.first = None  # for good: activation checkpointing runs this again when it may be settled
-            reader = None
-        behind = None if unfit or not isinstance(reader, LSQActivation) else reader.after_relu(x)
-        if behind is None:
-            return super().forward(x)
-        return fused_relu(x, self.inplace, self.top, behind, readers)
+        if not isinstance(reader, LSQActivation):
+            return None
+        if not reader.is_settled:
+            readers.first = (
+                None  # not before it is seen anew: checkpointing runs this again when it is settled
+            )
+            return None
+        if not x.requires_grad or (self.inplace and (x.is_leaf or x._is_view())):  # these torch may refuse
+            return None
+        return reader.level_after_relu()
 
 
 class ReLU(FusedActivation, nn.ReLU):

@@ -2,7 +2,7 @@
 
 The ReLU has to know who reads it (``quantizable.nn.fused_relu``). There is a note for what it gives, and the
 quantizer that reads it takes from there what the ReLU has quantized for it. Whoever else reads it sees what a
-ReLU gives. All numbers and gradients are those of the two one after the other.
+ReLU gives, and so does who asks for its gradient. All numbers are those of the two one after the other.
 """
 
 from __future__ import annotations
@@ -16,24 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from quantizable.functional import fake_quantize_gradients, hardtanh_backward
+from quantizable.functional import DoneAtOnce, hardtanh_backward
 from quantizable.kernels import loops
 from quantizable.quantizers.level import Level
 
-
-@dataclass
-class Behind:
-    """The fake quantization behind a ReLU.
-
-    Attributes:
-        level: unsigned, with one step size for the whole tensor.
-        grad_scale: factor on the gradient of the step size.
-        in_product: see ``functional.fake_quantize``; not known before the quantizer runs.
-    """
-
-    level: Level
-    grad_scale: float | Tensor
-    in_product: bool = False
+threshold_backward = torch.ops.aten.threshold_backward
 
 
 @dataclass
@@ -55,21 +42,21 @@ class Readers:
 
 
 class Note:
-    """What a tensor that a ReLU gave says of itself.
+    """What is known of a tensor that a ReLU gave.
 
     Attributes:
         readers: who reads the ReLU.
         is_seen: True if a quantizer has read this tensor.
-        behind: the quantization that was done at once; None: none was.
-        out: its result, until the quantizer takes it.
+        level: that it was quantized at; None: it was not.
+        done: the result, until the quantizer takes it.
         version: of the tensor when it was made; a later one was changed in place.
     """
 
     def __init__(self, readers: Readers) -> None:
         self.readers = readers
         self.is_seen = False
-        self.behind: Behind | None = None
-        self.out: Tensor | None = None
+        self.level: Level | None = None
+        self.done: DoneAtOnce | None = None
         self.version = 0
 
 
@@ -88,61 +75,53 @@ def note_reader(x: Tensor, quantizer: nn.Module) -> None:
     note.readers.first = weakref.ref(quantizer)
 
 
-def done_already(x: Tensor, level: Level, in_product: bool) -> Tensor | None:
-    """``x`` fake-quantized at ``level`` by the ReLU that gave it; None if it was not."""
+def done_at_once(x: Tensor, level: Level) -> DoneAtOnce | None:
+    """The fake quantization of ``x`` at ``level`` by the ReLU that gave it; None if there is none."""
     note = NOTES.get(x)
-    if note is None or note.behind is None or note.out is None:
+    if note is None or note.level is not level or note.version != x._version or not torch.is_grad_enabled():
         return None
-    if note.behind.level is not level or note.version != x._version or not torch.is_grad_enabled():
-        return None
-    out, note.out = note.out, None  # once: it is one node of the graph
-    note.behind.in_product = in_product
-    return out
+    done, note.done = note.done, None  # once: its gradient is looked for as that of one node
+    return done
 
 
-def fused_relu(x: Tensor, in_place: bool, top: float, behind: Behind, readers: Readers) -> Tensor:
+def fused_relu(x: Tensor, in_place: bool, top: float, level: Level, readers: Readers) -> Tensor:
     """``clamp(x, 0, top)``, with a note that has it fake-quantized.
 
     Args:
         x: any shape; ``loops_for`` has the loops for it.
         in_place: whether ``x`` itself becomes the result.
         top: largest value that passes, above 0.
-        behind: the quantization.
+        level: unsigned, with one step size for the whole tensor.
         readers: for the note.
     """
-    relu, out = _FusedReLU.apply(x, behind.level.scale, in_place, top, behind)
+    relu, done = _FusedReLU.apply(x, in_place, top, level)
     note = Note(readers)
-    note.behind, note.out, note.version = behind, out, relu._version
+    note.level, note.done, note.version = level, done, relu._version
     NOTES[relu] = note
     return relu
 
 
 class _FusedReLU(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor, in_place: bool, top: float, behind: Behind
-    ) -> tuple[Tensor, Tensor]:
-        high = behind.level.quant_max
-        relu, out = loops.fused_relu(x, in_place, top, scale, high)
+    def forward(ctx: Any, x: Tensor, in_place: bool, top: float, level: Level) -> tuple[Tensor, DoneAtOnce]:
+        relu, out = loops.fused_relu(x, in_place, top, level.scale, level.quant_max)
+        done = DoneAtOnce(out)
         if in_place:
             ctx.mark_dirty(x)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(relu, out, scale)
-        ctx.top, ctx.behind, ctx.high = top, behind, high
-        return relu, out
+        ctx.save_for_backward(relu)
+        # a gradient that came through codes from 0 on is 0 where the ReLU's is, but for the ReLU's upper end
+        masked = top == inf or level.quant_max * level.scale.item() <= top
+        ctx.top, ctx.done = top, done if masked else None
+        return relu, done
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        more, grad = grads
-        relu, out, scale = ctx.saved_tensors
-        if grad is None:  # nobody took what was quantized
-            grad_x = None if more is None else hardtanh_backward(more, relu, 0, ctx.top)
-            return grad_x, None, None, None, None
-        behind = ctx.behind
-        # codes from 0 on let a gradient pass only where the ReLU does, but for its upper end
-        top = ctx.top if more is not None or ctx.high * scale.item() > ctx.top else inf
-        grad_x, grad_scale, _ = fake_quantize_gradients(
-            grad, relu, None if behind.in_product else out, scale, None, (0, ctx.high),
-            (ctx.needs_input_grad[1], False), behind.grad_scale, more=more, top=top,
-        )  # fmt: skip
-        return grad_x, grad_scale, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad, done = grads[0], ctx.done
+        if done is not None and grad is done.grad_x and grad._version == done.version:
+            done.grad_x = None  # it alone came: nobody else read the ReLU
+            return grad, None, None, None
+        (relu,) = ctx.saved_tensors
+        grad_x = (
+            threshold_backward(grad, relu, 0) if ctx.top == inf else hardtanh_backward(grad, relu, 0, ctx.top)
+        )
+        return grad_x, None, None, None

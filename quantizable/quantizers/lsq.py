@@ -145,7 +145,7 @@ class LSQActivation(_LSQ):
         return x.numel() / x.shape[0] * self.calls_a_sample
 
     def forward(self, x: Tensor, **options: bool) -> Tensor:
-        if not torch.compiler.is_compiling() and not torch.is_grad_enabled():
+        if not torch.compiler.is_compiling() and not torch.is_grad_enabled() and type(self) is LSQActivation:
             fused_relu.note_reader(x, self)
         return super().forward(x, **options)
 
@@ -154,19 +154,18 @@ class LSQActivation(_LSQ):
         """True if no bit-width waits for data any more."""
         return not self.calibrating and all(level.ready for level in self.levels.values())
 
-    def after_relu(self, x: Tensor) -> fused_relu.Behind | None:
-        """The fake quantization of what a ReLU is about to give, of shape and type of ``x``.
+    def level_after_relu(self) -> Level | None:
+        """At which a ReLU may quantize what it gives for this quantizer.
 
-        None where it is not to be done at once: in mode 32, or where codes may be negative.
+        None in mode 32, or where codes may be negative.
         """
-        level = self.active
-        if type(self) is not LSQActivation or level is None or level.quant_min < 0:
-            return None
-        return fused_relu.Behind(level, self.grad_scale(x, level))
+        return None if self.active is None or self.active.quant_min < 0 else self.active
 
     def fake_quantize(self, x: Tensor, level: Level, in_product: bool = False) -> Tensor:
-        done = None if torch.compiler.is_compiling() else fused_relu.done_already(x, level, in_product)
-        return super().fake_quantize(x, level, in_product) if done is None else done
+        low, high = level.bounds()
+        done = None if torch.compiler.is_compiling() else fused_relu.done_at_once(x, level)
+        grad_scale = self.grad_scale(x, level)
+        return fake_quantize(x, level.scale, None, low, high, grad_scale, in_product, done=done)
 
     def product(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         level = self.active

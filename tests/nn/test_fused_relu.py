@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet18
 
 import quantizable
-from quantizable.functional import fake_quantize
+from quantizable.functional import DoneAtOnce, fake_quantize
 from quantizable.kernels import loops
 from quantizable.kernels.library import library
 from quantizable.nn import fused_relu
@@ -51,10 +51,12 @@ def outcome(given: Tensor, scale: Tensor, pair: Pair, read_by_others: bool) -> l
 
 def fused(level: Level, top: float, in_place: bool, in_product: bool) -> Pair:
     def pair(x: Tensor) -> tuple[Tensor, Tensor]:
-        relu = handover.fused_relu(x, in_place, top, handover.Behind(level, 0.3), handover.Readers())
+        relu = handover.fused_relu(x, in_place, top, level, handover.Readers())
         assert (relu is x) is in_place
-        out = handover.done_already(relu, level, in_product)
-        assert out is not None
+        done = handover.done_at_once(relu, level)
+        assert done is not None
+        out = fake_quantize(relu, level.scale, None, 0, level.quant_max, 0.3, in_product, done=done)
+        assert out.data_ptr() == done.out.data_ptr()
         return relu, out
 
     return pair
@@ -88,13 +90,14 @@ def test_gradient_of_a_gradient() -> None:
 
     def second(fused: bool) -> Tensor:
         x = torch.linspace(-1, 2, 31, requires_grad=True)
-        if fused:
-            relu = handover.fused_relu(x * 1, False, 1.0, handover.Behind(level, 1.0), handover.Readers())
-            out = handover.done_already(relu, level, False)
-            assert out is not None
-        else:
-            relu = (x * 1).clamp(0, 1)
-            out = fake_quantize(relu, level.scale, None, 0, 3)
+        relu = (
+            handover.fused_relu(x * 1, False, 1.0, level, handover.Readers())
+            if fused
+            else (x * 1).clamp(0, 1)
+        )
+        done = handover.done_at_once(relu, level)
+        assert (done is not None) is fused
+        out = fake_quantize(relu, level.scale, None, 0, 3, done=done)
         (first,) = torch.autograd.grad((out**3 + relu**2).sum(), x, create_graph=True)
         return torch.autograd.grad((first**2).sum(), x)[0]
 
@@ -108,13 +111,13 @@ def counted() -> Iterator[list[bool]]:
     """Whether each quantizer that runs inside takes what a ReLU has done."""
     taken: list[bool] = []
 
-    def done(x: Tensor, level: Level, in_product: bool) -> Tensor | None:
-        out = handover_done(x, level, in_product)
-        taken.append(out is not None)
-        return out
+    def noted(x: Tensor, level: Level) -> DoneAtOnce | None:
+        done = done_at_once(x, level)
+        taken.append(done is not None)
+        return done
 
-    handover_done = handover.done_already
-    with mock.patch.object(handover, "done_already", done):
+    done_at_once = handover.done_at_once
+    with mock.patch.object(handover, "done_at_once", noted):
         yield taken
 
 
@@ -202,6 +205,42 @@ class TestWhoElseReadsIt:
         with counted() as taken:
             network(x)
         assert not any(taken)
+
+    @pytest.mark.parametrize("changed", [None, "new", "in place"])
+    def test_who_asks_for_its_gradient(self, changed: str | None) -> None:
+        """By retain_grad, torch.autograd.grad, or a hook that changes it."""
+        network, x = self.network()
+        plain = copy.deepcopy(network)
+
+        def change(grad: Tensor) -> Tensor | None:
+            if changed == "new":
+                return grad + 1
+            return None if grad.add_(1) is grad else grad
+
+        found = []
+        for one in (network, plain):
+            features = one.model[:2](x)
+            if changed:
+                features.register_hook(change)
+            features.retain_grad()
+            loss = one.model[2:](features).square().sum()
+            (alone,) = torch.autograd.grad(loss, features, retain_graph=True)
+            loss.backward()
+            assert features.grad is not None
+            found.append([alone, features.grad, one.model[0].weight.grad])
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(*found, strict=True))
+
+    def test_one_reader_saves_the_relus_backward_pass(self) -> None:
+        network, x = self.network()
+        calls = []
+        with mock.patch.object(
+            handover, "threshold_backward", lambda *given: calls.append(given) or given[0]
+        ):
+            network.model[:3](x).sum().backward()
+            assert calls == []
+            features = network.model[:2](x)
+            (network.model[2](features).sum() + features.sum()).backward()
+            assert len(calls) == 1
 
     def test_it_is_saved_as_any_tensor(self) -> None:
         network, x = self.network()
