@@ -12,7 +12,7 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
-from quantizable.kernels.loops import loops_for
+from quantizable.kernels.loops import loops_for, rows_and_length
 from quantizable.nn.norms import PerModeNorm
 from quantizable.quantizers import LSQActivation
 from quantizable.quantizers.fused_relu import NOTES, Note, Readers, fused_relu
@@ -58,7 +58,8 @@ class FusedActivation(nn.Module):
             return None
         if not x.requires_grad or (self.inplace and (x.is_leaf or x._is_view())):  # these torch may refuse
             return None
-        return reader.level_after_relu()
+        level = reader.level_after_relu()
+        return level if level is not None and rows_and_length(x, level.scale) is not None else None
 
 
 class ReLU(FusedActivation, nn.ReLU):

@@ -154,6 +154,24 @@ def test_networks(name: str, fewest: int) -> None:
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_networks_of_other_types(dtype: torch.dtype) -> None:
+    """The loops read step sizes as float32, which these are not."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 32, 32)
+    network = calibrated(timm.create_model("resnet20"), x).to(dtype)
+    plain = copy.deepcopy(network)
+    for one in (network, plain):
+        one.set_bits(2)
+    with counted() as taken:
+        found = results(network, x.to(dtype))
+    assert not any(taken)
+    with NO_LOOPS:
+        expected = results(plain, x.to(dtype))
+    assert found[0].isfinite().all()
+    torch.testing.assert_close(found, expected)
+
+
 class TestWhoElseReadsIt:
     def network(self) -> tuple[quantizable.QuantizableNetwork, Tensor]:
         torch.manual_seed(1)
