@@ -150,12 +150,12 @@ class DoneAtOnce:
     """The fake quantization of what a ReLU gives, which the ReLU did in its own pass.
 
     Attributes:
-        out: the result, without a graph.
+        out: the result, until it is part of a graph: the graph holds this object, and would hold itself.
         grad_x: what the backward pass gave as the gradient of ``x``, until the ReLU has seen it.
         version: its version then; a later one was changed in place.
     """
 
-    out: Tensor
+    out: Tensor | None
     grad_x: Tensor | None = None
     version: int = 0
 
@@ -181,7 +181,10 @@ class _FakeQuantize(torch.autograd.Function):
         in_product: bool,
         done: DoneAtOnce | None,
     ) -> Tensor:
-        out = loops.fake_quantize(x, scale, zero_point, low, high) if done is None else done.out
+        if done is None:
+            out = loops.fake_quantize(x, scale, zero_point, low, high)
+        else:
+            out, done.out = done.out, None
         if out is None:
             out = _values(x, scale.detach().clamp_min(SMALLEST_SCALE), zero_point, low, high)
         ctx.done = done

@@ -117,9 +117,10 @@ class _FusedReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad, done = grads[0], ctx.done
-        if done is not None and grad is done.grad_x and grad._version == done.version:
-            done.grad_x = None  # it alone came: nobody else read the ReLU
-            return grad, None, None, None
+        if done is not None:
+            through_codes, done.grad_x = done.grad_x, None
+            if grad is through_codes and grad._version == done.version:  # nobody else read the ReLU
+                return grad, None, None, None
         (relu,) = ctx.saved_tensors
         grad_x = (
             threshold_backward(grad, relu, 0) if ctx.top == inf else hardtanh_backward(grad, relu, 0, ctx.top)
