@@ -86,7 +86,7 @@ def compare(
         network = quantizable_network(case, setting, modes, quantizer)
         for module in network.modules():
             if relu_apart and isinstance(module, FusedActivation):
-                module._readers.several = True  # so that it quantizes for nobody
+                module.readers.several = True  # so that it quantizes for nobody
         return multi_mode_step(network, setting, case, SCHEMES[scheme])
 
     steps = {"bare": bare, "ours": new_step()}

@@ -150,8 +150,9 @@ class DoneAtOnce:
     """The fake quantization of what a ReLU gives, which the ReLU did in its own pass.
 
     Attributes:
-        out: the result, until it is part of a graph: the graph holds this object, and would hold itself.
-        grad_x: what the backward pass gave as the gradient of ``x``, until the ReLU has seen it.
+        out: the result, of shape and type of what the ReLU gives, until it is part of a graph: the graph
+            holds this object, and would hold itself.
+        grad_x: the gradient that came through the codes, of that shape, until the ReLU has seen it.
         version: its version then; a later one was changed in place.
     """
 
@@ -197,39 +198,33 @@ class _FakeQuantize(torch.autograd.Function):
         x, out, scale, zero_point = ctx.saved_tensors
         low, high, factor = ctx.constants
         wanted = ctx.needs_input_grad[1], zero_point is not None and ctx.needs_input_grad[2]
-        found = _gradients(grads[0], x, out, scale, zero_point, (low, high), wanted, factor)
-        if ctx.done is not None and not torch.is_grad_enabled():
-            ctx.done.grad_x, ctx.done.version = found[0], found[0]._version
-        return *found, None, None, None, None, None
-
-
-def _gradients(
-    grad: Tensor,
-    x: Tensor,
-    out: Tensor | None,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    bounds: tuple[int | Tensor, int | Tensor],
-    wanted: tuple[bool, bool],
-    factor: float | Tensor,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of ``x``, ``scale`` and ``zero_point``; see ``kernels.loops.fake_quantize_gradients``."""
-    has_loops = not torch.is_grad_enabled()  # the gradient of a gradient needs a graph
-    if has_loops and wanted == (True, False) and zero_point is None:
-        found = loops.gradients_of_input_and_scale(grad, x, out, scale, bounds, factor)
+        rest = None, None, None, None, None
+        has_loops = not torch.is_grad_enabled()  # the gradient of a gradient needs a graph
+        found = None
+        if has_loops and wanted == (True, False) and zero_point is None:
+            found = loops.gradients_of_input_and_scale(grads[0], x, out, scale, (low, high), factor)
         if found is not None:
-            return *found, None
-    scale = scale.clamp_min(SMALLEST_SCALE)  # once more, for gradients of gradients
-    asked = grad, x, out, scale, zero_point, bounds, wanted
-    shares = loops.fake_quantize_gradients(*asked) if has_loops else None
-    grad_x, share, zero_share = shares or _shares(*asked)
-    grad_scale = grad_zero = None
-    if share is not None:
-        grad_scale = _sum_to(share, scale)
-        grad_scale = (-grad_scale if out is None else grad_scale) / scale * factor
-    if zero_share is not None and zero_point is not None:
-        grad_zero = _sum_to(zero_share, zero_point) * scale * factor
-    return grad_x, grad_scale, grad_zero
+            _remember(ctx.done, found[0])
+            return *found, None, *rest
+        scale = scale.clamp_min(SMALLEST_SCALE)  # once more, for gradients of gradients
+        asked = grads[0], x, out, scale, zero_point, (low, high), wanted
+        shares = loops.fake_quantize_gradients(*asked) if has_loops else None
+        grad_x, share, zero_share = shares or _shares(*asked)
+        grad_scale = grad_zero = None
+        if share is not None:
+            grad_scale = _sum_to(share, scale)
+            grad_scale = (-grad_scale if out is None else grad_scale) / scale * factor
+        if zero_share is not None and zero_point is not None:
+            grad_zero = _sum_to(zero_share, zero_point) * scale * factor
+        if has_loops:
+            _remember(ctx.done, grad_x)
+        return grad_x, grad_scale, grad_zero, *rest
+
+
+def _remember(done: DoneAtOnce | None, grad_x: Tensor) -> None:
+    """Tell the ReLU in front, if it quantized, which gradient came through the codes."""
+    if done is not None:
+        done.grad_x, done.version = grad_x, grad_x._version
 
 
 def fake_quantize(
@@ -253,7 +248,7 @@ def fake_quantize(
             serves every bit-width.
         grad_scale: factor on the gradients of ``scale`` and ``zero_point`` (LSQ sec. 2.2).
         in_product: leave out the share of the gradient of ``scale`` that :func:`weight_in_product` gives.
-        done: the result, if it is there already.
+        done: the result, if a ReLU has made it already.
 
     Gradients: of ``x``, 1 where ``low < x / scale + zero_point < high``, else 0; of ``scale``,
     LSQ eq. 3 (Esser et al. 2020, arXiv:1902.08153); of ``zero_point``, ``-scale`` where clipped

@@ -28,7 +28,7 @@ class FusedActivation(nn.Module):
 
     top: float
     inplace: bool
-    _readers: Readers
+    readers: Readers
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or loops_for(x) is None:
@@ -36,25 +36,24 @@ class FusedActivation(nn.Module):
         if torch.is_grad_enabled():
             return self._quantized(x)
         out: Tensor = super().forward(x)
-        NOTES[out] = Note(self._readers)
+        NOTES[out] = Note(self.readers)
         return out
 
     def _quantized(self, x: Tensor) -> Tensor:
         level = self._level(x)
         if level is None:
             return super().forward(x)
-        return fused_relu(x, self.inplace, self.top, level, self._readers)
+        return fused_relu(x, self.inplace, self.top, level, self.readers)
 
     def _level(self, x: Tensor) -> Level | None:
         """At which what this ReLU gives for ``x`` can be quantized at once; None: it cannot."""
-        readers = self._readers
+        readers = self.readers
         reader = None if readers.several or readers.first is None else readers.first()
         if not isinstance(reader, LSQActivation):
             return None
         if not reader.is_settled:
-            readers.first = (
-                None  # not before it is seen anew: checkpointing runs this again when it is settled
-            )
+            # not before it is seen anew: checkpointing runs this again when it is settled
+            readers.first = None
             return None
         if not x.requires_grad or (self.inplace and (x.is_leaf or x._is_view())):  # these torch may refuse
             return None
@@ -82,17 +81,17 @@ def fuse_relus(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) in FUSED:
             module.__class__ = FUSED[type(module)]
-            vars(module)["_readers"] = Readers()
+            vars(module)["readers"] = Readers()
     for norm in model.modules():
         if isinstance(norm, PerModeNorm):
             first, *others = norm.norms.values()
             for name, relu in first.named_modules():
                 for other in others if isinstance(relu, FusedActivation) else ():
-                    vars(other.get_submodule(name))["_readers"] = relu._readers
+                    vars(other.get_submodule(name))["readers"] = relu.readers
 
 
 def restore(module: nn.Module) -> None:
     """Turn a ReLU back into torch's own, in place."""
     if isinstance(module, FusedActivation):
         module.__class__ = type(module).__bases__[-1]
-        del module.__dict__["_readers"]
+        del module.__dict__["readers"]
