@@ -27,6 +27,7 @@ import quantizable
 from quantizable.bits import BitMode
 from quantizable.models.create import create_model
 from quantizable.network import QuantizableNetwork
+from quantizable.training.kept_weights import KeptWeights
 from quantizable.training.memory import keep_freed_memory
 from quantizable.training.optim import positive_parameters, step_sizes_in_bounds
 from quantizable.training.schemes import SCHEMES, Scheme
@@ -113,7 +114,12 @@ def bare_step(network: nn.Module, setting: Setting, case: Case, passes: int) -> 
 
 
 def multi_mode_step(
-    network: QuantizableNetwork, setting: Setting, case: Case, scheme: Scheme
+    network: QuantizableNetwork,
+    setting: Setting,
+    case: Case,
+    scheme: Scheme,
+    accumulate: int = 1,
+    keep_weights: bool = False,
 ) -> Callable[[], None]:
     """One step of the scheme: what ``MultiModeModule.training_step`` does, without a Trainer around it."""
     images, labels = make_batch(case, setting)
@@ -124,16 +130,23 @@ def multi_mode_step(
         network.model.compile()
     step_sizes = positive_parameters(network)
     count = iter(range(sys.maxsize))
+    kept = KeptWeights(keep_weights)
 
-    def step() -> None:
+    def batch() -> None:
         teachers: list[Tensor] = []
         for visit in scheme.sampler.visits(network.modes, layers, 0, next(count)):
             network.set_bits(visit)
-            with setting.autocast():
-                output = network(images)
-                loss = scheme.objective(output, F.cross_entropy(output.float(), labels), teachers)
-            loss.backward()
+            with kept.used(network):
+                with setting.autocast():
+                    output = network(images)
+                    loss = scheme.objective(output, F.cross_entropy(output.float(), labels), teachers)
+                (loss / accumulate).backward()
             teachers.append(output.detach())
+
+    def step() -> None:
+        for _ in range(accumulate):
+            batch()
+        kept.hand_on()
         with step_sizes_in_bounds(step_sizes, optimizer):
             optimizer.step()
         optimizer.zero_grad()

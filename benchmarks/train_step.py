@@ -4,12 +4,14 @@
     python benchmarks/train_step.py --networks resnet20 --execution eager compiled
     python benchmarks/train_step.py --quantizers lsq dorefa pact --peers adabits any_precision
     python benchmarks/train_step.py --scheme sandwich --modes 2 3 4 5 6 8 32
+    python benchmarks/train_step.py --accumulate 8 --no-peaks
     python benchmarks/train_step.py --device cuda
 
 All sides run in one process and in turn; a ratio is the median over the rounds. In eager mode on a CPU the
 same step runs without the loops of ``quantizable/kernels``, too ("one by one"), and with LSQ also with each
-ReLU apart from the quantizer behind it ("ReLU apart"). On a machine that others use, ``--threads 1`` and the
-ratio of processor time are what can be trusted.
+ReLU apart from the quantizer behind it ("ReLU apart"). With several batches a step (``--accumulate``) it runs
+with weights quantized once for all of them instead ("kept weights"). On a machine that others use,
+``--threads 1`` and the ratio of processor time are what can be trusted.
 """
 
 from __future__ import annotations
@@ -76,22 +78,26 @@ def compare(
     quantizer: str = "lsq",
     peers: Sequence[str] = (),
     peaks: bool = True,
+    accumulate: int = 1,
 ) -> dict[str, Any]:
     """One row of the table."""
     torch.compiler.reset()
     visits = 3 if scheme in ("sandwich", "random_k") else len(modes)
-    bare = bare_step(make_network(case, setting), setting, case, passes=visits)
+    passes = visits * accumulate
+    bare = bare_step(make_network(case, setting), setting, case, passes)
 
-    def new_step(relu_apart: bool = False) -> Step:
+    def new_step(relu_apart: bool = False, keep_weights: bool = False) -> Step:
         network = quantizable_network(case, setting, modes, quantizer)
         for module in network.modules():
             if relu_apart and isinstance(module, FusedActivation):
                 module.readers.several = True  # so that it quantizes for nobody
-        return multi_mode_step(network, setting, case, SCHEMES[scheme])
+        return multi_mode_step(network, setting, case, SCHEMES[scheme], accumulate, keep_weights)
 
     steps = {"bare": bare, "ours": new_step()}
     first = {name: first_seconds(step) for name, step in steps.items()}
-    if setting.device == "cpu" and setting.execution == "eager":
+    if accumulate > 1:
+        steps["kept weights"] = new_step(keep_weights=True)
+    elif setting.device == "cpu" and setting.execution == "eager":
         steps["one by one"] = one_by_one(new_step())
         if quantizer == "lsq":
             steps["ReLU apart"] = new_step(relu_apart=True)
@@ -109,11 +115,12 @@ def compare(
         "layout": setting.layout,
         "execution": setting.execution,
         "modes": len(modes),
-        "bare, ms a pass": statistics.median(times["bare"].wall) * 1e3 / visits,
-        "ours, ms a mode": statistics.median(times["ours"].wall) * 1e3 / visits,
+        "batches a step": accumulate,
+        "bare, ms a pass": statistics.median(times["bare"].wall) * 1e3 / passes,
+        "ours, ms a mode": statistics.median(times["ours"].wall) * 1e3 / passes,
         "ratio": ratio(times["ours"], times["bare"], "wall"),
         "ratio of processor time": ratio(times["ours"], times["bare"], "cpu"),
-        "bare passes a step": ratio(times["ours"], times["bare"], "wall") * visits,
+        "bare passes a step": ratio(times["ours"], times["bare"], "wall") * passes,
     }
     for name in others:
         row[f"{name}, ratio"] = ratio(times[name], times["bare"], "wall")
@@ -138,6 +145,7 @@ def main() -> None:
         "--peers", nargs="+", default=[], choices=list(FORMULAS), help="their step beside ours"
     )
     parser.add_argument("--no-peaks", action="store_true", help="leave out the two processes for the memory")
+    parser.add_argument("--accumulate", type=positive, default=1, help="batches per optimizer step")
     parser.add_argument("--repeats", type=positive, default=10)
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
@@ -152,10 +160,8 @@ def main() -> None:
         args.networks, args.quantizers, args.dtypes, args.layouts, args.execution
     ):
         setting = Setting(args.device, dtype, layout, execution)
-        case, peaks = CASES[name], not args.no_peaks
-        rows.append(
-            compare(case, setting, args.modes, args.repeats, args.scheme, quantizer, args.peers, peaks)
-        )
+        what = args.scheme, quantizer, args.peers, not args.no_peaks, args.accumulate
+        rows.append(compare(CASES[name], setting, args.modes, args.repeats, *what))
         save(args.out, args.device, rows)  # after every row: a long run that is cut off leaves what it has
         print(table(rows[-1:]), flush=True)
     columns = dict.fromkeys(column for row in rows for column in row)  # compiled rows have fewer

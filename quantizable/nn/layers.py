@@ -7,6 +7,9 @@ layer's with ``x`` and ``weight`` passed through a quantizer, which is the ident
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
 from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from timm.layers import Linear as TimmLinear
@@ -17,6 +20,14 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.nn.recomputation import Recomputable
 from quantizable.quantizers import Quantizer
+from quantizable.quantizers.level import Level
+
+
+class KeptWeight(NamedTuple):
+    """A weight that was quantized before, and at which level."""
+
+    weight: Tensor
+    level: Level | None
 
 
 class QuantLayer(Recomputable):
@@ -29,6 +40,7 @@ class QuantLayer(Recomputable):
         weight_quantizer: quantizes the weight.
         fixed_bits: None: the layer follows the network's mode; 8, say: it stays at 8 bits in every
             quantized mode (first and last layer).
+        kept_weight: what stands for the quantized weight while its level is active; None: nothing.
     """
 
     float_class: type[nn.Module]
@@ -37,6 +49,7 @@ class QuantLayer(Recomputable):
     input_quantizer: Quantizer
     weight_quantizer: Quantizer
     fixed_bits: int | None
+    kept_weight: KeptWeight | None = None
 
     @classmethod
     def fits(cls, layer: nn.Module) -> bool:
@@ -87,6 +100,9 @@ class QuantLayer(Recomputable):
 
     def quantized_weight(self) -> Tensor:
         """The weight as the matrix product sees it, shape of ``weight``."""
+        kept = None if torch.compiler.is_compiling() else self.kept_weight
+        if kept is not None and kept.level is self.weight_quantizer.active:
+            return kept.weight
         return self.weight_quantizer(self.float_weight())
 
     def factors(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ KEYS = {
     "schedule": ("epochs", "augment", "optimizer"),
     "train": (
         *("label_smoothing", "accumulate", "clip_norm", "noise_sigma", "recompute_activations", "ema"),
-        *("teacher", "teacher_weights", "histograms_every"),
+        *("keep_weights", "teacher", "teacher_weights", "histograms_every"),
     ),
 }
 EXAMPLES = {
@@ -149,6 +149,7 @@ def check(cfg: dict[str, Any]) -> None:
             "a float network and its checkpoint, as train.teacher=resnet56 train.teacher_weights=resnet56.th "
             "(or a run's checkpoint alone, as train.teacher=checkpoints/run/best.ckpt)"
         )
+    _check_kept_weights(cfg["train"], cfg["trainer"]["compile"])
     if cfg["trainer"]["limit_train_batches"] == 0:
         raise ValueError("trainer.limit_train_batches=0 leaves no training batches; give more than 0")
     _check_kind(cfg)
@@ -172,6 +173,18 @@ def check_weights(path: Path) -> None:
     # what torch.save writes, and wrote once, and safetensors: the length of a header in JSON
     if not (start.startswith((b"PK", b"\x80")) or start[8:] == b"{"):
         raise ValueError(f"{path} is truncated or no file of weights; copy or download it again")
+
+
+def _check_kept_weights(train: dict[str, Any], compiled: bool) -> None:
+    keeps, accumulate = train["keep_weights"], train["accumulate"]
+    if not isinstance(keeps, bool):
+        raise ValueError(f"train.keep_weights is {keeps!r}; it is true or false")
+    if keeps and accumulate == 1:
+        raise ValueError(
+            "train.keep_weights=true saves nothing with train.accumulate=1; give train.accumulate above 1"
+        )
+    if keeps and compiled:
+        raise ValueError("train.keep_weights=true is for eager runs; leave out trainer.compile=true")
 
 
 def _check_kind(cfg: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from quantizable.seeds import key_seed
 from quantizable.training import schedulers
 from quantizable.training.batch_transforms import Standard, Strategy, entry, with_noise
 from quantizable.training.first_step_sizes import set_first_step_sizes
+from quantizable.training.kept_weights import KeptWeights
 from quantizable.training.network_module import NetworkModule
 from quantizable.training.objectives import Consistency, mean_squared_error
 from quantizable.training.optim import (
@@ -26,7 +27,7 @@ from quantizable.training.optim import (
     parameter_groups,
     positive_parameters,
 )
-from quantizable.training.optimizer_step import take_step, without_sync
+from quantizable.training.optimizer_step import hand_on_kept, take_step, without_sync
 from quantizable.training.samplers import Only, Visit, visits
 from quantizable.training.schemes import Scheme, get_scheme
 from quantizable.training.settings import plain
@@ -50,6 +51,8 @@ class MultiModeModule(NetworkModule):
             fields.
         accumulate: batches per optimizer step, at least 1.
         clip_norm: largest norm of the gradient, None for no clipping.
+        keep_weights: quantize weights once per optimizer step, not once per batch (``accumulate`` above 1,
+            eager); each quantized mode takes the memory of two more weights.
         noise_sigma: Gaussian noise added to training images, in units of pixels in [0, 1].
         seed: of sampled modes, noise, attacks and mixing; runs of two seeds share no draw.
         strategy: changes training batches of (images, labels): attacks, mixing; None: leaves them.
@@ -72,6 +75,7 @@ class MultiModeModule(NetworkModule):
         *,
         accumulate: int = 1,
         clip_norm: float | None = None,
+        keep_weights: bool = False,
         noise_sigma: float = 0.0,
         seed: int = 0,
         strategy: Strategy | None = None,
@@ -90,6 +94,8 @@ class MultiModeModule(NetworkModule):
             network.check_held(name)
         if not isinstance(accumulate, int) or accumulate < 1:
             raise ValueError(f"accumulate is {accumulate}; it counts batches per optimizer step, at least 1")
+        if keep_weights and accumulate == 1:
+            raise ValueError("keep_weights=True saves nothing with accumulate=1; give accumulate above 1")
         self.scheme.check_training(accumulate, teacher is not None)
         if not 0 <= noise_sigma < float("inf"):
             raise ValueError(f"noise_sigma is {noise_sigma}; it is a finite standard deviation, at least 0")
@@ -97,6 +103,7 @@ class MultiModeModule(NetworkModule):
             raise ValueError(f"clip_norm is {clip_norm}; it must be greater than 0, or None for no clipping")
         self.optimizer, self.strategy = optimizer_config(optimizer), strategy
         self.accumulate, self.clip_norm = accumulate, clip_norm
+        self.keep_weights, self._kept_weights = keep_weights, KeptWeights(keep_weights)
         self.noise_sigma, self.seed = noise_sigma, seed
         self.scheduler_settings: dict[int, dict[str, Any]] = {}  # see Schedulers
         # no submodule: neither trained nor saved
@@ -109,6 +116,7 @@ class MultiModeModule(NetworkModule):
                     "optimizer": asdict(self.optimizer),
                     "accumulate": accumulate,
                     "clip_norm": clip_norm,
+                    "keep_weights": keep_weights,
                     "noise_sigma": noise_sigma,
                     "seed": seed,
                     "strategy": None if strategy == Standard() else strategy,
@@ -181,6 +189,7 @@ class MultiModeModule(NetworkModule):
             self._prepare()
 
     def _prepare(self) -> None:
+        self._kept_weights.forget()
         if self.teacher is not None:
             self.trainer.precision_plugin.convert_module(self.teacher).to(self.device)
         set_first_step_sizes(self)
@@ -212,7 +221,7 @@ class MultiModeModule(NetworkModule):
         for visit in chosen:
             name = f"mixed{len(losses)}" if isinstance(visit, dict) else str(visit)
             self._enter(visit)
-            with without_sync(self.trainer):
+            with without_sync(self.trainer), self._kept_weights.used(self.network):
                 output = run_on(self.network, x)
                 losses[name] = self.loss(output, batch)
                 teaching = losses[name] if self.scheme.learns_from_labels_alone else self.teaching(output)
@@ -233,6 +242,10 @@ class MultiModeModule(NetworkModule):
         mean = torch.stack([*losses.values()]).mean()
         self.log("train/loss", mean, on_step=True, on_epoch=True, batch_size=len(x))
         return mean
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Before a validation between two batches: gradients that no step has used yet are kept."""
+        hand_on_kept(self)
 
     def _step(self) -> None:
         take_step(self, self.clip_norm)

@@ -15,6 +15,12 @@ def without_sync(trainer: pl.Trainer) -> AbstractContextManager[None]:
     return trainer.strategy.block_backward_sync() if _sums_gradients(trainer) else nullcontext()  # type: ignore[attr-defined]
 
 
+def hand_on_kept(module: Any) -> None:
+    """What kept weights have collected becomes gradients of weights and step sizes."""
+    with without_sync(module.trainer):
+        module._kept_weights.hand_on()
+
+
 def take_step(module: Any, clip_norm: float | None) -> None:
     """Every optimizer of the module steps, its step sizes within their bounds; gradients end at zero.
 
@@ -22,6 +28,7 @@ def take_step(module: Any, clip_norm: float | None) -> None:
         module: the :class:`quantizable.MultiModeModule` in training.
         clip_norm: largest norm of all gradients, None for no clipping.
     """
+    hand_on_kept(module)
     if _sums_gradients(module.trainer):
         average_gradients(module.parameters())
     # in float16 gradients carry the loss scale until the optimizer steps

@@ -178,6 +178,7 @@ def make_module(
         label_smoothing=cfg["train"]["label_smoothing"],
         accumulate=cfg["train"]["accumulate"],
         clip_norm=cfg["train"]["clip_norm"],
+        keep_weights=cfg["train"]["keep_weights"],
         noise_sigma=cfg["train"]["noise_sigma"],
         seed=cfg["seed"],
         strategy=instantiate(cfg["strategy"]),

@@ -296,6 +296,8 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: py
         ("schedule.optimizer.lr=-1", "greater than 0"),
         ("schedule.optimizer.name=banana", "an optimizer of timm"),
         ("train.accumulate=0", "at least 1"),
+        ("train.keep_weights=true", "give train.accumulate above 1"),
+        ("train.keep_weights=2", "true or false"),
         ("train.ema=1.5", "between 0 and 1"),
         ("train.label_smoothing=1", r"in \[0, 1\)"),
         ("train.teacher=resnet56", "a teacher needs both"),
