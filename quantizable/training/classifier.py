@@ -43,8 +43,8 @@ class QuantizableClassifier(MultiModeModule):
         optimizer: settings as a dictionary, see :class:`OptimizerConfig`.
         scheme: a name or a :class:`Scheme`.
         label_smoothing: in [0, 1).
-        **training: ``accumulate``, ``clip_norm``, ``noise_sigma``, ``seed``, ``strategy`` and ``teacher`` of
-            :class:`MultiModeModule`.
+        **training: ``accumulate``, ``clip_norm``, ``keep_weights``, ``noise_sigma``, ``seed``,
+            ``strategy`` and ``teacher`` of :class:`MultiModeModule`.
     """
 
     def __init__(

@@ -41,8 +41,10 @@ class KeptWeights:
     @contextmanager
     def used(self, network: QuantizableNetwork) -> Iterator[None]:
         """Around one forward and backward pass of the network in its mode: products take the kept weights."""
+        if not self.keeps:
+            yield
+            return
         layers = [one for one in network.layers().values() if isinstance(one, QuantLayer) and _stays(one)]
-        layers = layers if self.keeps else []
         try:
             for layer in layers:
                 layer.kept_weight = self._of(layer)
