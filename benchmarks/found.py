@@ -8,7 +8,8 @@ once for each trained network. At a budget between two widths the line to beat g
 below and above it, which get the same training (learning rates, images, teacher, seeds). With several seeds
 the difference has a 95 % interval (Student's t over seeds).
 
-All is kept in the output folder: a run that was cut off goes on where it was.
+All is kept in the output folder: a run that was cut off goes on where it was. ``--show FILE...`` prints the
+tables of what such runs have kept, and runs nothing.
 """
 
 import argparse
@@ -63,35 +64,52 @@ def done(words: list[str]) -> None:
         raise SystemExit(f"failed: quantizable {' '.join(words)}")
 
 
-def interval(values: list[float]) -> str:
-    """Mean in points, with the half of its 95 % interval where there are several values."""
-    mean = f"{100 * fmean(values):+.2f}"
-    if len(values) < 2:
-        return f"{mean} (one seed)"
-    half = t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return f"{mean} +- {100 * half:.2f}"
+def interval(points: list[float]) -> str:
+    """The mean, with its 95 % interval where there are several values."""
+    mean = fmean(points)
+    if len(points) < 2:
+        return f"{mean:+.2f} (one seed)"
+    half = t.ppf(0.975, len(points) - 1) * stdev(points) / math.sqrt(len(points))
+    return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
+
+
+def above_line_of_operations(rows: dict[str, dict[str, Any]]) -> float:
+    """Points of what was found above the line between two uniform widths, at its bit operations."""
+    low, high, found = rows["uniform"], rows["above"], rows["found"]
+    share = (found["bops"] - low["bops"]) / (high["bops"] - low["bops"])
+    return 100 * float(found["after"] - low["after"] - share * (high["after"] - low["after"]))
 
 
 def table(results: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Print what was measured, as Markdown."""
-    print(
-        "| setting | bits | bytes | bit operations | chosen, top-1 % | fine-tuned, top-1 % | above the line |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    """Print what was measured, as Markdown; gains are after the fine-tuning, in points."""
+    gains = "above the line | above uniform | above the line of bit operations"
+    print(f"| setting | bits | bytes | bit operations | chosen, top-1 % | fine-tuned, top-1 % | {gains} |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for setting, seeds in results.items():
-        for name in next(iter(seeds.values())):
-            rows = [rows[name] for rows in seeds.values()]
-            shares = (f"{100 * fmean(row[key] for row in rows):.2f}" for key in ("before", "after"))
-            gain = interval([row["above the line after"] for row in rows]) if name == "found" else ""
-            costs = (f"{fmean(row[key] for row in rows):,.0f}" for key in ("bytes", "bops"))
-            print("|", " | ".join([setting, name, *costs, *shares, gain]), "|")
+        each = list(seeds.values())
+        for name in each[0]:
+            rows = [rows[name] for rows in each]
+            cells = [setting, name, *(f"{fmean(row[key] for row in rows):,.0f}" for key in ("bytes", "bops"))]
+            after = ", ".join(f"{100 * row['after']:.2f}" for row in rows)
+            cells += [f"{100 * fmean(row['before'] for row in rows):.2f}"]
+            cells += [f"{100 * fmean(row['after'] for row in rows):.2f} ({after})"]
+            if name == "found":
+                names = "above the line after", "above uniform after"
+                cells += [interval([100 * row[key] for row in rows]) for key in names]
+                between = "above" in each[0]
+                cells += [interval([above_line_of_operations(rows) for rows in each]) if between else ""]
+            else:
+                cells += ["", "", ""]
+            print("|", " | ".join(cells), "|")
 
 
 def run() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--checkpoint", type=Path)
+    what.add_argument("--show", type=Path, nargs="+", metavar="FILE", help="found.json of runs")
     parser.add_argument("--root", default="data", help="of the data")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/found"))
     parser.add_argument("--settings", nargs="+", default=["mean_bits", "bytes_a4", "bytes_a8", "bops"])
@@ -99,6 +117,10 @@ def run() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="of fine-tuning")
     parser.add_argument("--words", nargs="*", default=[], help="of quantizable recipe, as trainer=cpu")
     args = parser.parse_args()
+    for file in args.show or []:
+        table(json.loads(file.read_text())["settings"])
+    if args.show:
+        return
     for setting in args.settings:
         composed([f"search={setting}"])  # refused before anything is run
     results: dict[str, dict[str, dict[str, Any]]] = {}

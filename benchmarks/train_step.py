@@ -160,8 +160,19 @@ def main() -> None:
         args.networks, args.quantizers, args.dtypes, args.layouts, args.execution
     ):
         setting = Setting(args.device, dtype, layout, execution)
-        what = args.scheme, quantizer, args.peers, not args.no_peaks, args.accumulate
-        rows.append(compare(CASES[name], setting, args.modes, args.repeats, *what))
+        rows.append(
+            compare(
+                CASES[name],
+                setting,
+                args.modes,
+                args.repeats,
+                args.scheme,
+                quantizer,
+                args.peers,
+                peaks=not args.no_peaks,
+                accumulate=args.accumulate,
+            )
+        )
         save(args.out, args.device, rows)  # after every row: a long run that is cut off leaves what it has
         print(table(rows[-1:]), flush=True)
     columns = dict.fromkeys(column for row in rows for column in row)  # compiled rows have fewer

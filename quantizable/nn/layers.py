@@ -24,7 +24,12 @@ from quantizable.quantizers.level import Level
 
 
 class KeptWeight(NamedTuple):
-    """A weight that was quantized before, and at which level."""
+    """A weight that was quantized before.
+
+    Attributes:
+        weight: the values of its codes, of the layer's shape and unit; a leaf of the graph.
+        level: at which it was quantized.
+    """
 
     weight: Tensor
     level: Level | None

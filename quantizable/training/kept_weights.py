@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,12 +16,6 @@ from torch import Tensor
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import KeptWeight, QuantLayer
 from quantizable.quantizers import Quantizer
-
-
-@dataclass
-class _Kept:
-    quantized: Tensor  # with its graph, down to the weight and its step sizes
-    cut_off: KeptWeight  # what the layer's product takes
 
 
 class KeptWeights:
@@ -36,15 +29,25 @@ class KeptWeights:
 
     def __init__(self, keeps: bool = True) -> None:
         self.keeps = keeps
-        self._kept: dict[tuple[QuantLayer, int], _Kept] = {}
+        self._layers: list[QuantLayer] = []  # of the network, looked for once a step
+        # quantized, with the graph down to weight and step sizes; and what the layer's product takes
+        self._kept: dict[tuple[QuantLayer, int], tuple[Tensor, KeptWeight]] = {}
 
     @contextmanager
     def used(self, network: QuantizableNetwork) -> Iterator[None]:
-        """Around one forward and backward pass of the network in its mode: products take the kept weights."""
+        """Around one forward and backward pass of the network in its mode: products take the kept weights.
+
+        Raises:
+            ValueError: the network, or a part of it, is compiled: it quantizes inside its graph.
+        """
         if not self.keeps:
             yield
             return
-        layers = [one for one in network.layers().values() if isinstance(one, QuantLayer) and _stays(one)]
+        if not self._layers:
+            if any(part._compiled_call_impl is not None for part in network.modules()):
+                raise ValueError("keep_weights=True is for eager networks; leave it out, or do not compile")
+            self._layers = [layer for layer in network.layers().values() if isinstance(layer, QuantLayer)]
+        layers = [layer for layer in self._layers if _stays(layer)]
         try:
             for layer in layers:
                 layer.kept_weight = self._of(layer)
@@ -58,23 +61,22 @@ class KeptWeights:
 
         To be called before anything reads or changes these: the optimizer's step, an average in their place.
         """
-        kept, self._kept = self._kept, {}
-        reached = [one for one in kept.values() if one.cut_off.weight.grad is not None]
+        reached = [(one, cut) for one, (cut, _) in self._kept.values() if cut.grad is not None]
+        self.forget()
         if reached:
-            gradients = [one.cut_off.weight.grad for one in reached]
-            torch.autograd.backward([one.quantized for one in reached], gradients)
+            torch.autograd.backward([one for one, _ in reached], [cut.grad for _, cut in reached])
 
     def forget(self) -> None:
         """Forget them and their gradients, of a run that was broken off."""
-        self._kept = {}
+        self._layers, self._kept = [], {}
 
     def _of(self, layer: QuantLayer) -> KeptWeight:
         key = (layer, layer.weight_quantizer.bits)
         if key not in self._kept:
             quantized = layer.weight_quantizer(layer.float_weight())
             weight = quantized.detach().requires_grad_(quantized.requires_grad)
-            self._kept[key] = _Kept(quantized, KeptWeight(weight, layer.weight_quantizer.active))
-        return self._kept[key].cut_off
+            self._kept[key] = quantized, KeptWeight(weight, layer.weight_quantizer.active)
+        return self._kept[key][1]
 
 
 def _stays(layer: QuantLayer) -> bool:

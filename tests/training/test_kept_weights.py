@@ -178,6 +178,13 @@ def test_a_module_refuses_it_where_it_saves_nothing() -> None:
         QuantizableClassifier(TinyCNN(), 10, (2, 32), keep_weights=True)
 
 
+def test_a_compiled_network_is_refused() -> None:
+    net = calibrated()
+    net.model.compile()
+    with pytest.raises(ValueError, match="do not compile"):
+        trainer(max_epochs=1).fit(Regressor(net, accumulate=2, keep_weights=True), loader(2))
+
+
 def test_a_linear_network_by_hand() -> None:
     """One weight, one batch twice: its gradient is twice that of the quantized weight, where not clipped."""
     net = quantize(nn.Sequential(nn.Linear(2, 1, bias=False)), [4, 32], first_last="mode")
