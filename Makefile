@@ -15,10 +15,10 @@ help:  ## what there is
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-train: .venv/installed  ## train a small network in the modes 2, 4, 8, 32 on real digits (about 3 minutes)
+train: .venv/installed  ## train a small network in the modes 2, 4, 8, 32 on real digits (3 to 6 minutes with the installation)
 	$(BIN)/python train.py
 
-test: .venv/installed  ## all tests (on 2 cores 7 minutes of a Zen 4, 19 of a Zen 3)
+test: .venv/installed  ## all tests (on 2 cores 7 minutes of a Zen 4, 13 to 19 of a Zen 3)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: .venv/installed  ## formatting, lint and types

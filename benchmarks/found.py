@@ -122,7 +122,10 @@ def run() -> None:
     if args.show:
         return
     for setting in args.settings:
-        composed([f"search={setting}"])  # refused before anything is run
+        try:
+            composed([f"search={setting}"])  # refused before anything is run
+        except ValueError as error:
+            parser.error(str(error))
     results: dict[str, dict[str, dict[str, Any]]] = {}
     for setting in args.settings:
         for seed in args.seeds:

@@ -176,10 +176,8 @@ def check_weights(path: Path) -> None:
 
 
 def _check_kept_weights(train: dict[str, Any], compiled: bool) -> None:
-    keeps, accumulate = train["keep_weights"], train["accumulate"]
-    if not isinstance(keeps, bool):
-        raise ValueError(f"train.keep_weights is {keeps!r}; it is true or false")
-    if keeps and accumulate == 1:
+    keeps = train["keep_weights"]
+    if keeps and train["accumulate"] == 1:
         raise ValueError(
             "train.keep_weights=true saves nothing with train.accumulate=1; give train.accumulate above 1"
         )
