@@ -324,10 +324,19 @@ class _Functions(TorchFunctionMode):
 def rounding_noise(model: nn.Module, amount: float = NOISE, seed: int = 0) -> Iterator[None]:
     """Every activation quantizer reads its input with a little noise, as if sums were rounded otherwise."""
     source = torch.Generator().manual_seed(seed)
+    drawn_once = torch.empty(0)
+
+    def noise_for(x: Tensor) -> Tensor:
+        """Uniform in [-1, 1], a random cut of numbers drawn once: to draw takes longer than a layer's sums."""
+        nonlocal drawn_once
+        if len(drawn_once) < 2 * x.numel():
+            drawn_once = torch.empty(2 * x.numel()).uniform_(-1, 1, generator=source)
+        start = int(torch.randint(len(drawn_once) - x.numel() + 1, (), generator=source))
+        return drawn_once[start : start + x.numel()].view(x.shape).to(x)
 
     def disturb(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        noise = torch.rand(args[0].shape, generator=source).to(args[0]) * 2 - 1
-        return (args[0] + noise * (amount * args[0].square().mean().sqrt()), *args[1:])
+        root_mean_square = torch.linalg.vector_norm(args[0]) / max(args[0].numel(), 1) ** 0.5
+        return (torch.add(args[0], noise_for(args[0]), alpha=amount * root_mean_square.item()), *args[1:])
 
     quantizers: list[nn.Module] = []
     for module in model.modules():
