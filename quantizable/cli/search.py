@@ -10,6 +10,7 @@ from quantizable.cli.arguments import (
     add_bits,
     add_checkpoint,
     add_data,
+    add_engine,
     add_output,
     check_listed,
     check_network,
@@ -17,7 +18,7 @@ from quantizable.cli.arguments import (
     read_json,
 )
 from quantizable.interface.budget_words import read_budgets
-from quantizable.interface.choices import COSTS, METHODS, OBJECTIVES
+from quantizable.interface.choices import COSTS, ENGINES, METHODS, OBJECTIVES
 from quantizable.interface.errors import unknown
 from quantizable.storage.input_files import find_images
 
@@ -61,6 +62,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     certify.add_argument("--from", dest="first", help="certify incrementally from this mode")
     text = "noisy images per image, with --from (default: a quarter of --n, at least 100)"
     certify.add_argument("--samples", type=int, help=text)
+    add_engine(
+        certify,
+        default="torch",
+        text="what answers: the network itself (torch), or what is exported of it on",
+    )
     _smoothing(certify, n=100_000)
     _noisy_norms(certify)
     predict = _part(parts, "predict", "what the smoothed network answers, or that it abstains")
@@ -139,6 +145,8 @@ def run(args: argparse.Namespace) -> int:
     if args.part == "predict":
         args.data = [word for word in args.inputs if word.startswith(DATA_WORDS)]
         args.found = find_images(word for word in args.inputs if word not in args.data)
+    if args.part == "certify" and args.engine not in ENGINES:
+        raise ValueError(unknown("engine", args.engine, ENGINES))
     asked = {"certify": ("bits", "first"), "predict": ("bits",)}.get(args.part, ())
     for modes in [getattr(args, name) for name in asked] or [None]:
         check_network(args.checkpoint, modes, args.data)

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from quantizable.bits import ModeLike
 from quantizable.certify.certification import Certification, average_certified_radius, certified_accuracy
 from quantizable.certify.incremental import Incremental
-from quantizable.certify.smoothing import ABSTAIN, Smoothing
+from quantizable.certify.smoothing import ABSTAIN, Classifier, Smoothing
+from quantizable.deploy.compiled import compiled
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.report.files import write_json
 from quantizable.search.setting import Setting
@@ -22,6 +25,7 @@ from quantizable.storage.digests import digest_network, digest_tensors
 from quantizable.storage.preprocessing import read_images
 from quantizable.storage.selection import choose
 
+TORCH = "torch"  # the engine that is none: fake quantization
 RADII = (0.0, 0.25, 0.5, 0.75)
 
 
@@ -37,11 +41,13 @@ def run_certify(args: argparse.Namespace) -> int:
     images, labels = setting.images()
     seen = digest_tensors([images, labels])
 
+    ran_by = "" if args.engine == TORCH else f"-{args.engine}"
+
     def certification(name: str, one: QuantizableNetwork, bits: Assignment, **more: object) -> Certification:
         # the network's digest holds the norms that were fitted to an assignment, too
-        same = {"network": digest_network(one), "images": seen}
+        same = {"network": digest_network(one), "images": seen} | ({"engine": args.engine} if ran_by else {})
         settings = same | {"bits": {k: str(v) for k, v in _by_layer(bits).items()}} | more
-        return Certification(setting.output, name, smoothing, settings)
+        return Certification(setting.output, f"{name}{ran_by}", smoothing, settings)
 
     # all are opened before the first is run: files of other settings are refused before any long work
     first, runs = None, []
@@ -53,24 +59,24 @@ def run_certify(args: argparse.Namespace) -> int:
         else:
             name, more = f"from-{args.first}-{one.name}", {"from": args.first, "samples": samples}
             runs.append(certification(name, one.network, one.bits, **more))
+    # so are the engines asked
+    classifiers = [_classifier(one.network, one.bits, args.engine, images, smoothing.batch) for one in chosen]
     if first is not None and first_mode is not None:
-        with network.at_bits(first_mode):
-            first.run(network, images, labels)
+        first.run(_classifier(network, first_mode, args.engine, images, smoothing.batch), images, labels)
     summary = {}
-    for one, run in zip(chosen, runs, strict=True):
-        with one.network.at_bits(one.bits):
-            if incremental is None or first is None:
-                results = run.run(one.network, images, labels)
-            else:
-                results = run.fill(partial(incremental.certify_like, one.network, first), images, labels)
-        summary[one.name] = {
+    for one, run, classify in zip(chosen, runs, classifiers, strict=True):
+        if incremental is None or first is None:
+            results = run.run(classify, images, labels)
+        else:
+            results = run.fill(partial(incremental.certify_like, classify, first), images, labels)
+        summary[f"{one.name}{ran_by}"] = {
             "acr": average_certified_radius(results),
             "certified_accuracy": {str(r): certified_accuracy(results, r) for r in RADII},
             "samples_per_image": sum(r.certificate.samples for r in results) / len(results),
             "seconds": sum(r.seconds for r in results),
             "failure_probability": smoothing.alpha if incremental is None else incremental.failure,
         }
-    _print_certified(summary, smoothing)
+    _print_certified(summary, smoothing, args.engine)
     about: dict[str, object] = {
         "sigma": smoothing.sigma,
         "n": smoothing.n,
@@ -80,6 +86,22 @@ def run_certify(args: argparse.Namespace) -> int:
     about |= {"seed": args.seed, "images": len(images), "digest": seen, "network": digest_network(network)}
     _add_to(setting.output / "certified.json", about, summary)
     return 0
+
+
+def _classifier(
+    network: QuantizableNetwork, bits: Assignment, engine: str, images: Tensor, batch: int
+) -> Classifier:
+    """Normalized images to logits, in one mode: of the network itself, or of what an engine runs of it."""
+    if engine != TORCH:
+        session = compiled(network, bits, engine, tuple(images.shape[1:]), batch)
+        return lambda noisy: torch.as_tensor(session(noisy))
+
+    def classify(noisy: Tensor) -> Tensor:
+        with network.at_bits(bits):
+            answer: Tensor = network(noisy)
+        return answer
+
+    return classify
 
 
 def default_samples(n: int) -> int:
@@ -121,12 +143,17 @@ def _by_layer(bits: Assignment) -> Mapping[str, ModeLike]:
     return bits if isinstance(bits, Mapping) else {"*": bits}
 
 
-def _print_certified(summary: dict, smoothing: Smoothing) -> None:
+def _print_certified(summary: dict, smoothing: Smoothing, engine: str) -> None:
     columns = ["bits", "ACR", *(f"radius {r:g}, %" for r in RADII), "samples per image", "seconds"]
-    table = Table(*columns, title=f"certified accuracy, sigma {smoothing.sigma:g}, n {smoothing.n}")
+    ran_by = "" if engine == TORCH else f", on {engine}"
+    table = Table(*columns, title=f"certified accuracy, sigma {smoothing.sigma:g}, n {smoothing.n}{ran_by}")
     for name, row in summary.items():
         shares = [f"{100 * share:.1f}" for share in row["certified_accuracy"].values()]
         table.add_row(
-            name, f"{row['acr']:.4f}", *shares, f"{row['samples_per_image']:.0f}", f"{row['seconds']:.1f}"
+            name.removesuffix(f"-{engine}"),
+            f"{row['acr']:.4f}",
+            *shares,
+            f"{row['samples_per_image']:.0f}",
+            f"{row['seconds']:.1f}",
         )
     Console().print(table)

@@ -327,7 +327,7 @@ def rounding_noise(model: nn.Module, amount: float = NOISE, seed: int = 0) -> It
     drawn_once = torch.empty(0)
 
     def noise_for(x: Tensor) -> Tensor:
-        """Uniform in [-1, 1], a random cut of numbers drawn once: to draw takes longer than a layer's sums."""
+        """Uniform in [-1, 1], a random cut of numbers drawn once: drawing takes as long as a layer."""
         nonlocal drawn_once
         if len(drawn_once) < 2 * x.numel():
             drawn_once = torch.empty(2 * x.numel()).uniform_(-1, 1, generator=source)

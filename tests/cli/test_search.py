@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -64,6 +65,24 @@ def test_certify_in_steps_and_from_a_certified_mode(checkpoint: str, tmp_path: P
     assert row["failure_probability"] == pytest.approx(0.002)
     lines = (tmp_path / "certified-32.jsonl").read_text().splitlines()
     assert len(lines) == 4  # the settings and three images, certified once
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_certify_what_an_engine_runs(checkpoint: str, tmp_path: Path, engine: str) -> None:
+    pytest.importorskip(engine)
+    words = ["search", "certify", checkpoint, *DATA, "--images", "4", "--output", str(tmp_path)]
+    words += ["--n", "150", "--n0", "10", "--sigma", "0.1", "--bits", "4"]
+    assert main(words) == 0
+    assert main([*words, "--engine", engine]) == 0
+    assert main([*words, "--engine", engine, "--from", "32", "--samples", "100"]) == 0
+    rows = json.loads((tmp_path / "certified.json").read_text())["bits"]
+    assert rows.keys() == {"4", f"4-{engine}"}
+    own, ran = (np.load(tmp_path / f"certified-{name}.votes.npy") for name in rows)
+    assert own.shape == ran.shape == (4, 150)
+    assert (own == ran).mean() > 0.98  # ties alone may be decided otherwise
+    assert (tmp_path / f"certified-32-{engine}.jsonl").is_file()
+    assert "engine" not in (tmp_path / "certified-4.jsonl").read_text().splitlines()[0]
+    assert engine in (tmp_path / f"certified-4-{engine}.jsonl").read_text().splitlines()[0]
 
 
 def test_kept_certificates_are_of_one_network_and_its_images(
@@ -194,6 +213,7 @@ def test_norms_can_be_fitted_to_noise_before_they_are_certified(checkpoint: str,
         (["bits", "--objective", "acr", "--robust-images", "0"], "robust_images is 0"),
         (["bits", "--budget", "inf"], "budget 'inf' is not understood"),
         (["certify", "--seed", "-1"], "--seed is -1"),
+        (["certify", "--engine", "tensorrt"], "engine 'tensorrt' is unknown"),
         (["certify", "--sigma", "-1"], "sigma is -1"),
         (["certify", "--n", "5"], "needed are at least 10"),
         (["certify", "--bits", "3"], "no mode 3"),
