@@ -34,7 +34,7 @@ import quantizable
 from quantizable.deploy.engines import compile_onnxruntime, compile_openvino
 from quantizable.deploy.export import onnx_model
 from quantizable.deploy.processor import processor_name
-from quantizable.storage.golden import rounding_noise
+from quantizable.storage.rounding_noise import rounding_noise
 
 NETWORKS = "mobilenetv2_050,resnet26,vgg13_bn,efficientnet_lite0,convnext_atto"
 RUNS = (  # name, engine, exact

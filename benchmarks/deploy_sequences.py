@@ -27,8 +27,8 @@ from quantizable import quantize
 from quantizable.deploy import Session, describe_inputs, export_onnx
 from quantizable.deploy.processor import processor_name
 from quantizable.nn.network_inputs import network_inputs
-from quantizable.storage.golden import rounding_noise
 from quantizable.storage.outputs import tensors_in
+from quantizable.storage.rounding_noise import rounding_noise
 
 COUNT, STEPS, WORDS, CLASSES = 256, 12, 200, 10
 ENGINES = ("onnxruntime", "openvino")

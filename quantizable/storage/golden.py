@@ -10,22 +10,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from quantizable.bits import FLOAT_BITS
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import QuantLayer
-from quantizable.nn.operands import Operands
 from quantizable.storage.outputs import tensors_in
 from quantizable.storage.preprocessing import BYTES_KEY, normalized_bytes
+from quantizable.storage.rounding_noise import NOISE, NOISE_OF_FUNCTIONS, rounding_noise
 from quantizable.storage.signature import (
     BYTES,
     FLOAT,
@@ -47,10 +45,6 @@ ALLOWED = 1  # input that may be off: a tie that no draw of noise turned can sti
 CELLS = (8, 2)  # a side has so many cells of one color, in turns: coarse inputs have fewer ties
 SPAN = (-2.0, 2.0)  # of normalized images, where no layer says what its input spans
 COLUMNS = 32  # outputs kept of each input, spread evenly over all
-# Noise on what a quantizer reads, relative to its root mean square: what float32 sums round off, and what
-# engines' own versions of softmax, normalization and the like are off by. Ten and three times what ONNX
-# Runtime and OpenVINO were seen to be off by, with VNNI and on AVX2 alone.
-NOISE, NOISE_OF_FUNCTIONS = 4e-6, 3e-5
 DRAWS = 6
 APPROXIMATED = {  # functions that each engine computes in its own way
     "softmax", "log_softmax", "scaled_dot_product_attention", "multi_head_attention_forward",
@@ -318,35 +312,3 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.add(getattr(func, "__name__", ""))
         return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def rounding_noise(model: nn.Module, amount: float = NOISE, seed: int = 0) -> Iterator[None]:
-    """Every activation quantizer reads its input with a little noise, as if sums were rounded otherwise."""
-    source = torch.Generator().manual_seed(seed)
-    drawn_once = torch.empty(0)
-
-    def noise_for(x: Tensor) -> Tensor:
-        """Uniform in [-1, 1], a random cut of numbers drawn once: drawing takes as long as a layer."""
-        nonlocal drawn_once
-        if len(drawn_once) < 2 * x.numel():
-            drawn_once = torch.empty(2 * x.numel()).uniform_(-1, 1, generator=source)
-        start = int(torch.randint(len(drawn_once) - x.numel() + 1, (), generator=source))
-        return drawn_once[start : start + x.numel()].view(x.shape).to(x)
-
-    def disturb(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        root_mean_square = torch.linalg.vector_norm(args[0]) / max(args[0].numel(), 1) ** 0.5
-        return (torch.add(args[0], noise_for(args[0]), alpha=amount * root_mean_square.item()), *args[1:])
-
-    quantizers: list[nn.Module] = []
-    for module in model.modules():
-        if isinstance(module, QuantLayer):
-            quantizers.append(module.input_quantizer)
-        elif isinstance(module, Operands):
-            quantizers += module.operands.values()
-    handles = [quantizer.register_forward_pre_hook(disturb) for quantizer in quantizers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

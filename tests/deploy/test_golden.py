@@ -22,18 +22,16 @@ from quantizable.storage.golden import (
     CANDIDATES,
     COLUMNS,
     COUNT,
-    NOISE,
-    NOISE_OF_FUNCTIONS,
     Golden,
     columns,
     deviations,
     golden,
     pattern,
     patterns,
-    rounding_noise,
 )
 from quantizable.storage.load import open_qz
 from quantizable.storage.qz import read_qz
+from quantizable.storage.rounding_noise import NOISE, NOISE_OF_FUNCTIONS, rounding_noise
 from tests.deploy.reuse import NormBehindAddition, OnceWithoutNorm, OneLayerTwoNorms, OneNormBehindTwo
 from tests.deploy.test_norm_folding import reusing
 from tests.small_net import SIZE, SmallNet
