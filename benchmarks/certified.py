@@ -24,11 +24,11 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from found import done
-from scipy.stats import t
+from scipy.stats import ttest_rel
 
 import quantizable
 from quantizable.measure.cost import layer_costs, mode_costs
@@ -109,9 +109,8 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def difference(radii: list[float], others: list[float]) -> str:
     """Of two means over the same images, with its 95 % interval over images (Student's t)."""
-    pairs = [one - other for one, other in zip(radii, others, strict=True)]
-    half = t.ppf(0.975, len(pairs) - 1) * stdev(pairs) / math.sqrt(len(pairs))
-    return f"{fmean(pairs):+.4f} ({fmean(pairs) - half:+.4f} to {fmean(pairs) + half:+.4f})"
+    low, high = ttest_rel(radii, others).confidence_interval() if radii != others else (0.0, 0.0)
+    return f"{fmean(radii) - fmean(others):+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def table(rows: list[dict[str, Any]]) -> None:
