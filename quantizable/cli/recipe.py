@@ -112,10 +112,10 @@ class Phases:
             return 0
         say("search", self.folder / "search")
         bits = {key: value for key, value in self.recipe["bits"].items() if value is not None}
-        methods = [UNIFORM, *(m for m in str(bits.pop("methods")).split(",") if m.strip() != UNIFORM)]
+        methods = [UNIFORM, *(m for m in _words(bits.pop("methods"))[0].split(",") if m.strip() != UNIFORM)]
         words = ["search", "bits", str(self.checkpoint), *self.data, "--methods", ",".join(methods)]
         for key, value in bits.items():
-            words += [f"--{key.replace('_', '-')}", str(value)]
+            words += [f"--{key.replace('_', '-')}", *_words(value)]
         status = main([*words, "--output", str(self.folder / "search")])
         if status == 0:
             choose_best(self.folder, bits["objective"])
@@ -169,6 +169,13 @@ class Phases:
         if status == 0:
             done.write_text(f"{formats}\n")
         return status
+
+
+def _words(value: Any) -> list[str]:
+    """A setting as an option takes it: a list with commas, a mapping as words ``key=value``."""
+    if isinstance(value, Mapping):
+        return [f"{key}={one}" for key, one in value.items()]
+    return [",".join(map(str, value)) if isinstance(value, list) else str(value)]
 
 
 def say(phase: str, where: Path) -> None:

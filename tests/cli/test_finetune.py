@@ -1,5 +1,6 @@
 """An assignment of a search becomes a mode by training; a recipe does all of it, and goes on after a kill."""
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from quantizable import load
 from quantizable.cli import main, recipe
 from quantizable.cli.finetune import settings
+from quantizable.cli.search import add_parser as add_search
 from quantizable.data import Fake
 from quantizable.search.recipe import check_same_recipe
 from quantizable.storage.assignment import SavedAssignment, write_assignment
@@ -114,6 +116,29 @@ def test_bad_words(
     assert main(given) == 2
     assert message in capsys.readouterr().err
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".yaml"]
+
+
+def test_a_recipe_has_every_option_of_a_search() -> None:
+    commands = argparse.ArgumentParser().add_subparsers()
+    add_search(commands)
+    options = vars(commands.choices["search"].parse_args(["bits", "some.ckpt"])).keys()
+    others = {"part", "checkpoint", "data", "output", "run"}
+    assert set(recipe.composed([])["bits"]) == options - others
+
+
+def test_a_recipe_within_two_limits(checkpoint: Path, tmp_path: Path) -> None:
+    own = ["search.bits.budget={bytes:3bit,bops:3bit}", "search.bits.methods=[uniform,greedy]"]
+    own += ["search.bits.activations=[2,4]", "search.bits.evaluations=2", "search.bits.images=8"]
+    phases = recipe.Phases(checkpoint, tmp_path / "new", recipe.composed(own), [], [])
+    assert phases.search() == 0
+    about = yaml.safe_load((tmp_path / "new" / "found.yaml").read_text())["about"]
+    assert (about["method"], about["budget"]) == ("greedy", "bytes=3bit bops=3bit")
+
+
+def test_a_recipe_for_certified_radii_trains_with_the_noise_that_it_scores_with() -> None:
+    one = recipe.composed(["search=certified"])
+    assert one["bits"]["objective"] == "acr"
+    assert one["finetune"]["train"] == {"teacher": "start", "noise_sigma": one["bits"]["sigma"]}
 
 
 class Killed(BaseException):
