@@ -164,6 +164,11 @@ def run() -> None:
         return table(json.loads(args.show.read_text())["rows"])
     about = {"images": args.images, "n": args.n, "sigma": args.sigma, "engine": args.engine}
     about |= {"search": args.search, "train": args.train, "checkpoint": args.checkpoint.parent.name}
+    held = args.output / "about.json"
+    if held.is_file() and json.loads(held.read_text()) != about:
+        parser.error(f"{args.output} holds a run with other options; give another --output")
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_json(held, about)
     rows: list[dict[str, Any]] = []
     for row in measured(args):
         rows.append(row)

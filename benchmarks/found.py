@@ -31,11 +31,11 @@ def trained(args: argparse.Namespace, setting: str, seed: int) -> dict[str, Any]
     folder = args.output / setting / str(seed)
     words = [f"search={setting}", f"seed={seed}", f"search.bits.seed={seed}", "search.export=null"]
     words += [f"data.root={args.root}", f"search.finetune.schedule.epochs={args.epochs}", *args.words]
+    recipe = composed([word for word in words if word.startswith(("search=", "search."))])
+    budget = float(str(recipe["bits"]["budget"]).removesuffix("bit"))  # one that is no such number fails here
     done(["recipe", str(args.checkpoint), *words, "--output", str(folder)])
     found = json.loads((folder / "summary.json").read_text())["modes"]
-    recipe = json.loads((folder / "recipe.json").read_text())["recipe"]
     rows = {name: found[name] for name in ("found", "uniform")}
-    budget = float(str(recipe["bits"]["budget"]).removesuffix("bit"))
     if budget % 1:
         above = [*words, "search.bits.methods=uniform", f"search.bits.budget={math.ceil(budget)}bit"]
         done(

@@ -69,7 +69,7 @@ class Incremental:
             raise ValueError(f"alpha + alpha_zeta is {self.failure}; together they must stay below 1")
         if self.samples > self.smoothing.n:
             raise ValueError(f"samples is {self.samples}, more than the {self.smoothing.n} of the first mode")
-        check_samples(self.samples, self.failure)
+        check_samples(self.samples, self.failure, "samples")
 
     @property
     def failure(self) -> float:

@@ -166,10 +166,10 @@ class Smoothing:
         return int(classes[0]) if p_value <= self.alpha else ABSTAIN
 
 
-def check_samples(n: int, alpha: float) -> None:
+def check_samples(n: int, alpha: float, name: str = "n") -> None:
     """``ValueError`` if ``n`` samples, all right, cannot prove a majority at level ``alpha``."""
     needed = math.floor(math.log(alpha) / math.log(0.5)) + 1
     if n < needed:
         raise ValueError(
-            f"n is {n}: if all agree, nothing is proved at alpha={alpha:g}; needed are at least {needed}"
+            f"{name} is {n}: if all agree, nothing is proved at alpha={alpha:g}; needed are at least {needed}"
         )

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantizable.cli.arguments import Parser, check_data
+from quantizable.cli.arguments import Parser, check_data, check_listed, listed
 from quantizable.cli.finetune import plain, quoted, settings
 from quantizable.cli.train import explained
 from quantizable.cli.train import run as train
-from quantizable.interface.choices import FOUND, UNIFORM
+from quantizable.interface.budget_words import read_budgets
+from quantizable.interface.choices import FORMATS, FOUND, METHODS, UNIFORM
 from quantizable.storage.network_file import check_checkpoint, read_about
 
 TEXT = "search bits per layer, fine-tune what was found, export it; the same words go on after a kill"
@@ -46,10 +47,15 @@ def run(words: Sequence[str], debug: bool = False) -> int:
     check_checkpoint(args.checkpoint)
     data = [word for word in others if word.startswith(("data=", "data."))]
     check_data(data, (read_about(args.checkpoint) or {}).get("data") or {})
-    name = next((word.partition("=")[2] for word in own if word.startswith("search=")), "default")
+    names = [word.partition("=")[2] for word in own if word.startswith("search=")]
+    if len(names) > 1:
+        raise ValueError(f"search= names {len(names)} recipes ({', '.join(names)}); give one")
     recipe = composed(own)
-    folder = args.output or args.checkpoint.parent / f"recipe_{name}"
-    return Phases(args.checkpoint, folder, recipe, data, others, debug).run()
+    check_recipe(recipe)
+    folder = args.output or args.checkpoint.parent / f"recipe_{names[0] if names else 'default'}"
+    phases = Phases(args.checkpoint, folder, recipe, data, others, debug)
+    phases.check_training()
+    return phases.run()
 
 
 def composed(words: Sequence[str]) -> dict[str, Any]:
@@ -62,6 +68,19 @@ def composed(words: Sequence[str]) -> dict[str, Any]:
     with explained(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("recipe", overrides=[*words]), resolve=True)
     return config["search"]  # type: ignore[no-any-return]
+
+
+def check_recipe(recipe: Mapping[str, Any]) -> None:
+    """``ValueError`` for what only a later phase would refuse, or would misunderstand."""
+    bits = recipe["bits"] or {}
+    budget = _words(bits.get("budget") or "4bit")
+    if len(read_budgets(budget, str(bits.get("cost") or "bops"))) > 1:
+        raise ValueError(f"a recipe has one budget, not {' '.join(budget)}; run one for each")
+    for key in ("alone", "compare"):
+        if not isinstance(recipe[key], bool):
+            raise ValueError(f"search.{key} is {recipe[key]!r}; it is true or false")
+    if recipe["export"]:
+        check_listed("format", _words(recipe["export"])[0], FORMATS)
 
 
 class Phases:
@@ -93,6 +112,7 @@ class Phases:
         from quantizable.search.recipe import check_same_recipe, show
 
         check_same_recipe(self.folder, self.checkpoint, self.recipe, self.given)
+        bits = self.recipe["bits"] or {}
         names = [FOUND, UNIFORM] if self.recipe["compare"] else [FOUND]
         status = self.search()
         status = status or self.evaluate(names)
@@ -100,7 +120,7 @@ class Phases:
             status = status or self.finetune(name)
         status = status or self.export()
         if status == 0:
-            show(self.folder, self.checkpoint, names, self.recipe["bits"]["cost"])
+            show(self.folder, self.checkpoint, names, bits.get("cost") or "bops")
         return status
 
     def search(self) -> int:
@@ -111,14 +131,15 @@ class Phases:
         if (self.folder / f"{FOUND}.yaml").is_file():
             return 0
         say("search", self.folder / "search")
-        bits = {key: value for key, value in self.recipe["bits"].items() if value is not None}
-        methods = [UNIFORM, *(m for m in _words(bits.pop("methods"))[0].split(",") if m.strip() != UNIFORM)]
+        bits = {key: value for key, value in (self.recipe["bits"] or {}).items() if value is not None}
+        asked = listed(_words(bits.pop("methods", list(METHODS)))[0])
+        methods = [UNIFORM, *(method for method in asked if method != UNIFORM)]
         words = ["search", "bits", str(self.checkpoint), *self.data, "--methods", ",".join(methods)]
         for key, value in bits.items():
             words += [f"--{key.replace('_', '-')}", *_words(value)]
         status = main([*words, "--output", str(self.folder / "search")])
         if status == 0:
-            choose_best(self.folder, bits["objective"])
+            choose_best(self.folder, bits.get("objective", "accuracy"))
         return status
 
     def evaluate(self, names: Sequence[str]) -> int:
@@ -134,25 +155,43 @@ class Phases:
         words = ["evaluate", str(self.checkpoint), *self.data, "--output", str(output)]
         return main([*words, "--bits", bits])
 
+    def check_training(self) -> None:
+        """``ValueError`` for a wrong setting of training: said before the search, not after it."""
+        from hydra import compose, initialize_config_dir
+
+        from quantizable.training.configuration import check_files, read_settings
+        from quantizable.training.overrides import check_words, conf_folder
+
+        mode = (read_about(self.checkpoint) or {})["modes"][-1]  # what is found will stand in its place
+        words = settings(mode, self.checkpoint, self._training_words(FOUND), self.recipe["alone"])
+        check_words(words)
+        with explained(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            check_files(read_settings(compose("train", overrides=words)))
+
     def finetune(self, name: str) -> int:
         """A run of training in the folder of that name; it goes on from its last epoch."""
-        from quantizable.training.overrides import leaves
         from quantizable.training.run_names import latest, numbered
 
         run = self.folder / name
         if any((one / "results.json").is_file() for one in numbered(run)):
             return 0
         say("fine-tuning", run)
+        words = self._training_words(name)
+        if (latest(run) / "last.ckpt").is_file():
+            words.append("resume=last")
+        found = str(self.folder / f"{name}.yaml")
+        return train(settings(found, self.checkpoint, words, self.recipe["alone"]), self.debug)
+
+    def _training_words(self, name: str) -> list[str]:
+        """Settings of the recipe, but for those that were given beside it."""
+        from quantizable.training.overrides import leaves
+
         own = {word.partition("=")[0] for word in self.given}
         wanted = {k: v for k, v in leaves(self.recipe["finetune"] or {}) if not isinstance(v, dict)}
         if wanted.get("train.teacher") == "start":
             wanted["train.teacher"] = str(self.checkpoint)
         words = [f"{key}={plain(value)}" for key, value in wanted.items() if key not in own] + self.given
-        words += [f"output={quoted(str(self.folder))}", f"run={name}"]
-        if (latest(run) / "last.ckpt").is_file():
-            words.append("resume=last")
-        found = str(self.folder / f"{name}.yaml")
-        return train(settings(found, self.checkpoint, words, self.recipe["alone"]), self.debug)
+        return [*words, f"output={quoted(str(self.folder))}", f"run={name}"]
 
     def export(self) -> int:
         """The integers of what was found, for engines."""
@@ -165,6 +204,7 @@ class Phases:
         run = finished(self.folder, FOUND)
         say("export", run)
         words = ["export", str(run / "best.ckpt"), *self.data, "--bits", FOUND]
+        formats = _words(formats)[0]
         status = main([*words, "--format", formats])
         if status == 0:
             done.write_text(f"{formats}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from quantizable.bits import check_bits
+from quantizable.bits import check_bits, parse_modes
 from quantizable.cli.arguments import (
     add_bits,
     add_checkpoint,
@@ -121,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then search or certify."""
     if args.images < 1:
         raise ValueError(f"--images is {args.images}; at least 1 is needed")
+    if args.seed < 0:
+        raise ValueError(f"--seed is {args.seed}; it is at least 0")
     if args.part == "bits":
         if args.objective not in OBJECTIVES:
             raise ValueError(unknown("objective", args.objective, OBJECTIVES))
@@ -147,6 +149,8 @@ def run(args: argparse.Namespace) -> int:
         args.found = find_images(word for word in args.inputs if word not in args.data)
     if args.part == "certify" and args.engine not in ENGINES:
         raise ValueError(unknown("engine", args.engine, ENGINES))
+    if getattr(args, "first", None) is not None:
+        parse_modes([args.first])  # neither a file nor an assignment: a mode
     asked = {"certify": ("bits", "first"), "predict": ("bits",)}.get(args.part, ())
     for modes in [getattr(args, name) for name in asked] or [None]:
         check_network(args.checkpoint, modes, args.data)

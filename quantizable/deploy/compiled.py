@@ -36,4 +36,8 @@ def compiled(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mode.onnx"
         export_onnx(network, path, bits, input_size=size)
-        return Session(path, engine, threads=torch.get_num_threads(), batch=batch)
+        try:
+            return Session(path, engine, threads=torch.get_num_threads(), batch=batch)
+        except RuntimeError as error:  # its advice is for a file that stays
+            said = str(error).replace(str(path), "the exported graph").partition("; export it again")[0]
+            raise RuntimeError(f"{said}; try another engine or version") from error

@@ -32,4 +32,6 @@ def read_budgets(words: Sequence[str], cost: str) -> list[dict[str, str]]:
         if name in named:
             raise ValueError(f"--budget limits {name} twice ({' '.join(words)}); give each cost once")
         named[name] = found
+    if not named:
+        raise ValueError("--budget names no limit; write 4bit, a number, or bytes=4bit")
     return [dict(zip(named, values, strict=True)) for values in product(*named.values())]

@@ -66,7 +66,8 @@ class LeNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """``[B, in_chans, img_size, img_size]`` to ``[B, maps, side, side]``."""
-        if tuple(x.shape[-2:]) != (self.img_size,) * 2:
+        # torch.fx traces with a stand-in, which has no shape
+        if isinstance(x, Tensor) and tuple(x.shape[-2:]) != (self.img_size,) * 2:
             raise ValueError(
                 f"images have {x.shape[-2]}x{x.shape[-1]} pixels, and this LeNet was built for "
                 f"{self.img_size}x{self.img_size}: give model.options={{img_size:{x.shape[-1]}}}"

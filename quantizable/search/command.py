@@ -35,7 +35,7 @@ SEARCH_SEED = 2**31
 
 def run_bits(args: argparse.Namespace) -> int:
     """Search, print and write the front, the picture, and the best assignment of each method and budget."""
-    methods = [name.strip() for name in args.methods.split(",")]
+    methods = [name.strip() for name in args.methods.split(",") if name.strip()]
     if "evolution" in methods:
         check_installed()
     setting = Setting(args, test=False)

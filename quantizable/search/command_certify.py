@@ -22,7 +22,7 @@ from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.report.files import write_json
 from quantizable.search.setting import Setting
 from quantizable.storage.digests import digest_network, digest_tensors
-from quantizable.storage.preprocessing import read_images
+from quantizable.storage.preprocessing import preprocessing, read_images
 from quantizable.storage.selection import choose
 
 TORCH = "torch"  # the engine that is none: fake quantization
@@ -38,6 +38,7 @@ def run_certify(args: argparse.Namespace) -> int:
     first_mode = None if args.first is None else network.check_mode(args.first)
     setting.fit_norms(args.norm_batches, args.sigma)
     chosen = choose(args.bits, network, lambda: setting.data)
+    setting.fit_files(chosen, args.norm_batches, args.sigma)
     images, labels = setting.images()
     seen = digest_tensors([images, labels])
 
@@ -53,23 +54,25 @@ def run_certify(args: argparse.Namespace) -> int:
     first, runs = None, []
     if first_mode is not None:
         first = certification(f"certified-{first_mode.name}", network, first_mode)
-    for one in chosen:
+    # a mode that is certified from another one has a row beside that of its own
+    rows = [one.name if first is None else f"from-{args.first}-{one.name}" for one in chosen]
+    for one, row in zip(chosen, rows, strict=True):
         if first is None:
-            runs.append(certification(f"certified-{one.name}", one.network, one.bits))
+            runs.append(certification(f"certified-{row}", one.network, one.bits))
         else:
-            name, more = f"from-{args.first}-{one.name}", {"from": args.first, "samples": samples}
-            runs.append(certification(name, one.network, one.bits, **more))
+            more = {"from": args.first, "samples": samples}
+            runs.append(certification(row, one.network, one.bits, **more))
     # so are the engines asked
     classifiers = [_classifier(one.network, one.bits, args.engine, images, smoothing.batch) for one in chosen]
     if first is not None and first_mode is not None:
         first.run(_classifier(network, first_mode, args.engine, images, smoothing.batch), images, labels)
     summary = {}
-    for one, run, classify in zip(chosen, runs, classifiers, strict=True):
+    for row, run, classify in zip(rows, runs, classifiers, strict=True):
         if incremental is None or first is None:
             results = run.run(classify, images, labels)
         else:
             results = run.fill(partial(incremental.certify_like, classify, first), images, labels)
-        summary[f"{one.name}{ran_by}"] = {
+        summary[f"{row}{ran_by}"] = {
             "acr": average_certified_radius(results),
             "certified_accuracy": {str(r): certified_accuracy(results, r) for r in RADII},
             "samples_per_image": sum(r.certificate.samples for r in results) / len(results),
@@ -112,11 +115,13 @@ def default_samples(n: int) -> int:
 def run_predict(args: argparse.Namespace) -> int:
     """Print the smoothed answer for each image in each mode, or that it abstains."""
     setting = Setting(args, test=True)
-    smoothing, names = setting.smoothing(args), setting.network.info.get("class_names")
+    about = preprocessing(setting.network)  # the images are normalized by it, and so is the noise
+    smoothing, names = setting.smoothing(args, std=about.get("std") or (1.0,)), about.get("class_names")
     setting.fit_norms(args.norm_batches, args.sigma)
     chosen = choose(args.bits, setting.network, lambda: setting.data)
+    setting.fit_files(chosen, args.norm_batches, args.sigma)
     for number, path in enumerate(args.found):
-        image = read_images([path], setting.network.info)[0]
+        image = read_images([path], about)[0]
         for one in chosen:
             with one.network.at_bits(one.bits):
                 answer = smoothing.predict(one.network, image, number)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantizable.bits import ModeLike
 from quantizable.certify.smoothing import Smoothing
 from quantizable.data import ImageDataModule
+from quantizable.data.base import DataModule
 from quantizable.data.choice import trained_data, validation_loader
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.assignment import noisy_inputs
 from quantizable.storage.load import load
+from quantizable.storage.selection import Chosen
 from quantizable.storage.signature import example_inputs
 
 
@@ -24,9 +29,14 @@ class Setting:
 
     def __init__(self, args: argparse.Namespace, test: bool) -> None:
         self.network: QuantizableNetwork = load(args.checkpoint)
-        self.data = trained_data(self.network, args.data)
+        self._words = args.data
         self.output: Path = args.output or args.checkpoint.parent / "search"
         self.test, self.count = test, args.images
+
+    @cached_property
+    def data(self) -> DataModule:
+        """What the network was trained on, or what the words name."""
+        return trained_data(self.network, self._words)
 
     def images(self) -> tuple[Tensor, Tensor]:
         """Evenly spread images ``[N, C, H, W]`` and labels ``[N]`` of the test or the validation set."""
@@ -81,13 +91,21 @@ class Setting:
         self.data.setup("fit")
         inputs = self.training_inputs(batches, noise)
         *others, top = self.network.modes
-        for modes in ([top], others):
+        lower: list[ModeLike] = [*others, *self.network.assignments]
+        for modes in ([top], lower):
             if modes:
                 self.network.reestimate_norms(inputs, modes=modes, batches=batches)
 
-    def smoothing(self, args: argparse.Namespace, first_seed: int = 0) -> Smoothing:
-        """The smoothing that the options ask for, in the units of the data."""
-        if args.seed < 0:
-            raise ValueError(f"--seed is {args.seed}; it is at least 0")
-        seed = first_seed + args.seed
-        return Smoothing(args.sigma, args.n, args.n0, args.alpha, self.std, seed)
+    def fit_files(self, chosen: Iterable[Chosen], batches: int, noise: float) -> None:
+        """The same, after :meth:`fit_norms`, for assignments of files, each in a copy of the network."""
+        for one in chosen:
+            if batches and one.network is not self.network:
+                with one.network.at_bits(one.bits):
+                    one.network.reestimate_norms(self.training_inputs(batches, noise), batches=batches)
+
+    def smoothing(
+        self, args: argparse.Namespace, first_seed: int = 0, std: Sequence[float] | None = None
+    ) -> Smoothing:
+        """The smoothing that the options ask for, of images divided by ``std``; None: by the data's."""
+        std = self.std if std is None else tuple(std)
+        return Smoothing(args.sigma, args.n, args.n0, args.alpha, std, first_seed + args.seed)

@@ -44,6 +44,9 @@ class SavedAssignment:
     ) -> None:
         """Switch the network to it, adding the modes that it mixes and fitting the norms.
 
+        The norms are those of the network's own modes, which are then no longer as they were trained. Give a
+        copy, or use :meth:`hold`.
+
         Args:
             network: the network that it was made for.
             loader: training batches; needed only if ``norm_batches`` is above 0.

@@ -139,6 +139,38 @@ def test_a_recipe_for_certified_radii_trains_with_the_noise_that_it_scores_with(
     one = recipe.composed(["search=certified"])
     assert one["bits"]["objective"] == "acr"
     assert one["finetune"]["train"] == {"teacher": "start", "noise_sigma": one["bits"]["sigma"]}
+    louder = recipe.composed(["search=certified", "search.bits.sigma=0.5"])
+    assert louder["finetune"]["train"]["noise_sigma"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["schedule.epoch=3"], "there is no setting 'schedule.epoch'"),
+        (["train.noise_sigma=-1"], "noise_sigma is -1"),
+        (["search.export=foo"], "format 'foo' is unknown"),
+        (["search.export=[onnx,foo]"], "format 'foo' is unknown"),
+        (["search.compare=maybe"], "search.compare is 'maybe'; it is true or false"),
+        (["search.bits.budget=[3bit,6bit]"], "a recipe has one budget, not 3bit,6bit"),
+        (["search=bytes_a4", "search=bops"], "search= names 2 recipes (bytes_a4, bops); give one"),
+    ],
+)
+def test_a_recipe_is_refused_before_its_search(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["recipe", str(checkpoint), *TRAIN, *words, "--output", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_null_leaves_the_default_of_a_search(checkpoint: Path, tmp_path: Path) -> None:
+    own = [f"search.bits.{key}=null" for key in ("objective", "seed")]
+    own += ["search.bits.methods=[uniform]", "search.bits.evaluations=1", "search.bits.images=8"]
+    phases = recipe.Phases(checkpoint, tmp_path / "new", recipe.composed(own), [], [])
+    assert phases.search() == 0
+    assert (tmp_path / "new" / "found.yaml").is_file()
 
 
 class Killed(BaseException):

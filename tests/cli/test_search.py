@@ -1,5 +1,6 @@
 """The command, end to end on a tiny checkpoint, and its refusals."""
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,11 @@ from quantizable.bits import BitMode
 from quantizable.certify.smoothing import Smoothing
 from quantizable.cli import main
 from quantizable.data import Fake
+from quantizable.search.setting import Setting
+from quantizable.storage.assignment import SavedAssignment, write_assignment
 from quantizable.storage.load import load
-from quantizable.storage.preprocessing import read_images
+from quantizable.storage.preprocessing import preprocessing, read_images
+from quantizable.storage.selection import choose
 
 DATA = ["data=fake", "data.size=64", "data.image_size=8", "data.num_classes=4", "data.batch_size=16"]
 
@@ -59,8 +63,8 @@ def test_certify_in_steps_and_from_a_certified_mode(checkpoint: str, tmp_path: P
     assert main([*certify, "--bits", "32"]) == 0
     assert main([*certify, "--bits", "4", "--from", "32", "--samples", "20"]) == 0
     rows = json.loads((tmp_path / "certified.json").read_text())["bits"]
-    assert list(rows) == ["32", "4"]  # the first command's, too
-    row = rows["4"]
+    assert list(rows) == ["32", "from-32-4"]  # the first command's, too
+    row = rows["from-32-4"]
     assert row["samples_per_image"] <= 20
     assert row["failure_probability"] == pytest.approx(0.002)
     lines = (tmp_path / "certified-32.jsonl").read_text().splitlines()
@@ -76,8 +80,8 @@ def test_certify_what_an_engine_runs(checkpoint: str, tmp_path: Path, engine: st
     assert main([*words, "--engine", engine]) == 0
     assert main([*words, "--engine", engine, "--from", "32", "--samples", "100"]) == 0
     rows = json.loads((tmp_path / "certified.json").read_text())["bits"]
-    assert rows.keys() == {"4", f"4-{engine}"}
-    own, ran = (np.load(tmp_path / f"certified-{name}.votes.npy") for name in rows)
+    assert rows.keys() == {"4", f"4-{engine}", f"from-32-4-{engine}"}  # none in another's place
+    own, ran = (np.load(tmp_path / f"certified-{name}.votes.npy") for name in ("4", f"4-{engine}"))
     assert own.shape == ran.shape == (4, 150)
     assert (own == ran).mean() > 0.98  # ties alone may be decided otherwise
     assert (tmp_path / f"certified-32-{engine}.jsonl").is_file()
@@ -170,13 +174,19 @@ def test_the_smoothed_answer_for_images_of_ones_own(
     assert main([*words, "--bits", "32", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     network = load(Path(checkpoint))
-    smoothing = Smoothing(0.1, 200, std=tuple(Fake(size=8, image_size=8).std))
+    about = preprocessing(network)
+    smoothing = Smoothing(0.1, 200, std=tuple(about["std"]))
     for number, (path, row) in enumerate(zip(paths, rows, strict=True)):
-        image = read_images([path], network.info)[0]
+        image = read_images([path], about)[0]
         counts = smoothing.votes(network, image, number, 1, 200).bincount(minlength=4)
         first, second = counts.topk(2).values.tolist()
         sure = binomtest(first, first + second, 0.5).pvalue <= 0.001
         assert row["index"] == (int(counts.argmax()) if sure else None)
+    # the images are normalized by what the network says, whatever data are named, and whether they are there
+    other = ["data=folder", f"data.root={tmp_path / 'none'}"]
+    options = ["--n", "200", "--sigma", "0.1", "--bits", "32", "--json"]
+    assert main(["search", "predict", checkpoint, *map(str, paths), *other, *options]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
     assert main([*words, "--bits", "4", "--norm-batches", "1"]) == 0
     assert capsys.readouterr().out.count("(mode 4)") == 3
 
@@ -191,9 +201,33 @@ def test_norms_can_be_fitted_to_noise_before_they_are_certified(checkpoint: str,
     assert settings[0]["network"] != settings[1]["network"]
 
 
+def test_norms_of_assignments_are_fitted_to_noise_too(checkpoint: str, tmp_path: Path) -> None:
+    args = argparse.Namespace(checkpoint=Path(checkpoint), data=DATA, output=tmp_path, images=1)
+    setting = Setting(args, test=True)
+    setting.network.add_assignment("found", {"*": 4, "layer3.*": 2})
+    file = tmp_path / "other.yaml"
+    write_assignment(file, setting.network, SavedAssignment({"*": 4}, 0, 0.0, {}))
+    setting.fit_norms(0, 0.25)
+    [held] = choose("found", setting.network, lambda: setting.data)
+    [other] = choose(str(file), setting.network, lambda: setting.data)
+    before = [one.network.state_dict() for one in (held, other)]
+    before = [{key: value.clone() for key, value in state.items()} for state in before]
+    setting.fit_norms(1, 0.25)
+    setting.fit_files([held, other], 1, 0.25)
+    moved = [
+        {key for key, value in one.network.state_dict().items() if not value.equal(state[key])}
+        for one, state in zip((held, other), before, strict=True)
+    ]
+    assert any(key.endswith("norms.found.running_mean") for key in moved[0])
+    assert {key.rpartition(".")[2] for key in moved[1]} >= {"running_mean", "running_var"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["bits", "--budget", ""], "--budget names no limit"),
+        (["bits", "--methods", "evolution", "--seed", "-1"], "--seed is -1"),
+        (["certify", "--bits", "4", "--from", "found.yaml"], "bit mode 'found.yaml' is not understood"),
         (["bits", "--budget", "bytes=3bit", "bytes=4bit"], "limits bytes twice"),
         (["bits", "--budget", "joule=4"], "cost 'joule' is unknown"),
         (["bits", "--budget", "latency=1"], "--latency-table"),
@@ -217,7 +251,7 @@ def test_norms_can_be_fitted_to_noise_before_they_are_certified(checkpoint: str,
         (["certify", "--sigma", "-1"], "sigma is -1"),
         (["certify", "--n", "5"], "needed are at least 10"),
         (["certify", "--bits", "3"], "no mode 3"),
-        (["certify", "--from", "32", "--samples", "3"], "needed are at least 9"),
+        (["certify", "--from", "32", "--samples", "3"], "samples is 3: if all agree"),
         (["sensitivity", "--images", "0"], "--images is 0"),
     ],
 )

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import quantizable
+from quantizable.models.create import create_model
 from quantizable.verify import Box, mode_difference_bounds
 from quantizable.verify.command import load_graphs
 from quantizable.verify.trace import graph_of
@@ -47,6 +48,14 @@ def make(quantizer="lsq", model=None):
     network = quantizable.quantize(model or convolutional(), [2, 4, 8, 32], quantizer, first_last="mode")
     network.calibrate([torch.rand(64, *SHAPE)])
     return network.eval()
+
+
+@pytest.mark.parametrize("name", ["lenet1", "lenet5"])
+def test_our_networks_for_digits_are_traced(name):
+    model = create_model(name, 10, 1)
+    graph = graph_of(quantizable.quantize(model, [32]).eval(), (1, 28, 28), 32)
+    x = torch.rand(4, 1, 28, 28)
+    assert torch.allclose(graph(x.double()), model.eval()(x).double(), atol=1e-5)
 
 
 @pytest.mark.parametrize("quantizer", ["lsq", "lsq_plus", "nested", "dorefa", "pact", "sat"])
