@@ -85,7 +85,7 @@ def test_where_the_first_mode_abstains_so_does_the_second_without_samples() -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 8}, "n is 8"),
+        ({"samples": 8}, "samples is 8"),
         ({"samples": 101}, "more than the 100"),
         ({"alpha_zeta": 0.0}, "alpha_zeta is 0.0"),
         ({"gamma": 0.4}, "gamma 0.4"),

@@ -164,7 +164,7 @@ def test_limits_hold_together_and_activations_can_be_held(checkpoint: str, tmp_p
 
 
 def test_the_smoothed_answer_for_images_of_ones_own(
-    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = []
     for i, value in enumerate((0, 128, 255)):
@@ -182,13 +182,12 @@ def test_the_smoothed_answer_for_images_of_ones_own(
         first, second = counts.topk(2).values.tolist()
         sure = binomtest(first, first + second, 0.5).pvalue <= 0.001
         assert row["index"] == (int(counts.argmax()) if sure else None)
-    # the images are normalized by what the network says, whatever data are named, and whether they are there
-    other = ["data=folder", f"data.root={tmp_path / 'none'}"]
-    options = ["--n", "200", "--sigma", "0.1", "--bits", "32", "--json"]
-    assert main(["search", "predict", checkpoint, *map(str, paths), *other, *options]) == 0
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
     assert main([*words, "--bits", "4", "--norm-batches", "1"]) == 0
     assert capsys.readouterr().out.count("(mode 4)") == 3
+    # without norms to fit no data are asked for: the images are normalized by what the network says
+    monkeypatch.setattr("quantizable.search.setting.trained_data", None)
+    assert main([*words, "--bits", "32", "--json"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
 
 
 def test_norms_can_be_fitted_to_noise_before_they_are_certified(checkpoint: str, tmp_path: Path) -> None:
