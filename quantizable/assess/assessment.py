@@ -70,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
                     study.skipped[f"repair of {one.name}"] = "an assignment; only modes are fine-tuned"
                     continue
                 action = partial(repair, network, one.bits, train, examples, args.repair, seed=args.seed)
+                if isinstance(chosen[-1].bits, BitMode):
+                    action = partial(action, reference=chosen[-1].bits)
                 if done := attempt(study, f"repair of mode {one.name}", action):
                     study.repairs[one.name] = done[1]
         if args.search and isinstance(examples, Images):

@@ -49,6 +49,8 @@ def repair(
     lr: float = 1e-3,
     batch_size: int = 64,
     seed: int = 0,
+    *,
+    reference: ModeLike | None = None,
 ) -> tuple[QuantizableNetwork, Repair]:
     """A copy of the network, its ``mode`` fine-tuned towards the highest mode's answers.
 
@@ -63,11 +65,13 @@ def repair(
         test: images to count on.
         steps: of SGD with momentum 0.9, at least 1.
         lr: learning rate.
+        reference: the mode to agree with; None: the highest.
 
     Raises:
         ValueError: the network lacks the mode, or no training image disagrees.
     """
-    top, low = network.modes[-1], network.check_mode(mode)
+    top = network.modes[-1] if reference is None else network.check_mode(reference)
+    low = network.check_mode(mode)
     models = mode_models(network, [low, top])
     outputs = probabilities(models, train.inputs)
     wanted = outputs[top.name]

@@ -85,6 +85,8 @@ def write_report(folder: Path, study: Study) -> list[Path]:
     about = study.as_dict() | {"pictures": shown}
     write_json(folder / "assessment.json", finite(about))  # a threshold may be infinite
     written = [folder / "assessment.json"]
+    for name in ("agreement.csv", "search.csv", "guard.json"):  # another network's, perhaps
+        (folder / name).unlink(missing_ok=True)
     for name, rows in (("agreement.csv", _agreement_rows(study)), ("search.csv", _search_rows(study))):
         if len(rows) > 1:
             write_text(folder / name, _csv(rows))

@@ -107,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--repair trains float weights, and {args.checkpoint} holds integers; give its checkpoint"
         )
+    if args.prove is not None and find_spec("highspy") is None:
+        raise ImportError("--prove needs highspy: pip install 'quantizable[verify]'")
     check_network(args.checkpoint, args.bits, args.data)
     _check_natural(args)
     from quantizable.assess.assessment import run
@@ -121,6 +123,9 @@ def _check_natural(args: argparse.Namespace) -> None:
                 f"--natural {name}: say what it is, as --natural {name} data=folder data.root=FOLDER"
             )
         check_data(words, {})
+    names = ["clean", *(name for name, *_ in args.natural)]
+    if doubles := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"--natural {doubles[0]}: there is a set of that name already; give another name")
 
 
 def _run_pair(args: argparse.Namespace) -> int:

@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--bits names no mode; give some, as --bits 4,8")
     args.modes = parse_modes(listed(args.bits)) if args.bits else []
     args.formats = listed(args.format)
-    args.trained = Path(args.network).suffix in FILES or Path(args.network).exists()
+    path = Path(args.network)  # a folder may have the name of a network: --output resnet18
+    args.trained = path.suffix in FILES or path.is_file() or (path.is_dir() and path.name != args.network)
     if args.trained:
         check_checkpoint(Path(args.network))
         if args.weights:

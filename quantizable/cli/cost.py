@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--layer-latency times layers on one engine; give --engine openvino or onnxruntime")
     if args.layer_latency:
         check_target(args.layer_latency)
+    if args.threads < 1:
+        raise ValueError(f"--threads is {args.threads}; give at least 1")
     if args.results is not None:
         read_json(args.results, "results.json of this library")
     check_network(args.checkpoint, args.bits)

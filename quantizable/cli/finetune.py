@@ -82,6 +82,7 @@ def settings(modes: str, checkpoint: Path, given: Sequence[str], alone: bool = F
         **_of_model(about["model"]),
         "bits.modes": f"[{','.join(about['modes'])}]",
         "quantizer": about["quantizer"],
+        **_of_options(about["quantize"]),
         "schedule": "finetune",
         "start": quoted(str(checkpoint)),
         "finetune": quoted(modes),
@@ -91,7 +92,7 @@ def settings(modes: str, checkpoint: Path, given: Sequence[str], alone: bool = F
         words |= {"scheme": "only", "scheme.sampler.modes": f"[{','.join(names)}]"}
     own = {word.partition("=")[0] for word in given}
     if "data" in own:  # other data: its own settings
-        words = {key: value for key, value in words.items() if not key.startswith("data.")}
+        words = {k: v for k, v in words.items() if not k.startswith("data.") and k not in SCHEDULED.values()}
     return [f"{key}={value}" for key, value in words.items() if key not in own] + [*given]
 
 
@@ -107,6 +108,20 @@ def _of_data(about: dict[str, Any]) -> dict[str, str]:
     here = {key for key, one in settings().items() if f"data={about['data']}" in one.places}
     here |= {*SCHEDULED.values()} if "data.augment" in here else set()
     return {"data": about["data"]} | {key: plain(value) for key, value in kept.items() if key in here}
+
+
+def _of_options(quantize: dict[str, Any]) -> dict[str, str]:
+    """How the network was quantized, as far as a checkpoint says it: older ones do not know every option."""
+    groups = {
+        "bits": ("first_last", "norms"),
+        "quantizer": ("per_channel", "attention", "embedding", "residual"),
+    }
+    return {
+        f"{group}.{key}": plain(quantize[key])
+        for group, keys in groups.items()
+        for key in keys
+        if key in quantize
+    }
 
 
 def _of_model(name: str) -> dict[str, str]:

@@ -49,6 +49,18 @@ def class_folders(root: Path, name: str = "The image folder", how: str = "") -> 
     return tuple(found)
 
 
+def has_validation(data: dict[str, Any]) -> bool:
+    """True if a run validates: on images that are held out, a file of its own, or val/ beside test/.
+
+    Args:
+        data: settings of the data module.
+    """
+    if data.get("val_size", 1) != 0 or data.get("val") is not None:
+        return True
+    kind, root = str(data.get("_target_")).rpartition(".")[2], Path(str(data.get("root")))
+    return kind == "Folder" and all((root / part).is_dir() for part in ("val", "test"))
+
+
 def check_tested(root: Path) -> None:
     """``FileNotFoundError`` if ``root`` has neither val/ nor test/."""
     if not any((root / part).is_dir() for part in ("val", "test")):

@@ -33,7 +33,14 @@ def run(args: argparse.Namespace) -> int:
     count = min(args.count, len(args.images))
     paths = [args.images[i * len(args.images) // count] for i in range(count)]
     make_folder(args.output)
+    targets = [args.output / f"model.{name}" for name in args.formats]
+    if args.trained and Path(args.network).resolve() in [path.resolve() for path in targets]:
+        raise ValueError(f"{args.network} would be replaced by what is made of it; give --output a folder")
     network = trained(args) if args.trained else published(args)
+    if args.reconstruct and not network.modes[-1].is_float:
+        raise ValueError(
+            f"--reconstruct compares with mode 32; the highest of the network is {network.modes[-1]}"
+        )
     if "qz" in args.formats and not integer_modes(network):
         raise ValueError("no mode has integer weights, which is what a .qz file holds; give --bits 4,8")
     batches = [*read_images(paths, preprocessing(network)).split(BATCH)]
@@ -44,11 +51,12 @@ def run(args: argparse.Namespace) -> int:
     if args.reconstruct:
         network.reconstruct(batches, len(batches), passes=args.passes, seed=args.seed, progress=kept)
     show(network, batches)
-    for name in args.formats:
+    for name, path in zip(args.formats, targets, strict=True):
         write = {"ckpt": save_checkpoint, "qz": save_qz}[name]
-        write(network, args.output / f"model.{name}")
-        print(args.output / f"model.{name}")
-    kept.unlink(missing_ok=True)  # what it holds is in the files now
+        write(network, path)
+        print(path)
+    if args.reconstruct:
+        kept.unlink(missing_ok=True)  # what it holds is in the files now
     return 0
 
 

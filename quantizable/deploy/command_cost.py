@@ -44,7 +44,10 @@ SAME_KERNELS = (
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; write CSV and plot if asked to."""
-    engines = [name for name in args.engine.split(",") if name]
+    engines = [name.strip() for name in args.engine.split(",") if name.strip()]
+    accuracies = read_accuracies(
+        args.results or args.checkpoint.with_name("results.json"), args.results is not None
+    )
     if args.layer_latency:
         check_target(args.layer_latency)
     network = load(args.checkpoint)
@@ -59,9 +62,6 @@ def run(args: argparse.Namespace) -> int:
     saturating = {mode: saturating_layers(network, mode) for mode in progress(names, "counting layers")}
     left = on_the_same_kernels(integer) if engines else []
     latencies = measure(network, [name for name in names if name not in left], engines, args.threads)
-    accuracies = read_accuracies(
-        args.results or args.checkpoint.with_name("results.json"), args.results is not None
-    )
     for row in rows:
         row |= {f"{engine}_ms": latencies.get(f"{engine} {row['mode']}") for engine in engines}
         row["float_without_vnni"] = saturating.get(row["mode"])

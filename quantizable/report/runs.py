@@ -70,8 +70,8 @@ def images_measured(results: Mapping[str, Any], data: str) -> int | None:
         results: what the file holds; older ones do not say it.
         data: path of the data module's class, which tells it of published sets.
     """
-    if results.get("images"):
-        return int(results["images"])
+    if "images" in results:
+        return int(results["images"]) if results["images"] else None
     return TEST_IMAGES.get(data.rpartition(".")[2]) if results.get("set") == "test" else None
 
 

@@ -99,7 +99,7 @@ def check_graph_file(path: Path) -> None:
 
 
 def read_about(path: Path) -> dict[str, Any] | None:
-    """Modes and assignments, by name, quantizer and data of a ``.qz`` file or a checkpoint, and its model.
+    """Modes and assignments, by name, quantizer, options, data and model of a ``.qz`` file or a checkpoint.
 
     None where they cannot be read this way; what loads the file says why. No code of the file is run.
     """
@@ -111,6 +111,7 @@ def read_about(path: Path) -> dict[str, Any] | None:
             "quantizer": named["quantizer"],
             "modes": [str(mode) for mode in about["modes"]],
             "assignments": [*named.get("assignments", {})],
+            "quantize": named,
             "data": about.get("data") or about["info"],
         }
     except Exception:  # damaged bytes fail in any way

@@ -137,6 +137,7 @@ class Adversarial:
         source = generator("attack", module.seed, step, module.global_rank)
         noise = 2 * torch.rand(shape, generator=source) - 1
         change = self.eps * noise.to(inputs if inputs.is_floating_point() else inputs.device)
+        flags = [(part, part.training) for part in module.network.modules()]
         module.network.eval()  # the attack must not move the batch norms' statistics
         for part in module.network.modules():
             if isinstance(part, nn.RNNBase):
@@ -149,7 +150,8 @@ class Adversarial:
                     (slope,) = torch.autograd.grad(loss, change)
                     change = (change + self.step * slope.sign()).clamp(-self.eps, self.eps)
         finally:
-            module.network.train()
+            for part, flag in flags:  # what was frozen stays so
+                part.training = flag
         return changed(change.detach()), labels
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from quantizable.bits import parse_modes
-from quantizable.data.layout import check_there
+from quantizable.data.layout import check_there, has_validation
 from quantizable.interface.choices import LOWEST_BITS, TEXT_MODELS
 from quantizable.interface.errors import unknown as is_unknown
 from quantizable.interface.model_names import check_model_name
@@ -150,8 +150,7 @@ def check(cfg: dict[str, Any]) -> None:
             "(or a run's checkpoint alone, as train.teacher=checkpoints/run/best.ckpt)"
         )
     _check_kept_weights(cfg["train"], cfg["trainer"]["compile"])
-    if cfg["trainer"]["limit_train_batches"] == 0:
-        raise ValueError("trainer.limit_train_batches=0 leaves no training batches; give more than 0")
+    _check_amounts(cfg)
     _check_kind(cfg)
     if "augment" not in cfg["data"] and cfg["schedule"]["augment"] != "none":
         ignored = f"schedule.augment={cfg['schedule']['augment']} would be ignored"
@@ -173,6 +172,25 @@ def check_weights(path: Path) -> None:
     # what torch.save writes, and wrote once, and safetensors: the length of a header in JSON
     if not (start.startswith((b"PK", b"\x80")) or start[8:] == b"{"):
         raise ValueError(f"{path} is truncated or no file of weights; copy or download it again")
+
+
+def _check_amounts(cfg: dict[str, Any]) -> None:
+    trainer, model = cfg["trainer"], cfg["model"]
+    batches, smoothing = cfg["train"]["accumulate"], cfg["train"]["label_smoothing"]
+    if trainer["limit_train_batches"] == 0:
+        raise ValueError("trainer.limit_train_batches=0 leaves no training batches; give more than 0")
+    if cfg["test"] and trainer["limit_test_batches"] == 0:
+        raise ValueError("trainer.limit_test_batches=0 leaves nothing to test on; give more, or test=false")
+    if not cfg["test"] and not (has_validation(cfg["data"]) and trainer["limit_val_batches"]):
+        raise ValueError("test=false measures on the validation set, and there is none; leave out test=false")
+    if not isinstance(batches, int) or batches < 1:
+        raise ValueError(f"train.accumulate is {batches!r}; it is a number of batches, at least 1")
+    if not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:
+        raise ValueError(f"train.label_smoothing is {smoothing!r}; it is at least 0 and below 1")
+    if cfg["start"] is not None and (model["weights"] is not None or model["pretrained"]):
+        raise ValueError("start brings weights of its own; leave out model.weights and model.pretrained")
+    if cfg["finetune"] is not None and cfg["start"] is None:
+        raise ValueError("finetune needs the checkpoint to start from: start=checkpoints/<run>/best.ckpt")
 
 
 def _check_kept_weights(train: dict[str, Any], compiled: bool) -> None:

@@ -57,7 +57,8 @@ def measured_images(datamodule: DataModule, trainer: pl.Trainer, stage: str) -> 
     test = stage == "test"
     limit = trainer.limit_test_batches if test else trainer.limit_val_batches
     loader = datamodule.test_dataloader() if test else datamodule.val_dataloader()
-    return getattr(loader, "size", None) if limit == 1.0 else None
+    whole = isinstance(limit, float) and limit == 1.0  # the integer 1 is one batch
+    return getattr(loader, "size", None) if whole else None
 
 
 def check_same_network(given: dict[str, Any], path: Path) -> None:

@@ -14,6 +14,12 @@ from quantizable.storage.checkpoint import load_checkpoint
 from quantizable.storage.network_file import assignment_name
 from quantizable.storage.selection import FILES
 
+OPTIONS = {  # settings that are the network's, and what it calls them
+    "quantizer.name": "quantizer",
+    **{f"bits.{name}": name for name in ("first_last", "norms")},
+    **{f"quantizer.{name}": name for name in ("per_channel", "attention", "embedding", "residual")},
+}
+
 
 def network_to_finetune(
     cfg: dict[str, Any], datamodule: DataModule, resumes: bool
@@ -36,6 +42,9 @@ def network_to_finetune(
     check_fit(network, datamodule)
     given = {"model.name": cfg["model"]["name"], "bits.modes": [str(mode) for mode in cfg["bits"]["modes"]]}
     held = {"model.name": network.info["model"], "bits.modes": network.config["bits"]}
+    for key, option in OPTIONS.items():
+        group, name = key.split(".")
+        given[key], held[key] = cfg[group][name], network.config.get(option, cfg[group][name])
     for key, own in held.items():
         if own != given[key]:
             raise ValueError(

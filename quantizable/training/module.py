@@ -129,7 +129,9 @@ class MultiModeModule(NetworkModule):
     def trained(self) -> list[str]:
         """Names of the modes and assignments that are trained: all, unless the scheme trains some alone."""
         sampler = self.scheme.sampler
-        return [str(name) for name in sampler.modes] if isinstance(sampler, Only) else self.names
+        if not isinstance(sampler, Only):
+            return self.names
+        return [self.network.check_held(name).name for name in sampler.modes]  # w4a4 is mode 4
 
     @property
     def evaluated(self) -> list[str]:

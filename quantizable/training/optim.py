@@ -70,6 +70,12 @@ class OptimizerConfig:
         ):
             if not ok:
                 raise ValueError(f"{what}={getattr(self, what)!r} is not allowed; it must be {allowed}")
+        wrong = [at for at in self.milestones if not self.warmup < at < 1]
+        if self.schedule == "multistep" and wrong:
+            shown, least = list(self.milestones), self.warmup
+            raise ValueError(
+                f"milestones={shown}: {wrong[0]} is not between {least} (warmup) and 1: shares of the run"
+            )
 
     @property
     def has_an_end(self) -> bool:

@@ -28,6 +28,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 import quantizable
 from quantizable.data import DataModule
+from quantizable.data.layout import has_validation
 from quantizable.data.text import Text
 from quantizable.models.text import RecurrentText
 from quantizable.network import QuantizableNetwork
@@ -48,6 +49,7 @@ from quantizable.training.loggers import make_loggers
 from quantizable.training.memory import keep_freed_memory
 from quantizable.training.metrics_file import forget_rows_after
 from quantizable.training.mode_logging import ModeLogging
+from quantizable.training.optim import optimizer_config
 from quantizable.training.precision import Execution, check_accelerator, fastest_execution
 from quantizable.training.recompute import recompute_activations
 from quantizable.training.run_folder import (
@@ -59,6 +61,7 @@ from quantizable.training.run_folder import (
     run_folder,
     write_config,
 )
+from quantizable.training.test_set import check_test_set
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
     pl.seed_everything(cfg["seed"], workers=True, verbose=False)
+    optimizer_config(cfg["schedule"]["optimizer"])  # refused before data are prepared, which may take long
     datamodule: DataModule = instantiate(config.data)
     if is_first_process():  # a missing data set, or one too small, is found before a network is built
         datamodule.prepare_data()
@@ -88,6 +92,7 @@ def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path |
         use_known_words(datamodule, cfg["start"])
     if is_first_process():
         datamodule.setup("fit")
+        check_test_set(cfg, datamodule)
     network = network_to_finetune(cfg, datamodule, resumes=resume is not None)
     module = make_module(cfg, instantiate(config.scheme), datamodule, network)
     if resume is not None:
@@ -217,8 +222,7 @@ def make_trainer(
         say("batch norms are not synchronized: torch can do that on GPUs alone")
         options["sync_batchnorm"] = False
     shown = options.pop("enable_progress_bar", True) and sys.stdout.isatty()  # a file is no place for bars
-    held_out = cfg["data"].get("val_size", 1) != 0 or cfg["data"].get("val") is not None
-    validated = held_out and options["limit_val_batches"] != 0
+    validated = has_validation(cfg["data"]) and options["limit_val_batches"] != 0
     callbacks: list[Callback] = [
         *checkpoints(folder, validated),
         LearningRateMonitor("step"),

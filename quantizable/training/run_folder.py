@@ -19,6 +19,7 @@ import quantizable
 from quantizable.report.files import make_folder, write_text, written_whole
 from quantizable.storage.checkpoint import read_checkpoint
 from quantizable.training.run_names import named_folder, resumed
+from quantizable.training.same_settings import check_same_settings
 
 
 @contextmanager
@@ -34,12 +35,14 @@ def run_folder(cfg: dict[str, Any]) -> Iterator[tuple[Path, Path | None]]:
     folder, resume = named_folder(cfg), resumed(cfg)
     if resume is not None:
         read_checkpoint(resume)
+        check_same_settings(cfg, resume)
         folder = resume.parent
     made: list[Path] = []
     if is_first_process():  # Lightning tells the others
-        folder = folder if resume else free(folder)
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        make_folder(folder)
+        if resume is None:
+            folder, made = claimed(folder)
+        else:
+            make_folder(folder)
     try:
         yield folder, resume
     except BaseException:
@@ -54,13 +57,21 @@ def is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def free(folder: Path) -> Path:
-    """The folder, or the first of folder-2, folder-3, ... that holds no run: nothing is overwritten."""
+def claimed(folder: Path) -> tuple[Path, list[Path]]:
+    """The folder, or the first of folder-2, folder-3, ... that is not there, and what was made of them.
+
+    An empty one is another run's that has just begun: nothing is overwritten.
+    """
+    made = [path for path in folder.parents if not path.exists()]
+    make_folder(folder.parent)
     number, candidate = 1, folder
-    while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate
+    while True:
+        try:
+            candidate.mkdir()
+            return candidate, [candidate, *made]
+        except FileExistsError:
+            number += 1
+            candidate = folder.with_name(f"{folder.name}-{number}")
 
 
 def best_of(folder: Path) -> Path:

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from quantizable.training.same_settings import differing
+
 
 def named_folder(cfg: dict[str, Any]) -> Path:
     """``output``/``run``, by default ``output``/DATA_MODEL; of repetitions the first."""
@@ -15,16 +17,25 @@ def named_folder(cfg: dict[str, Any]) -> Path:
 
 
 def resumed(cfg: dict[str, Any]) -> Path | None:
-    """The checkpoint that ``resume`` names; of ``"last"`` that of the run's latest repetition."""
+    """The checkpoint that ``resume`` names; of ``"last"`` that of the run's latest repetition.
+
+    Repetitions may have other settings, as the seeds of a sweep: of those with these settings the latest.
+    """
     if cfg["resume"] == "last":
-        return latest(named_folder(cfg)) / "last.ckpt"
+        return latest(named_folder(cfg), cfg) / "last.ckpt"
     return None if cfg["resume"] is None else Path(cfg["resume"])
 
 
-def latest(folder: Path) -> Path:
-    """Of folder, folder-2, folder-3, ... the one whose ``last.ckpt`` is the newest."""
+def latest(folder: Path, cfg: dict[str, Any] | None = None) -> Path:
+    """Of folder, folder-2, folder-3, ... the one whose ``last.ckpt`` is the newest.
+
+    Args:
+        folder: of the first.
+        cfg: settings; those that were begun with them come first.
+    """
     saved = [path for run in numbered(folder) if (path := run / "last.ckpt").is_file()]
-    return max(saved, key=lambda path: path.stat().st_mtime).parent if saved else folder
+    same = [path for path in saved if cfg is None or not differing(cfg, path.parent)]
+    return max(same or saved, key=lambda path: path.stat().st_mtime).parent if saved else folder
 
 
 def numbered(folder: Path) -> list[Path]:

@@ -44,8 +44,9 @@ class Report:
     def add(self, asked: Asked, job: Job, answers: Answers) -> None:
         """Take a box's verdicts and write their certificates."""
         for which, verdict in answers or [(which, not_asked()) for which in self.which]:
-            self._keep(job, which, verdict)
-            if self.folder is not None and answers:
+            known = self._known(asked, job, which) if verdict.status == "unknown" else None
+            self._keep(job, which, known or verdict)
+            if self.folder is not None and answers and known is None:  # what was decided stays decided
                 about = [self.graphs[k] for k in which], [self.modes[k] for k in which]
                 certificate = asked.certificate(self.network, *about, job.box, job.output, verdict)
                 certificate.save(self._file(job, which))

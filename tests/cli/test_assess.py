@@ -131,6 +131,8 @@ def test_a_guard_answers_with_the_high_mode_where_the_low_one_is_unsure(checkpoi
         (["--severities", "6"], "--severities 6"),
         (["--corruptions", "hail"], "'hail' is unknown"),
         (["--natural", "other"], "--natural other"),
+        (["--natural", "a", "data=fake", "--natural", "a", "data=fake"], "--natural a: there is a set of"),
+        (["--natural", "clean", "data=fake"], "--natural clean: there is a set of that name already"),
         (["--seed", "-1"], "--seed -1"),
     ],
 )

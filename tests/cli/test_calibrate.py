@@ -87,8 +87,21 @@ def test_reconstruct_and_a_checkpoint(
     ],
 )
 def test_what_is_refused(words: str, said: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("resnet20").mkdir(exist_ok=True)  # as --output resnet20 made it: the name is still a network's
     assert main(["calibrate", *words.split()]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
     assert not Path("calibrated/model.ckpt").exists()
+
+
+def test_a_checkpoint_is_not_replaced_by_what_is_made_of_it(
+    here: Path, calibrated: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = calibrated("lenet5", [4, 32], Fake(size=32, image_size=12, num_classes=4), img_size=12)
+    path = Path("own/model.ckpt")
+    path.parent.mkdir()
+    path.write_bytes(made.read_bytes())
+    assert main(["calibrate", str(path), "images", "--bits", "3", "--output", "own"]) == 2
+    assert "would be replaced by what is made of it" in capsys.readouterr().err
+    assert path.read_bytes() == made.read_bytes()

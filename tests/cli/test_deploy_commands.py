@@ -137,6 +137,10 @@ def test_export_writes_what_was_asked_for(
         (["--bits", "3"], "no mode 3; it has 2, 4"),
         (["--format", "onnx,openvino", "--style", "qonnx"], "--format onnx alone"),
         (["--format", "onnx", "--style", "qonnx", "--weights", "int4"], "with neither --weights"),
+        (["--format", "onnx, openvino", "--style", "qonnx"], "--format onnx alone"),
+        (["--style", "qonnx"], "--style qonnx is for ONNX and OpenVINO files; add --format onnx"),
+        (["--weights", "int4"], "--weights int4 is for ONNX and OpenVINO files"),
+        (["--layers"], "--layers is for ONNX and OpenVINO files"),
     ],
 )
 def test_export_refuses_bad_input_and_writes_nothing(

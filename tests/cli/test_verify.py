@@ -13,6 +13,7 @@ from quantizable.cli import main
 from quantizable.verify import Box, decide, jobs
 from quantizable.verify.certificate import Certificate
 from quantizable.verify.command import load_graphs
+from quantizable.verify.decide import Verdict
 from quantizable.verify.outcomes import as_image, print_table
 from tests.verify.conftest import random_pair
 
@@ -298,6 +299,26 @@ def test_a_command_that_ran_out_of_time_is_resumed(files, capsys):
     assert (files / "certificate-1.json").is_file()
     assert run(*common, "--eps", 4, "--bits", "32,8", "--resume") == 0
     assert (files / "certificate-0.json").stat().st_mtime_ns > before
+
+
+def test_a_proof_is_not_replaced_by_a_weaker_answer(files, monkeypatch):
+    words = [
+        files / "net.npz",
+        "--inputs",
+        files / "x.npy",
+        "--radius",
+        1,
+        "--output",
+        files,
+        "--bounds-only",
+    ]
+    words += ["--eps", 5, "--bits", "32,8"]
+    assert run(*words) == 0
+    written = {path: path.read_text() for path in files.glob("certificate-*")}
+    unknown = Verdict("unknown", "search", -9.0, 9.0, 0.0, None)
+    monkeypatch.setattr("quantizable.verify.asked.Asked.answers", lambda *_: [((0, 1), unknown)])
+    run(*words, "--processes", 1)
+    assert {path: path.read_text() for path in files.glob("certificate-*")} == written
 
 
 def test_a_refuted_query_is_resumed_with_its_counterexample(files):

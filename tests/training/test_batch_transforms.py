@@ -35,6 +35,12 @@ def test_an_attack_raises_the_loss_within_its_limit(module, batch) -> None:  # t
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert all(parameter.grad is None for parameter in module.parameters())
     assert module.network.training
+    frozen = module.network.norms()
+    for norm in frozen.values():
+        norm.eval()
+    Adversarial(iterations=1)(module, batch, 1)
+    assert module.network.training
+    assert not any(norm.training for norm in frozen.values()), "what was frozen stays so"
     module.eval()
     losses = [torch.nn.functional.cross_entropy(module(x), labels) for x in (batch[0], images)]
     assert losses[1] > losses[0]

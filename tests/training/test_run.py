@@ -24,10 +24,12 @@ import quantizable
 from quantizable.data import DataModule
 from quantizable.measure.evaluate import evaluate
 from quantizable.report.files import finite
+from quantizable.training.configuration import read_settings
 from quantizable.training.metrics_file import RunCSVLogger
 from quantizable.training.run import make_module, train
-from quantizable.training.run_folder import AtomicCheckpointIO, free
-from quantizable.training.run_names import latest
+from quantizable.training.run_folder import AtomicCheckpointIO, claimed
+from quantizable.training.run_names import latest, resumed
+from quantizable.training.same_settings import differing
 from tests.tiny import CONF, config, same
 
 ROOT = CONF.parent
@@ -135,9 +137,58 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "last.ckpt").touch()
     os.utime(run / "last.ckpt", (1, 1))
-    assert free(run) == tmp_path / "run-3"
+    assert claimed(run) == (tmp_path / "run-3", [tmp_path / "run-3"])
+    assert claimed(run)[0] == tmp_path / "run-4"  # the third has begun, and has written nothing yet
     assert latest(run) == tmp_path / "run-2"
-    assert free(tmp_path / "other") == latest(tmp_path / "other") == tmp_path / "other"
+    assert latest(tmp_path / "other") == tmp_path / "other"
+    new = tmp_path / "a" / "b"
+    assert claimed(new) == (new, [new, new.parent])
+
+
+def test_resume_keeps_the_settings_that_a_run_was_begun_with(undisturbed: Path, tmp_path: Path) -> None:
+    words = (*LONG, "resume=last")
+    with pytest.raises(ValueError, match=r"cannot be resumed: it was begun with seed=0, asked for is 1"):
+        train(config(undisturbed.parent, *words, "seed=1"))
+    with pytest.raises(ValueError, match=r"begun with schedule.optimizer.lr=0.1, asked for is 0.01"):
+        train(config(undisturbed.parent, *words, "schedule.optimizer.lr=0.01"))
+    # of a sweep's runs the one with these settings, though another is newer
+    for name, seed in (("run", 0), ("run-2", 1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "last.ckpt").touch()
+        cfg = OmegaConf.to_yaml(config(tmp_path, f"seed={seed}"), resolve=True)
+        (tmp_path / name / "config.yaml").write_text(f"# a line\n{cfg}")
+    os.utime(tmp_path / "run" / "last.ckpt", (1, 1))
+    for seed, name in ((0, "run"), (1, "run-2"), (2, "run-2")):
+        asked = read_settings(config(tmp_path, "run=run", "resume=last", f"seed={seed}"))
+        assert resumed(asked) == tmp_path / name / "last.ckpt"
+    moved = read_settings(
+        config(tmp_path, "run=run", "resume=last", "trainer.devices=2", "logger=tensorboard")
+    )
+    assert differing(moved, tmp_path / "run") == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainer.limit_test_batches=0"], "leaves nothing to test on"),
+        (["trainer.limit_test_batches=0.01"], "of 1 test batches is none"),
+        (["test=false", "trainer.limit_val_batches=0"], "there is none; leave out test=false"),
+        (["test=false", "data.val_size=0"], "there is none; leave out test=false"),
+        (["train.accumulate=0"], "train.accumulate is 0"),
+        (["train.label_smoothing=2"], "train.label_smoothing is 2"),
+        (["schedule.optimizer.name=adm"], "name='adm' is not allowed"),
+        (
+            ["schedule.optimizer.schedule=multistep", "schedule.optimizer.milestones=[100]"],
+            "shares of the run",
+        ),
+        (["start=some.ckpt", "model.pretrained=true"], "start brings weights of its own"),
+        (["finetune=2"], "finetune needs the checkpoint to start from"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(config(tmp_path, *words))
+    assert not [*tmp_path.iterdir()]
 
 
 KILLED = """
@@ -146,6 +197,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)  # as in the tests: sums depend on how many threads share them
 from tests.tiny import config
+from quantizable.training.configuration import read_settings
 from quantizable.training.metrics_file import RunCSVLogger
 from quantizable.training.run import train
 from quantizable import QuantizableClassifier

@@ -122,6 +122,11 @@ def test_named_assignments_are_visited_after_the_modes_or_alone() -> None:
         torch.testing.assert_close(alone.gradients[0][name], gradient, rtol=1e-4, atol=1e-6)
 
 
+def test_a_mode_by_another_of_its_names_is_evaluated() -> None:
+    module = one_step(network([4, 32]), Scheme(sampler=Only(["w4a4"])))
+    assert (module.trained, module.evaluated) == (["4"], ["4", "32"])
+
+
 def test_the_sandwich_visits_three() -> None:
     first, middle, last = one_step(network([2, 3, 4, 32]), "sandwich").visited
     assert (str(first), str(last)) == ("32", "2")
