@@ -186,7 +186,7 @@ def _check_amounts(cfg: dict[str, Any]) -> None:
     if not isinstance(batches, int) or batches < 1:
         raise ValueError(f"train.accumulate is {batches!r}; it is a number of batches, at least 1")
     if not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:
-        raise ValueError(f"train.label_smoothing is {smoothing!r}; it is at least 0 and below 1")
+        raise ValueError(f"train.label_smoothing is {smoothing!r}; it must be in [0, 1)")
     if cfg["start"] is not None and (model["weights"] is not None or model["pretrained"]):
         raise ValueError("start brings weights of its own; leave out model.weights and model.pretrained")
     if cfg["finetune"] is not None and cfg["start"] is None:

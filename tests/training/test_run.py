@@ -171,9 +171,9 @@ def test_resume_keeps_the_settings_that_a_run_was_begun_with(undisturbed: Path, 
     ("words", "message"),
     [
         (["trainer.limit_test_batches=0"], "leaves nothing to test on"),
-        (["trainer.limit_test_batches=0.01"], "of 1 test batches is none"),
+        (["trainer.limit_test_batches=0.01"], "of 8 test batches is none"),
         (["test=false", "trainer.limit_val_batches=0"], "there is none; leave out test=false"),
-        (["test=false", "data.val_size=0"], "there is none; leave out test=false"),
+        (["test=false", "+data.val_size=0"], "there is none; leave out test=false"),
         (["train.accumulate=0"], "train.accumulate is 0"),
         (["train.label_smoothing=2"], "train.label_smoothing is 2"),
         (["schedule.optimizer.name=adm"], "name='adm' is not allowed"),
@@ -387,7 +387,7 @@ def test_another_network_is_not_resumed_and_a_broken_checkpoint_stays(undisturbe
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"cannot write to .*choose another output folder"):
+    with pytest.raises(OSError, match=r"file is a file; give the name of a folder"):
         train(config(tmp_path / "file"))
 
 
