@@ -5,7 +5,8 @@
 
 A budget is a share of the float network's bit operations, of which each multiplication has 32 x 32. In each:
 
-found      the best by certified radius (ACR, incremental) that integer programming and evolution found
+found      the best by certified radius (ACR, incremental) that integer programming and evolution found; with
+           ``--objective kl`` the best by KL divergence from mode 32 on noisy images
 uniform    the best by the same score of all pairs of one width for weights and one for activations
 accuracy   the best by accuracy that DDPG found, as HAQ does
 float      the checkpoint's mode 32
@@ -37,6 +38,7 @@ from quantizable.search.recipe import choose_best, finished, results
 from quantizable.training.run_names import latest
 
 FLOAT, TRAINED = "float", "float trained"
+ROWS = ("found", "uniform", "accuracy")
 RADIUS = 0.25
 
 
@@ -46,14 +48,15 @@ def searched(args: argparse.Namespace, share: str, budget: int) -> dict[str, Pat
     words = ["search", "bits", str(args.checkpoint), f"data.root={args.root}", "--budget", f"bops={budget}"]
     words += ["--sigma", str(args.sigma), *args.search]
     if not (folder / "found.yaml").is_file():
-        robust = ["--objective", "acr", "--methods", "uniform,integer,evolution"]
+        robust = ["--objective", args.objective, "--methods", "uniform,integer,evolution"]
+        robust += [] if args.objective == "acr" else ["--noise", str(args.sigma)]
         done([*words, *robust, "--output", str(folder / "search")])
-        choose_best(folder, "acr")
-    if not (folder / "accuracy.yaml").is_file():
+        choose_best(folder, args.objective)
+    if "accuracy" in args.rows and not (folder / "accuracy.yaml").is_file():
         done([*words, "--methods", "reinforcement", "--output", str(folder / "haq")])
         [file] = (folder / "haq").glob("reinforcement-*.yaml")
         shutil.copy(file, folder / "accuracy.yaml")
-    return {name: folder / f"{name}.yaml" for name in ("found", "uniform", "accuracy")}
+    return {name: folder / f"{name}.yaml" for name in ROWS if name in args.rows}
 
 
 def trained(args: argparse.Namespace, folder: Path, row: str, named: str, seed: int) -> Path:
@@ -104,7 +107,9 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for name, file in files.items():
                 checkpoint = trained(args, args.output / share, name, str(file), seed)
                 yield row(share, name, seed, checkpoint, name)
-        yield row("100", TRAINED, seed, trained(args, args.output / "100", "float", "32", seed), "32")
+        if FLOAT in args.rows:
+            checkpoint = trained(args, args.output / "100", "float", "32", seed)
+            yield row("100", TRAINED, seed, checkpoint, "32")
 
 
 def difference(radii: list[float], others: list[float]) -> str:
@@ -150,6 +155,8 @@ def run() -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training")
     parser.add_argument("--sigma", type=float, default=0.25)
+    parser.add_argument("--rows", nargs="+", choices=[*ROWS, FLOAT], default=[*ROWS, FLOAT])
+    parser.add_argument("--objective", default="acr", help="of found and uniform: acr, or kl under noise")
     parser.add_argument("--engine", default="openvino", help="openvino, onnxruntime, or torch")
     parser.add_argument("--images", type=int, default=200, help="to certify")
     parser.add_argument("--n", type=int, default=2000, help="noisy copies of each")

@@ -55,6 +55,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     bits.add_argument("--robust-images", type=int, default=20, help="images to certify, for --objective acr")
     bits.add_argument("--samples", type=int, default=100, help="noisy images each, for --objective acr")
     _norms(bits)
+    text = "score on images with noise of this sigma; norms are fitted with it, too (0)"
+    bits.add_argument("--noise", type=float, default=0.0, help=text)
     _smoothing(bits, n=1000)
     _norms(_part(parts, "sensitivity", "one layer at a time in each mode", images=500))
     certify = _part(parts, "certify", "certified radii of modes or of an assignment", images=100)
@@ -117,6 +119,13 @@ def _noisy_norms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--norm-batches", type=int, default=0, help=text)
 
 
+def _check_noise(args: argparse.Namespace) -> None:
+    if not 0 <= args.noise < float("inf"):
+        raise ValueError(f"--noise is {args.noise}; it is a standard deviation, finite and at least 0")
+    if args.noise and args.objective in ("acr", "certified"):
+        raise ValueError(f"--objective {args.objective} has noise of its own; give --sigma, not --noise")
+
+
 def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then search or certify."""
     if args.images < 1:
@@ -142,6 +151,7 @@ def run(args: argparse.Namespace) -> int:
             )
         if args.radius is not None and not 0 <= args.radius < float("inf"):
             raise ValueError(f"--radius is {args.radius}; it is a number of at least 0")
+        _check_noise(args)
         if args.evaluations < 1:
             raise ValueError(f"--evaluations is {args.evaluations}; at least 1 is needed")
     if args.part == "predict":

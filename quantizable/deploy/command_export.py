@@ -38,19 +38,7 @@ def run(args: argparse.Namespace) -> int:
     than training does.
     """
     formats = [word.strip() for word in args.format.split(",") if word.strip()]
-    if args.style == "qonnx" and ("openvino" in formats or args.weights == "int4" or args.residual == "int8"):
-        raise ValueError(
-            "--style qonnx is for FPGA compilers: --format onnx alone, with neither --weights nor --residual"
-        )
-    for option, given in (
-        ("--residual int8", args.residual == "int8"),
-        ("--preprocess in-graph", args.preprocess == "in-graph"),
-        ("--style qonnx", args.style == "qonnx"),
-        ("--weights int4", args.weights == "int4"),
-        ("--layers", args.layers),
-    ):
-        if given and formats == ["qz"]:
-            raise ValueError(f"{option} is for ONNX and OpenVINO files; add --format onnx or openvino")
+    _check_options(args, formats)
     files = [word for word in (args.bits or "").split(",") if word.endswith(FILES)]
     if files and "qz" in formats:
         raise ValueError(
@@ -99,6 +87,23 @@ def run(args: argparse.Namespace) -> int:
     if args.style == "qonnx":  # no engine at hand runs these
         written = [path for path in written if path.suffix != ".onnx"]
     return check(written, [one.name for one in chosen if one.name not in wide])
+
+
+def _check_options(args: argparse.Namespace, formats: list[str]) -> None:
+    """``ValueError`` for options that do not go together, or that would do nothing."""
+    if args.style == "qonnx" and ("openvino" in formats or args.weights == "int4" or args.residual == "int8"):
+        raise ValueError(
+            "--style qonnx is for FPGA compilers: --format onnx alone, with neither --weights nor --residual"
+        )
+    for option, given in (
+        ("--residual int8", args.residual == "int8"),
+        ("--preprocess in-graph", args.preprocess == "in-graph"),
+        ("--style qonnx", args.style == "qonnx"),
+        ("--weights int4", args.weights == "int4"),
+        ("--layers", args.layers),
+    ):
+        if given and formats == ["qz"]:
+            raise ValueError(f"{option} is for ONNX and OpenVINO files; add --format onnx or openvino")
 
 
 def check(written: list[Path], modes: list[str]) -> int:

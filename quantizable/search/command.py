@@ -27,7 +27,7 @@ from quantizable.search.scoring import CERTIFIED, Scorer
 from quantizable.search.sensitivity import print_sensitivity, sensitivity, write_sensitivity
 from quantizable.search.setting import Setting
 from quantizable.search.space import Space
-from quantizable.storage.assignment import SavedAssignment, add_modes, write_assignment
+from quantizable.storage.assignment import SavedAssignment, add_modes, noisy_inputs, write_assignment
 
 # searches choose by other noise than certify certifies with: its bounds must not depend on what they bound
 SEARCH_SEED = 2**31
@@ -53,7 +53,10 @@ def run_bits(args: argparse.Namespace) -> int:
         names = ", ".join(mode.name for mode in sorted(lacking))
         raise ValueError(f"modes {names} have no norms of their own yet: give --norm-batches 1 or more")
     images, labels = setting.images()
-    noise = 0.0 if incremental is None else args.sigma  # what it will run on is what its norms are fitted to
+    # what it will run on is what its norms are fitted to
+    noise = args.noise if incremental is None else args.sigma
+    if args.noise:
+        (images,) = noisy_inputs([images], noise, setting.std)
     inputs = setting.training_inputs(args.norm_batches, noise)
     measures = measures_of(args, setting, images)
     add_modes(network, space.modes)

@@ -71,6 +71,29 @@ def test_certify_in_steps_and_from_a_certified_mode(checkpoint: str, tmp_path: P
     assert len(lines) == 4  # the settings and three images, certified once
 
 
+def test_candidates_can_be_scored_on_noisy_images(checkpoint: str, tmp_path: Path) -> None:
+    scored = []
+    for noise in ("0", "0.3"):
+        words = [
+            "search",
+            "bits",
+            checkpoint,
+            *DATA,
+            "--images",
+            "16",
+            "--norm-batches",
+            "1",
+            "--budget",
+            "3bit",
+        ]
+        words += ["--methods", "uniform", "--evaluations", "1", "--objective", "kl", "--noise", noise]
+        assert main([*words, "--output", str(tmp_path / noise)]) == 0
+        one = yaml.safe_load((tmp_path / noise / "uniform-3bit.yaml").read_text())
+        assert one["norm_noise"] == float(noise)
+        scored.append(one["about"]["kl"])
+    assert scored[0] != scored[1]
+
+
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_certify_what_an_engine_runs(checkpoint: str, tmp_path: Path, engine: str) -> None:
     pytest.importorskip(engine)
@@ -225,6 +248,8 @@ def test_norms_of_assignments_are_fitted_to_noise_too(checkpoint: str, tmp_path:
     ("words", "message"),
     [
         (["bits", "--budget", ""], "--budget names no limit"),
+        (["bits", "--noise", "-1"], "--noise is -1.0"),
+        (["bits", "--noise", "0.1", "--objective", "acr"], "give --sigma, not --noise"),
         (["bits", "--methods", "evolution", "--seed", "-1"], "--seed is -1"),
         (["certify", "--bits", "4", "--from", "found.yaml"], "bit mode 'found.yaml' is not understood"),
         (["bits", "--budget", "bytes=3bit", "bytes=4bit"], "limits bytes twice"),
