@@ -137,9 +137,9 @@ def test_a_recipe_within_two_limits(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_a_recipe_for_certified_radii_trains_with_the_noise_that_it_scores_with() -> None:
     one = recipe.composed(["search=certified"])
-    assert one["bits"]["objective"] == "acr"
-    assert one["finetune"]["train"] == {"teacher": "start", "noise_sigma": one["bits"]["sigma"]}
-    louder = recipe.composed(["search=certified", "search.bits.sigma=0.5"])
+    assert one["bits"]["objective"] == "kl"
+    assert one["finetune"]["train"] == {"teacher": "start", "noise_sigma": one["bits"]["noise"]}
+    louder = recipe.composed(["search=certified", "search.bits.noise=0.5"])
     assert louder["finetune"]["train"]["noise_sigma"] == 0.5
 
 
