@@ -162,7 +162,8 @@ class Phases:
         from quantizable.training.configuration import check_files, read_settings
         from quantizable.training.overrides import check_words, conf_folder
 
-        mode = (read_about(self.checkpoint) or {})["modes"][-1]  # what is found will stand in its place
+        modes = (read_about(self.checkpoint) or {}).get("modes") or [""]  # "": `settings` says what is wrong
+        mode = modes[-1]  # what is found will stand in its place
         words = settings(mode, self.checkpoint, self._training_words(FOUND), self.recipe["alone"])
         check_words(words)
         with explained(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
