@@ -28,14 +28,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import runs
 from found import done
 from scipy.stats import ttest_rel
 
 import quantizable
+from quantizable.certify.certification import read_row
+from quantizable.cli.finetune import settings
 from quantizable.measure.cost import layer_costs, mode_costs
 from quantizable.report.files import write_json
 from quantizable.search.recipe import choose_best, finished, results
-from quantizable.training.run_names import latest
 
 FLOAT, TRAINED = "float", "float trained"
 ROWS = ("found", "uniform", "accuracy")
@@ -61,16 +63,11 @@ def searched(args: argparse.Namespace, share: str, budget: int) -> dict[str, Pat
 
 def trained(args: argparse.Namespace, folder: Path, row: str, named: str, seed: int) -> Path:
     """The checkpoint of an assignment file, or of a mode, after training alone."""
-    name = f"{row}_{seed}"
-    try:
-        return finished(folder, name) / "best.ckpt"
-    except FileNotFoundError:
-        words = ["finetune", named, str(args.checkpoint), "--alone", f"data.root={args.root}", f"seed={seed}"]
-        words += ["schedule.epochs=1", "schedule.optimizer.lr=0.01", f"train.noise_sigma={args.sigma}"]
-        words += [f"train.teacher={args.checkpoint}", f"output={folder}", f"run={name}", *args.train]
-        resume = (latest(folder / name) / "last.ckpt").is_file()
-        done([*words, "resume=last"] if resume else words)
-    return finished(folder, name) / "best.ckpt"
+    given = [f"data.root={args.root}", f"seed={seed}", "schedule.epochs=1", "schedule.optimizer.lr=0.01"]
+    given += [f"train.noise_sigma={args.sigma}", f"train.teacher={args.checkpoint}", *args.train]
+    words, run = settings(named, args.checkpoint, given, alone=True), f"{row}_{seed}"
+    runs.trained(run, [word for word in words if not word.startswith("run=")], folder)
+    return finished(folder, run) / "best.ckpt"
 
 
 def certified(args: argparse.Namespace, folder: Path, checkpoint: Path, bits: str) -> list[float]:
@@ -79,12 +76,9 @@ def certified(args: argparse.Namespace, folder: Path, checkpoint: Path, bits: st
     words += ["--engine", args.engine, "--images", str(args.images), "--n", str(args.n)]
     done([*words, "--sigma", str(args.sigma), "--output", str(folder)])
     ran_by = "" if args.engine == "torch" else f"-{args.engine}"
-    rows = map(json.loads, (folder / f"certified-{bits}{ran_by}.jsonl").read_text().splitlines()[1:])
-    by_image = {row["image"]: row for row in rows}
-    return [
-        round(row["certificate"]["radius"], 5) if row["certificate"]["predicted"] == row["label"] else 0.0
-        for _, row in sorted(by_image.items())
-    ]
+    lines = (folder / f"certified-{bits}{ran_by}.jsonl").read_text().splitlines()
+    by_image = {one.image: one for one in map(read_row, map(json.loads, lines[1:]))}
+    return [round(one.certified_radius, 5) for _, one in sorted(by_image.items())]
 
 
 def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -151,7 +145,7 @@ def run() -> None:
         "--shares",
         nargs="+",
         default=["1.5", "3", "6"],
-        help="budgets in % of float's bit operations".replace("%", "%%"),
+        help="budgets in %% of float's bit operations",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training")
     parser.add_argument("--sigma", type=float, default=0.25)
@@ -169,7 +163,8 @@ def run() -> None:
     args = parser.parse_args()
     if args.show:
         return table(json.loads(args.show.read_text())["rows"])
-    about = {"images": args.images, "n": args.n, "sigma": args.sigma, "engine": args.engine}
+    keys = ("images", "n", "sigma", "engine", "objective")
+    about: dict[str, Any] = {key: getattr(args, key) for key in keys}
     about |= {"search": args.search, "train": args.train, "checkpoint": args.checkpoint.parent.name}
     held = args.output / "about.json"
     if held.is_file() and json.loads(held.read_text()) != about:

@@ -85,8 +85,6 @@ def write_report(folder: Path, study: Study) -> list[Path]:
     about = study.as_dict() | {"pictures": shown}
     write_json(folder / "assessment.json", finite(about))  # a threshold may be infinite
     written = [folder / "assessment.json"]
-    for name in ("agreement.csv", "search.csv", "guard.json"):  # another network's, perhaps
-        (folder / name).unlink(missing_ok=True)
     for name, rows in (("agreement.csv", _agreement_rows(study)), ("search.csv", _search_rows(study))):
         if len(rows) > 1:
             write_text(folder / name, _csv(rows))
@@ -94,6 +92,9 @@ def write_report(folder: Path, study: Study) -> list[Path]:
     if study.guard is not None:
         study.guard.save(folder / "guard.json")
         written.append(folder / "guard.json")
+    for name in ("agreement.csv", "search.csv", "guard.json"):
+        if folder / name not in written:  # of an earlier assessment, another network's perhaps
+            (folder / name).unlink(missing_ok=True)
     if write_page(folder / "report.html", study.title, {}, [folder]):
         written.insert(0, folder / "report.html")
     return written

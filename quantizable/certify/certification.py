@@ -111,7 +111,7 @@ class Certification:
         self.smoothing = smoothing
         same = {key: value for key, value in asdict(smoothing).items() if key != "batch"}
         self.journal = Journal(folder / f"{name}.jsonl", same | settings)
-        self.results = {row["image"]: _read(row) for row in self.journal.rows}
+        self.results = {row["image"]: read_row(row) for row in self.journal.rows}
         self.votes_path = folder / f"{name}.votes.npy"
 
     def run(self, classify: Classifier, images: Tensor, labels: Tensor) -> list[Certified]:
@@ -174,5 +174,6 @@ class Certification:
         return grown
 
 
-def _read(row: dict[str, Any]) -> Certified:
+def read_row(row: dict[str, Any]) -> Certified:
+    """An image's certificate, of a line of the file that :class:`Certification` keeps."""
     return Certified(row["image"], row["label"], CertifiedRadius(**row["certificate"]), row["seconds"])

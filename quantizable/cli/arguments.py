@@ -12,6 +12,7 @@ from quantizable.bits import BitMode, parse_modes
 from quantizable.data.layout import check_there
 from quantizable.interface.choices import DATA, ENGINES
 from quantizable.interface.errors import unknown
+from quantizable.interface.words import listed
 from quantizable.report.files import check_folder
 from quantizable.storage.network_file import check_file, check_network_file, read_about
 
@@ -75,11 +76,6 @@ def add_output(parser: argparse.ArgumentParser, text: str, default: str | None =
 
 def _folder(text: str) -> Path:
     return check_folder(Path(text))
-
-
-def listed(text: str) -> list[str]:
-    """The words of a list that commas separate."""
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def check_listed(what: str, text: str, known: Sequence[str]) -> None:

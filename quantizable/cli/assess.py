@@ -13,8 +13,8 @@ from quantizable.cli.arguments import (
     add_output,
     check_data,
     check_network,
-    listed,
 )
+from quantizable.interface.words import listed
 
 EXAMPLES = """examples:
   quantizable assess best.ckpt data=cifar10 data.root=DATA --images 1000 --output report

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 
 from quantizable.bits import parse_modes
-from quantizable.cli.arguments import add_bits, add_output, check_listed, listed
+from quantizable.cli.arguments import add_bits, add_output, check_listed
 from quantizable.interface.choices import CALIBRATED
 from quantizable.interface.model_names import check_model_name
+from quantizable.interface.words import listed
 from quantizable.storage.input_files import check_images, find_images
 from quantizable.storage.network_file import check_checkpoint
 

@@ -12,11 +12,11 @@ from quantizable.cli.arguments import (
     add_output,
     check_listed,
     check_network,
-    listed,
     read_json,
 )
 from quantizable.deploy.processor import check_kernels
 from quantizable.interface.choices import ENGINES
+from quantizable.interface.words import listed
 from quantizable.report.files import check_target
 
 

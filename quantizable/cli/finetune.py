@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from quantizable.cli.arguments import ASSIGNMENTS, Parser, check_bits, listed
+from quantizable.cli.arguments import ASSIGNMENTS, Parser, check_bits
 from quantizable.cli.train import run as train
+from quantizable.interface.choices import NETWORK_SETTINGS
+from quantizable.interface.words import listed
 from quantizable.storage.network_file import NOT_OURS, assignment_name, check_checkpoint, read_about
 
 TEXT = "make an assignment of quantizable search one more mode of its network, and train it a few epochs"
@@ -112,16 +114,8 @@ def _of_data(about: dict[str, Any]) -> dict[str, str]:
 
 def _of_options(quantize: dict[str, Any]) -> dict[str, str]:
     """How the network was quantized, as far as a checkpoint says it: older ones do not know every option."""
-    groups = {
-        "bits": ("first_last", "norms"),
-        "quantizer": ("per_channel", "attention", "embedding", "residual"),
-    }
-    return {
-        f"{group}.{key}": plain(quantize[key])
-        for group, keys in groups.items()
-        for key in keys
-        if key in quantize
-    }
+    kept = {key: group for key, group in NETWORK_SETTINGS.items() if quantize.get(key) not in (None, [], {})}
+    return {f"{group}.{key}": plain(quantize[key]) for key, group in kept.items()}
 
 
 def _of_model(name: str) -> dict[str, str]:
@@ -132,6 +126,8 @@ def _of_model(name: str) -> dict[str, str]:
 
 def plain(value: Any) -> str:
     """A setting as Hydra reads it."""
+    if isinstance(value, dict):  # Hydra takes no quotes around a key
+        return "{" + ",".join(f"{key}:{plain(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list):
         return f"[{','.join(map(plain, value))}]"
     if isinstance(value, str):

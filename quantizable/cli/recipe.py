@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantizable.cli.arguments import Parser, check_data, check_listed, listed
+from quantizable.cli.arguments import Parser, check_data, check_listed
 from quantizable.cli.finetune import plain, quoted, settings
 from quantizable.cli.train import explained
 from quantizable.cli.train import run as train
 from quantizable.interface.budget_words import read_budgets
 from quantizable.interface.choices import FORMATS, FOUND, METHODS, UNIFORM
+from quantizable.interface.words import listed
 from quantizable.storage.network_file import check_checkpoint, read_about
 
 TEXT = "search bits per layer, fine-tune what was found, export it; the same words go on after a kill"
@@ -60,14 +61,20 @@ def run(words: Sequence[str], debug: bool = False) -> int:
 
 def composed(words: Sequence[str]) -> dict[str, Any]:
     """The recipe that the words ask for; ``ValueError`` for one that there is not."""
-    from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
+
+    config: Any = OmegaConf.to_container(_composed("recipe", words), resolve=True)
+    return config["search"]  # type: ignore[no-any-return]
+
+
+def _composed(name: str, words: Sequence[str]) -> Any:
+    """The configuration ``conf/NAME.yaml`` with these words."""
+    from hydra import compose, initialize_config_dir
 
     from quantizable.training.overrides import conf_folder
 
     with explained(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("recipe", overrides=[*words]), resolve=True)
-    return config["search"]  # type: ignore[no-any-return]
+        return compose(name, overrides=[*words])
 
 
 def check_recipe(recipe: Mapping[str, Any]) -> None:
@@ -157,17 +164,14 @@ class Phases:
 
     def check_training(self) -> None:
         """``ValueError`` for a wrong setting of training: said before the search, not after it."""
-        from hydra import compose, initialize_config_dir
-
         from quantizable.training.configuration import check_files, read_settings
-        from quantizable.training.overrides import check_words, conf_folder
+        from quantizable.training.overrides import check_words
 
         modes = (read_about(self.checkpoint) or {}).get("modes") or [""]  # "": `settings` says what is wrong
         mode = modes[-1]  # what is found will stand in its place
         words = settings(mode, self.checkpoint, self._training_words(FOUND), self.recipe["alone"])
         check_words(words)
-        with explained(), initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            check_files(read_settings(compose("train", overrides=words)))
+        check_files(read_settings(_composed("train", words)))
 
     def finetune(self, name: str) -> int:
         """A run of training in the folder of that name; it goes on from its last epoch."""

@@ -14,12 +14,12 @@ from quantizable.cli.arguments import (
     add_output,
     check_listed,
     check_network,
-    listed,
     read_json,
 )
 from quantizable.interface.budget_words import read_budgets
 from quantizable.interface.choices import COSTS, ENGINES, METHODS, OBJECTIVES
 from quantizable.interface.errors import unknown
+from quantizable.interface.words import listed
 from quantizable.storage.input_files import find_images
 
 DATA_WORDS = ("data=", "data.")

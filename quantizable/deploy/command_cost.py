@@ -23,6 +23,7 @@ from quantizable.deploy.lowering import lower
 from quantizable.deploy.processor import exact_kernels
 from quantizable.deploy.session import Session
 from quantizable.interface.progress import progress
+from quantizable.interface.words import listed
 from quantizable.measure.cost import as_rows, layer_costs, mode_costs
 from quantizable.measure.coverage import coverage
 from quantizable.measure.latency import interleaved
@@ -44,7 +45,7 @@ SAME_KERNELS = (
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; write CSV and plot if asked to."""
-    engines = [name.strip() for name in args.engine.split(",") if name.strip()]
+    engines = listed(args.engine)
     accuracies = read_accuracies(
         args.results or args.checkpoint.with_name("results.json"), args.results is not None
     )

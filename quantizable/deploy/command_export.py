@@ -22,6 +22,7 @@ from quantizable.deploy.layer_report import WITHOUT_VNNI
 from quantizable.deploy.openvino_format import export_openvino
 from quantizable.deploy.requirements import require
 from quantizable.interface.progress import progress
+from quantizable.interface.words import listed
 from quantizable.network import QuantizableNetwork
 from quantizable.report.files import check_target, make_folder
 from quantizable.storage.load import load
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     Everything asked for is checked before the first file is written. Returns 1 if an engine answers otherwise
     than training does.
     """
-    formats = [word.strip() for word in args.format.split(",") if word.strip()]
+    formats = listed(args.format)
     _check_options(args, formats)
     files = [word for word in (args.bits or "").split(",") if word.endswith(FILES)]
     if files and "qz" in formats:

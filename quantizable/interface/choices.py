@@ -27,6 +27,10 @@ PREPROCESS = ("outside", "in-graph")  # who normalizes an image
 METHODS = ("uniform", "greedy", "integer", "fisher", "evolution", "reinforcement")
 OBJECTIVES = ("accuracy", "agreement", "kl", "acr", "certified", "shifts", "proved")
 COSTS = ("bops", "bytes", "mean_bits", "weight_bits", "activation_bits", "latency")
+NETWORK_SETTINGS = {  # settings of training that `quantize` takes, under these names, and their groups
+    **dict.fromkeys(("first_last", "norms", "exclude", "overrides"), "bits"),
+    **dict.fromkeys(("per_channel", "attention", "embedding", "residual"), "quantizer"),
+}
 FOUND, UNIFORM = "found", "uniform"  # the assignments of a recipe: what a search chose, the line to beat
 LOWEST_BITS = {  # quantizer=NAME: the smallest bit-width that it defines
     "lsq": 2,

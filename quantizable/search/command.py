@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from quantizable.certify.incremental import Incremental
+from quantizable.interface.words import listed
 from quantizable.search.budget import make_budget
 from quantizable.search.costs import (
     Cost,
@@ -35,7 +36,7 @@ SEARCH_SEED = 2**31
 
 def run_bits(args: argparse.Namespace) -> int:
     """Search, print and write the front, the picture, and the best assignment of each method and budget."""
-    methods = [name.strip() for name in args.methods.split(",") if name.strip()]
+    methods = listed(args.methods)
     if "evolution" in methods:
         check_installed()
     setting = Setting(args, test=False)

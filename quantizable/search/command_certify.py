@@ -37,8 +37,7 @@ def run_certify(args: argparse.Namespace) -> int:
     incremental = None if args.first is None else Incremental(smoothing, samples)
     first_mode = None if args.first is None else network.check_mode(args.first)
     setting.fit_norms(args.norm_batches, args.sigma)
-    chosen = choose(args.bits, network, lambda: setting.data)
-    setting.fit_files(chosen, args.norm_batches, args.sigma)
+    chosen = choose(args.bits, network, lambda: setting.data, norms=_norms(args))
     images, labels = setting.images()
     seen = digest_tensors([images, labels])
 
@@ -91,10 +90,15 @@ def run_certify(args: argparse.Namespace) -> int:
     return 0
 
 
+def _norms(args: argparse.Namespace) -> tuple[int, float] | None:
+    """Training batches and noise to fit the norms of files with, as those of the modes; None: as they say."""
+    return (args.norm_batches, args.sigma) if args.norm_batches else None
+
+
 def _classifier(
     network: QuantizableNetwork, bits: Assignment, engine: str, images: Tensor, batch: int
 ) -> Classifier:
-    """Normalized images to logits, in one mode: of the network itself, or of what an engine runs of it."""
+    """Normalized images ``[B, C, H, W]`` to logits ``[B, K]``: of the network, or of an engine."""
     if engine != TORCH:
         session = compiled(network, bits, engine, tuple(images.shape[1:]), batch)
         return lambda noisy: torch.as_tensor(session(noisy))
@@ -118,8 +122,7 @@ def run_predict(args: argparse.Namespace) -> int:
     about = preprocessing(setting.network)  # the images are normalized by it, and so is the noise
     smoothing, names = setting.smoothing(args, std=about.get("std") or (1.0,)), about.get("class_names")
     setting.fit_norms(args.norm_batches, args.sigma)
-    chosen = choose(args.bits, setting.network, lambda: setting.data)
-    setting.fit_files(chosen, args.norm_batches, args.sigma)
+    chosen = choose(args.bits, setting.network, lambda: setting.data, norms=_norms(args))
     for number, path in enumerate(args.found):
         image = read_images([path], about)[0]
         for one in chosen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,6 @@ from quantizable.data.choice import trained_data, validation_loader
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.assignment import noisy_inputs
 from quantizable.storage.load import load
-from quantizable.storage.selection import Chosen
 from quantizable.storage.signature import example_inputs
 
 
@@ -95,13 +94,6 @@ class Setting:
         for modes in ([top], lower):
             if modes:
                 self.network.reestimate_norms(inputs, modes=modes, batches=batches)
-
-    def fit_files(self, chosen: Iterable[Chosen], batches: int, noise: float) -> None:
-        """The same, after :meth:`fit_norms`, for assignments of files, each in a copy of the network."""
-        for one in chosen:
-            if batches and one.network is not self.network:
-                with one.network.at_bits(one.bits):
-                    one.network.reestimate_norms(self.training_inputs(batches, noise), batches=batches)
 
     def smoothing(
         self, args: argparse.Namespace, first_seed: int = 0, std: Sequence[float] | None = None

@@ -19,7 +19,13 @@ NOISE, NOISE_OF_FUNCTIONS = 4e-6, 3e-5
 
 @contextmanager
 def rounding_noise(model: nn.Module, amount: float = NOISE, seed: int = 0) -> Iterator[None]:
-    """Every activation quantizer reads its input with a little noise, as if sums were rounded otherwise."""
+    """Every activation quantizer reads its input with a little noise, as if sums were rounded otherwise.
+
+    Args:
+        model: with quantized layers, whose inputs are floats of any shape.
+        amount: the most that is added to a value, relative to the root mean square of its tensor.
+        seed: of the noise; the same passes get the same noise.
+    """
     source = torch.Generator().manual_seed(seed)
     drawn_once = torch.empty(0)
 

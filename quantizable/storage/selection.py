@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def choose(
     network: QuantizableNetwork,
     data: Callable[[], DataModule],
     default: Iterable[BitMode] | None = None,
+    norms: tuple[int, float] | None = None,
 ) -> list[Chosen]:
     """What ``--bits 4,32,found,other.yaml`` names: files, then assignments that it holds, then modes.
 
@@ -49,6 +50,8 @@ def choose(
         network: in evaluation mode; it is left as it is.
         data: gives the data that the network was trained on; asked only if a file wants its norms fitted.
         default: modes; by default all of the network.
+        norms: training batches, at least 1, and sigma of their noise (pixels of [0, 1]), to fit the norms of
+            files with; None: what each file says.
 
     Raises:
         FileNotFoundError: no such file.
@@ -67,6 +70,8 @@ def choose(
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{text} names {', '.join(doubles)} twice; their results could not be told apart")
     saved = [read_assignment(path, network) for path in paths]
+    if norms is not None:
+        saved = [replace(one, norm_batches=norms[0], norm_noise=norms[1]) for one in saved]
     fitted = [
         Chosen(path.stem, _fitted(path, one, network, data), one.bits)
         for path, one in zip(paths, saved, strict=True)

@@ -8,17 +8,12 @@ from typing import Any
 
 from quantizable.data import DataModule, ImageDataModule
 from quantizable.data.choice import check_fit
+from quantizable.interface.choices import NETWORK_SETTINGS
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.assignment import read_assignment
 from quantizable.storage.checkpoint import load_checkpoint
 from quantizable.storage.network_file import assignment_name
 from quantizable.storage.selection import FILES
-
-OPTIONS = {  # settings that are the network's, and what it calls them
-    "quantizer.name": "quantizer",
-    **{f"bits.{name}": name for name in ("first_last", "norms")},
-    **{f"quantizer.{name}": name for name in ("per_channel", "attention", "embedding", "residual")},
-}
 
 
 def network_to_finetune(
@@ -36,15 +31,15 @@ def network_to_finetune(
     """
     if cfg["finetune"] is None:
         return None
-    if cfg["start"] is None:
-        raise ValueError("finetune needs the checkpoint to start from: start=checkpoints/<run>/best.ckpt")
     network = load_checkpoint(cfg["start"])
     check_fit(network, datamodule)
     given = {"model.name": cfg["model"]["name"], "bits.modes": [str(mode) for mode in cfg["bits"]["modes"]]}
     held = {"model.name": network.info["model"], "bits.modes": network.config["bits"]}
-    for key, option in OPTIONS.items():
-        group, name = key.split(".")
-        given[key], held[key] = cfg[group][name], network.config.get(option, cfg[group][name])
+    given["quantizer"], held["quantizer"] = cfg["quantizer"]["name"], network.config["quantizer"]
+    for key, group in NETWORK_SETTINGS.items():
+        # nothing is [], {} or null, and an older checkpoint does not know every option
+        given[f"{group}.{key}"] = cfg[group][key] or None
+        held[f"{group}.{key}"] = network.config.get(key) or None
     for key, own in held.items():
         if own != given[key]:
             raise ValueError(

@@ -30,6 +30,7 @@ import quantizable
 from quantizable.data import DataModule
 from quantizable.data.layout import has_validation
 from quantizable.data.text import Text
+from quantizable.interface.choices import NETWORK_SETTINGS
 from quantizable.models.text import RecurrentText
 from quantizable.network import QuantizableNetwork
 from quantizable.report.files import finite, write_json
@@ -162,16 +163,7 @@ def make_module(
             "pretrained": model["pretrained"],
             **(model["options"] or {}),
         },
-        "quantize_options": {
-            "first_last": bits["first_last"],
-            "norms": bits["norms"],
-            "exclude": bits["exclude"],
-            "overrides": bits["overrides"],
-            "per_channel": cfg["quantizer"]["per_channel"],
-            "attention": cfg["quantizer"]["attention"],
-            "embedding": cfg["quantizer"]["embedding"],
-            "residual": cfg["quantizer"]["residual"],
-        },
+        "quantize_options": {key: cfg[group][key] for key, group in NETWORK_SETTINGS.items()},
     }
     return QuantizableClassifier(
         model["name"] if network is None else network,

@@ -61,6 +61,9 @@ def claimed(folder: Path) -> tuple[Path, list[Path]]:
     """The folder, or the first of folder-2, folder-3, ... that is not there, and what was made of them.
 
     An empty one is another run's that has just begun: nothing is overwritten.
+
+    Raises:
+        OSError: a folder cannot be made there.
     """
     made = [path for path in folder.parents if not path.exists()]
     make_folder(folder.parent)

@@ -153,7 +153,7 @@ def _check(args: argparse.Namespace) -> int:
         return 1
     graphs = load_graphs(path, old.modes, tuple(old.input_shape), args.data)
     # the method is the last one that was used: another may have stood before it
-    use_milp = old.status != "unknown" or old.method.startswith(("milp", "branching"))
+    use_milp = old.status == "proved" or old.method.startswith(("milp", "branching"))
     execution: Execution = old.execution  # type: ignore[assignment]
     branch = old.method.startswith("branching")
     asked = Asked(old.property, old.eps, old.time_limit, use_milp, execution, old.confidence, branch)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
 
 from quantizable import load
 from quantizable.cli import main, recipe
@@ -19,6 +20,7 @@ from quantizable.search.recipe import check_same_recipe
 from quantizable.storage.assignment import SavedAssignment, write_assignment
 from quantizable.storage.journal import Journal
 from quantizable.training.run_folder import AtomicCheckpointIO
+from tests.tiny import CONF
 
 DATA = {"size": 32, "image_size": 12, "num_classes": 4, "batch_size": 16}
 TRAIN = ["trainer=cpu", "trainer.precision=32-true", "schedule.epochs=2"]
@@ -171,6 +173,24 @@ def test_null_leaves_the_default_of_a_search(checkpoint: Path, tmp_path: Path) -
     phases = recipe.Phases(checkpoint, tmp_path / "new", recipe.composed(own), [], [])
     assert phases.search() == 0
     assert (tmp_path / "new" / "found.yaml").is_file()
+
+
+def test_finetuning_keeps_how_the_network_was_quantized(
+    calibrated: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = calibrated("lenet5", [4, 32], Fake(**DATA), img_size=12)  # type: ignore[arg-type]
+    contents = torch.load(path, weights_only=True)
+    contents["quantizable"]["quantize"]["first_last"] = "mode"
+    contents["quantizable"]["quantize"]["overrides"] = {"conv2": {"bits": 4}}
+    other = tmp_path / "other.ckpt"
+    torch.save(contents, other)
+    words = settings("4", other, [])
+    assert {"bits.first_last='mode'", "bits.overrides={conv2:{bits:4}}"} <= set(words)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=words)
+    assert cfg.bits.overrides == {"conv2": {"bits": 4}}
+    assert main(["finetune", "4", str(path), "bits.first_last=float", f"output={tmp_path}", *TRAIN]) == 2
+    assert "has bits.first_last=8, asked for is float" in capsys.readouterr().err
 
 
 class Killed(BaseException):

@@ -72,21 +72,10 @@ def test_certify_in_steps_and_from_a_certified_mode(checkpoint: str, tmp_path: P
 
 
 def test_candidates_can_be_scored_on_noisy_images(checkpoint: str, tmp_path: Path) -> None:
+    options = "--images 16 --norm-batches 1 --budget 3bit --methods uniform --evaluations 1 --objective kl"
     scored = []
     for noise in ("0", "0.3"):
-        words = [
-            "search",
-            "bits",
-            checkpoint,
-            *DATA,
-            "--images",
-            "16",
-            "--norm-batches",
-            "1",
-            "--budget",
-            "3bit",
-        ]
-        words += ["--methods", "uniform", "--evaluations", "1", "--objective", "kl", "--noise", noise]
+        words = ["search", "bits", checkpoint, *DATA, *options.split(), "--noise", noise]
         assert main([*words, "--output", str(tmp_path / noise)]) == 0
         one = yaml.safe_load((tmp_path / noise / "uniform-3bit.yaml").read_text())
         assert one["norm_noise"] == float(noise)
@@ -227,21 +216,17 @@ def test_norms_of_assignments_are_fitted_to_noise_too(checkpoint: str, tmp_path:
     args = argparse.Namespace(checkpoint=Path(checkpoint), data=DATA, output=tmp_path, images=1)
     setting = Setting(args, test=True)
     setting.network.add_assignment("found", {"*": 4, "layer3.*": 2})
+    before = {key: value.clone() for key, value in setting.network.state_dict().items()}
+    setting.fit_norms(1, 0.25)
+    moved = {key for key, value in setting.network.state_dict().items() if not value.equal(before[key])}
+    assert any(key.endswith("norms.found.running_mean") for key in moved)
     file = tmp_path / "other.yaml"
     write_assignment(file, setting.network, SavedAssignment({"*": 4}, 0, 0.0, {}))
-    setting.fit_norms(0, 0.25)
-    [held] = choose("found", setting.network, lambda: setting.data)
-    [other] = choose(str(file), setting.network, lambda: setting.data)
-    before = [one.network.state_dict() for one in (held, other)]
-    before = [{key: value.clone() for key, value in state.items()} for state in before]
-    setting.fit_norms(1, 0.25)
-    setting.fit_files([held, other], 1, 0.25)
-    moved = [
-        {key for key, value in one.network.state_dict().items() if not value.equal(state[key])}
-        for one, state in zip((held, other), before, strict=True)
-    ]
-    assert any(key.endswith("norms.found.running_mean") for key in moved[0])
-    assert {key.rpartition(".")[2] for key in moved[1]} >= {"running_mean", "running_var"}
+    own = setting.network.state_dict()
+    statistics = [key for key in own if key.endswith("running_var")]
+    for norms, same in ((None, True), ((1, 1.0), False)):  # the file itself asks for none
+        [one] = choose(str(file), setting.network, lambda: setting.data, norms=norms)
+        assert all(one.network.state_dict()[key].equal(own[key]) for key in statistics) == same
 
 
 @pytest.mark.parametrize(

@@ -302,23 +302,30 @@ def test_a_command_that_ran_out_of_time_is_resumed(files, capsys):
 
 
 def test_a_proof_is_not_replaced_by_a_weaker_answer(files, monkeypatch):
-    words = [
-        files / "net.npz",
-        "--inputs",
-        files / "x.npy",
-        "--radius",
-        1,
-        "--output",
-        files,
-        "--bounds-only",
-    ]
-    words += ["--eps", 5, "--bits", "32,8"]
+    words = [files / "net.npz", *f"--inputs {files / 'x.npy'} --radius 1 --eps 5 --bits 32,8".split()]
+    words += ["--bounds-only", "--output", files]
     assert run(*words) == 0
     written = {path: path.read_text() for path in files.glob("certificate-*")}
     unknown = Verdict("unknown", "search", -9.0, 9.0, 0.0, None)
     monkeypatch.setattr("quantizable.verify.asked.Asked.answers", lambda *_: [((0, 1), unknown)])
     run(*words, "--processes", 1)
     assert {path: path.read_text() for path in files.glob("certificate-*")} == written
+
+
+def test_a_counterexample_that_holds_is_confirmed_though_no_search_finds_it_again(files, monkeypatch, capsys):
+    words = f"--inputs {files / 'x.npy'} --radius 2 --eps 1e-4 --bounds-only --output {files}".split()
+    assert run(files / "net.npz", *words) == 1
+    path = files / "certificate-0.json"
+    old = Certificate.load(path)
+    assert old.status == "refuted"
+    missed = Verdict("unknown", "search", *old.bound, 0.0, None)
+    monkeypatch.setattr("quantizable.verify.asked.Asked.answers", lambda *_: [((0, 1), missed)])
+    assert run("--check", path) == 0
+    assert "confirmed: refuted by search" in capsys.readouterr().out
+    changed = json.loads(path.read_text())
+    changed["counterexample"]["first"][0] += 1.0
+    path.write_text(json.dumps(changed))
+    assert run("--check", path) == 1
 
 
 def test_a_refuted_query_is_resumed_with_its_counterexample(files):
