@@ -20,6 +20,23 @@ EXAMPLES = """examples:
   quantizable verify --check report/certificate-0.json
 """
 
+DECISIONS = ("difference", "agreement", "robustness")
+# of each option that not every question looks at: what it is where it is not given, and the questions that do
+OF_QUESTIONS = {
+    "eps": (None, ("difference",)),
+    "line": (None, ("agreement",)),
+    "largest_radius": (False, ("agreement",)),
+    "confidence": (0.0, ("agreement",)),
+    "bounds_only": (False, DECISIONS),
+    "branch": (False, DECISIONS),
+    "time_limit": (60.0, DECISIONS),
+    "total_time": (None, DECISIONS),
+    "processes": (1, DECISIONS),
+    "resume": (False, DECISIONS),
+    "minimum": (None, (*DECISIONS, "error")),
+    "maximum": (None, (*DECISIONS, "error")),
+}
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand."""
@@ -141,14 +158,11 @@ def check_question(args: argparse.Namespace) -> None:
     }[question]
     if not wanted:
         raise ValueError(f"--bits {args.bits}: give {words}")
+    _check_options(args, question)
     if args.line:
-        _check_line(args, question)
+        _check_line(args)
     if question == "difference" and (args.eps is None or not 0 < args.eps < float("inf")):
         raise ValueError(f"eps {args.eps} is not allowed; give --eps above 0")
-    if args.largest_radius and question != "agreement":
-        raise ValueError("--largest-radius is about agreement; give --question agreement, too")
-    if args.confidence and question != "agreement":
-        raise ValueError("--confidence is about agreement; give --question agreement, too")
     if args.confidence and not 0.5 <= args.confidence < 1:
         raise ValueError(f"confidence {args.confidence} is not allowed; it must be from 0.5 to below 1")
     for name, seconds in (("time limit", args.time_limit), ("total time", args.total_time)):
@@ -165,18 +179,28 @@ def check_question(args: argparse.Namespace) -> None:
             raise ValueError(f"{args.inputs} is no .npy of numbers; numpy.save writes them")
 
 
-def _check_line(args: argparse.Namespace, question: str) -> None:
-    if question != "agreement":
-        raise ValueError("--line is about agreement; give --question agreement, too")
+def _check_options(args: argparse.Namespace, question: str) -> None:
+    """``ValueError`` for an option that would not be looked at."""
+    for name, (default, questions) in OF_QUESTIONS.items():
+        if getattr(args, name) == default:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if question not in questions:
+            raise ValueError(
+                f"{option} is of no use to the question {question}; leave it out, or give --question "
+                f"{' or '.join(questions)}"
+            )
+        if args.line and name not in ("line", "time_limit"):
+            raise ValueError(f"{option} is about boxes; leave it out with --line")
+
+
+def _check_line(args: argparse.Namespace) -> None:
     if not 0 <= args.radius < float("inf"):
         raise ValueError(f"radius {args.radius} is not allowed; it must be 0 or more")
     if args.network.suffix == ".npz":
         raise ValueError(
             "--line takes images of a checkpoint or .qz file; an .npz has no normalization of them"
         )
-    for option in ("largest_radius", "confidence", "branch", "resume", "total_time"):
-        if getattr(args, option):
-            raise ValueError(f"--{option.replace('_', '-')} is about boxes; leave it out with --line")
 
 
 def _check_network(args: argparse.Namespace) -> None:

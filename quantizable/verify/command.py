@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 
 from quantizable.interface.progress import progress
-from quantizable.verify.agreement import largest_radius
 from quantizable.verify.asked import Asked
 from quantizable.verify.box import Box
 from quantizable.verify.certificate import Certificate, differences, file_sha256, output_scale, replayed
@@ -30,6 +28,7 @@ from quantizable.verify.graph import Graph
 from quantizable.verify.jobs import Job, run_jobs
 from quantizable.verify.line_report import verify_lines
 from quantizable.verify.outcomes import print_table, save_report
+from quantizable.verify.radius_report import radius_rows, show_radii
 from quantizable.verify.records import Report
 
 
@@ -113,26 +112,25 @@ def _verify(args: argparse.Namespace) -> int:
     jobs = [Job(i, box[i : i + 1], output) for i, output in enumerate(outputs)]
     which = [(0, k) for k in range(1, len(modes))] if question != "robustness" else [(0,)]
     report = Report(args.network, args.inputs.stem, graphs, modes, which, args.output)
+    report.check_folder(asked, jobs)
     if args.resume:
-        jobs = report.resume(asked, jobs)
+        jobs = report.resume(jobs)
     done = run_jobs(asked, graphs, jobs, args.processes, args.total_time or float("inf"))
     for job, within, answers in progress(done, "verifying", total=len(jobs)):
         report.add(within, job, answers)
-    radii: list[str] = []
-    for i, x in enumerate(inputs if args.largest_radius else []):
-        around = partial(_around, x[None], limits)
-        radii += _largest(report.name(i, outputs[i]), modes, graphs, around, args.radius, args.execution)
-    return _report(report.results(), radii, args.output)
+    status = _report(report.results(), args.output)
+    if args.largest_radius:
+        others = dict(zip(modes[1:], graphs[1:], strict=True))
+        show_radii(
+            args.inputs.stem,
+            radius_rows(graphs[0], others, inputs, args.radius, limits, args.execution),
+            args.output,
+        )
+    return status
 
 
-def _around(x: Tensor, limits: tuple[float, float], radius: float) -> Box:
-    return Box.around(x, radius, *limits)
-
-
-def _report(results: list[tuple[str, Verdict]], radii: list[str], output: Path | None) -> int:
+def _report(results: list[tuple[str, Verdict]], output: Path | None) -> int:
     print_table(results)
-    for line in radii:
-        print(line)
     if output is not None:
         for path in save_report(results, output):
             print(f"wrote {path}")
@@ -171,28 +169,6 @@ def _check(args: argparse.Namespace) -> int:
             f"{new.seconds} s"
         )
     return 1 if problems else 0
-
-
-def _largest(
-    name: str,
-    modes: list[str],
-    graphs: list[Graph],
-    boxes: Callable[[float], Box],
-    radius: float,
-    execution: Execution,
-) -> list[str]:
-    """A line for each mode: up to which radius the bounds prove agreement."""
-    others = dict(zip(modes[1:], graphs[1:], strict=True))
-    found = largest_radius(boxes, graphs[0], others, radius, execution=execution)
-    return [
-        f"{name} mode {mode}: "
-        + (
-            "agreement is not proved at any radius"
-            if r is None
-            else f"agreement is proved up to radius {r:.6g}"
-        )
-        for mode, r in found.items()
-    ]
 
 
 def _load_inputs(path: Path) -> Tensor:

@@ -44,18 +44,29 @@ class Report:
     def add(self, asked: Asked, job: Job, answers: Answers) -> None:
         """Take a box's verdicts and write their certificates."""
         for which, verdict in answers or [(which, not_asked()) for which in self.which]:
-            known = self._known(asked, job, which) if verdict.status == "unknown" else None
+            known = self._known(job, which) if verdict.status == "unknown" else None
             self._keep(job, which, known or verdict)
             if self.folder is not None and answers and known is None:  # what was decided stays decided
                 about = [self.graphs[k] for k in which], [self.modes[k] for k in which]
                 certificate = asked.certificate(self.network, *about, job.box, job.output, verdict)
                 certificate.save(self._file(job, which))
 
-    def resume(self, asked: Asked, jobs: Sequence[Job]) -> list[Job]:
+    def check_folder(self, asked: Asked, jobs: Sequence[Job]) -> None:
+        """``ValueError`` if a certificate that would be written lies there already, of another question."""
+        for job in jobs if self.folder is not None else []:
+            for which in self.which:
+                path = self._file(job, which)
+                if path.is_file() and not self._is_of(Certificate.load(path), asked, job, which):
+                    raise ValueError(
+                        f"{path} is of another question: another network, mode, input, radius or setting; "
+                        "give another --output, or remove it"
+                    )
+
+    def resume(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs that no certificate in the folder decides; what the others found is taken from there."""
         left = []
         for job in jobs:
-            known = [self._known(asked, job, which) for which in self.which]
+            known = [self._known(job, which) for which in self.which]
             if any(verdict is None for verdict in known):
                 left.append(job)
                 continue
@@ -77,22 +88,24 @@ class Report:
         mode = f"-{Path(self.modes[which[-1]]).stem}" if len(self.modes) > 2 else ""
         return self.folder / f"certificate-{job.index}{mode}.json"
 
-    def _known(self, asked: Asked, job: Job, which: tuple[int, ...]) -> Verdict | None:
-        """The verdict of a certificate about the same question, if it is one."""
+    def _known(self, job: Job, which: tuple[int, ...]) -> Verdict | None:
+        """What the folder's certificate decided, if it did."""
         if self.folder is None or not self._file(job, which).is_file():
             return None
         old = Certificate.load(self._file(job, which))
+        return verdict_of(old) if old.status != "unknown" else None
+
+    def _is_of(self, old: Certificate, asked: Asked, job: Job, which: tuple[int, ...]) -> bool:
+        """Whether a certificate is of this question, whatever was answered."""
         box = old.box
-        same = (
-            old.status != "unknown"
-            and old.network_sha256 == file_sha256(self.network)
+        return (
+            old.network_sha256 == file_sha256(self.network)
             and old.stages_sha256 == [self.graphs[k].sha256 for k in which]
             and (old.property, old.output, old.eps) == (asked.question, job.output, asked.eps)
             and (old.execution, old.confidence) == (asked.execution, asked.confidence)
             and (torch.equal(box.low, job.box.low) and torch.equal(box.high, job.box.high))
             and box.integer == job.box.integer
         )
-        return verdict_of(old) if same else None
 
 
 def verdict_of(certificate: Certificate) -> Verdict:

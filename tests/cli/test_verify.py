@@ -163,6 +163,12 @@ def test_robustness(files, capsys):
         (["--radius", 1, "--eps", "inf"], "eps inf is not allowed"),
         (["--radius", 1, "--question", "agreement", "--bits", "32"], "give two modes or more"),
         (["--radius", 1, "--eps", 1, "--largest-radius"], "give --question agreement"),
+        (
+            ["--radius", 1, "--eps", 1, "--question", "agreement"],
+            "--eps is of no use to the question agreement",
+        ),
+        (["--radius", 1, "--question", "error", "--branch"], "--branch is of no use to the question error"),
+        (["--radius", 1, "--question", "error", "--time-limit", 5], "--time-limit is of no use"),
         (["--radius", 1, "--eps", 1, "--time-limit", 0], "time limit 0.0 is not allowed"),
         (["--radius", 1, "--eps", 1, "--minimum", 9, "--maximum", 8], "no input is legal"),
         (["--radius", 1, "--eps", 1, "--minimum", 300, "--maximum", 301], "not all in the legal range"),
@@ -218,6 +224,10 @@ def test_agreement_of_several_modes_with_certificates(files, capsys):
     assert [row["query"][-7:].strip() for row in rows] == ["mode 10", "mode 4"] * 2
     assert status == (0 if all(row["status"] == "proved" for row in rows) else 1)
     assert "mode 10: agreement is" in output.replace("\n", " ")
+    radii = json.loads((files / "out" / "radii.json").read_text())
+    assert [(row["input"], row["mode"]) for row in radii] == [(0, "10"), (0, "4"), (1, "10"), (1, "4")]
+    proved = [row["status"] == "proved" for row in rows]
+    assert all(yes for row, yes in zip(radii, proved, strict=True) if row["radius"] == 0)
     for path in (files / "out").glob("certificate-*.json"):
         certificate = Certificate.load(path)
         assert certificate.property == "agreement"
@@ -267,7 +277,7 @@ def test_a_certificate_of_confidence(files, capsys):
     assert Certificate.load(path).confidence == 0.6
     assert run("--check", path) == 0
     assert run(*common, "--eps", 1, "--confidence", 0.6) == 2
-    assert "--confidence is about agreement" in capsys.readouterr().err
+    assert "--confidence is of no use to the question difference" in capsys.readouterr().err
     assert run(*common, *words[:4], "--confidence", 0.2) == 2
     assert "from 0.5 to below 1" in capsys.readouterr().err
 
@@ -297,8 +307,22 @@ def test_a_command_that_ran_out_of_time_is_resumed(files, capsys):
     assert "2 proved" in capsys.readouterr().out
     assert (files / "certificate-0.json").stat().st_mtime_ns == before
     assert (files / "certificate-1.json").is_file()
-    assert run(*common, "--eps", 4, "--bits", "32,8", "--resume") == 0
-    assert (files / "certificate-0.json").stat().st_mtime_ns > before
+
+
+def test_a_certificate_is_not_replaced_by_one_of_another_question(files, capsys):
+    common = [files / "net.npz", "--inputs", files / "x.npy", "--output", files, "--bounds-only"]
+    assert run(*common, "--radius", 1, "--eps", 5, "--bits", "32,8") == 0
+    written = {path: path.read_text() for path in files.glob("certificate-*")}
+    capsys.readouterr()
+    others = ["--radius 1 --eps 4 --bits 32,8", "--radius 1 --eps 5 --bits 32,4"]
+    others += ["--radius 0 --eps 5 --bits 32,8", "--radius 1 --question robustness --bits 8"]
+    for other in others:
+        for words in (other.split(), [*other.split(), "--resume"]):
+            assert run(*common, *words) == 2
+            error = capsys.readouterr().err
+            assert "certificate-0.json is of another question" in error
+            assert error.count("\n") == 1
+    assert {path: path.read_text() for path in files.glob("certificate-*")} == written
 
 
 def test_a_proof_is_not_replaced_by_a_weaker_answer(files, monkeypatch):
