@@ -54,6 +54,13 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--bits names no mode; give some, as --bits 4,8")
     args.modes = parse_modes(listed(args.bits)) if args.bits else []
     args.formats = listed(args.format)
+    for name in CALIBRATED:
+        left = args.output / f"model.{name}"
+        if name not in args.formats and left.exists():
+            raise ValueError(
+                f"{left} is of an earlier calibration and would lie beside another network; give another "
+                f"--output, or --format {','.join(CALIBRATED)} to replace both"
+            )
     path = Path(args.network)  # a folder may have the name of a network: --output resnet18
     args.trained = path.suffix in FILES or path.is_file() or (path.is_dir() and path.name != args.network)
     if args.trained:

@@ -71,6 +71,19 @@ def pixel_scale(module: Any, images: Tensor) -> Tensor:
     return known.reshape(-1, 1, 1)
 
 
+def legal_changes(module: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest change of each pixel that keeps it in [0, 1]; without limits where the
+    data's mean is not known, or the inputs are no images.
+
+    A pixel that lies outside already, as after augmentation, may go back and not further.
+    """
+    mean = getattr(getattr(module.trainer, "datamodule", None), "mean", None)
+    if mean is None or not images.is_floating_point():
+        return torch.tensor(-torch.inf), torch.tensor(torch.inf)
+    pixels = images * pixel_scale(module, images) + torch.as_tensor(mean).to(images).reshape(-1, 1, 1)
+    return -pixels.clamp_min(0), (1 - pixels).clamp_min(0)
+
+
 Change = Callable[[Tensor], Any]
 
 
@@ -107,7 +120,7 @@ class Adversarial:
     """Projected gradient descent (Madry et al., ICLR 2018): train on inputs that mislead the highest mode.
 
     Of text the embeddings are attacked, as Miyato et al. do (ICLR 2017, arXiv:1605.07725), within a limit of
-    each number as for pixels.
+    each number as for pixels. Pixels stay in [0, 1].
 
     Args:
         eps: largest change of a pixel in [0, 1]; of an embedding's numbers, in standard deviations of its
@@ -136,7 +149,10 @@ class Adversarial:
         shape, changed = changes(module, inputs)
         source = generator("attack", module.seed, step, module.global_rank)
         noise = 2 * torch.rand(shape, generator=source) - 1
-        change = self.eps * noise.to(inputs if inputs.is_floating_point() else inputs.device)
+        low, high = (limit.to(inputs.device) for limit in legal_changes(module, inputs))
+        change = (self.eps * noise.to(inputs if inputs.is_floating_point() else inputs.device)).clamp(
+            low, high
+        )
         flags = [(part, part.training) for part in module.network.modules()]
         module.network.eval()  # the attack must not move the batch norms' statistics
         for part in module.network.modules():
@@ -148,7 +164,7 @@ class Adversarial:
                     change = change.detach().requires_grad_()
                     loss = F.cross_entropy(run_on(module.network, changed(change)), labels)
                     (slope,) = torch.autograd.grad(loss, change)
-                    change = (change + self.step * slope.sign()).clamp(-self.eps, self.eps)
+                    change = (change + self.step * slope.sign()).clamp(-self.eps, self.eps).clamp(low, high)
         finally:
             for part, flag in flags:  # what was frozen stays so
                 part.training = flag

@@ -40,6 +40,9 @@ def network_to_finetune(
         # nothing is [], {} or null, and an older checkpoint does not know every option
         given[f"{group}.{key}"] = cfg[group][key] or None
         held[f"{group}.{key}"] = network.config.get(key) or None
+    for key, value in (cfg["model"]["options"] or {}).items():
+        given[f"model.options.{key}"] = value
+        held[f"model.options.{key}"] = network.info["model_options"].get(key)
     for key, own in held.items():
         if own != given[key]:
             raise ValueError(

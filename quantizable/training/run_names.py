@@ -20,10 +20,25 @@ def resumed(cfg: dict[str, Any]) -> Path | None:
     """The checkpoint that ``resume`` names; of ``"last"`` that of the run's latest repetition.
 
     Repetitions may have other settings, as the seeds of a sweep: of those with these settings the latest.
+
+    Raises:
+        ValueError: a path and the name of another run; a run goes on in its own folder.
     """
+    if cfg["resume"] is None:
+        return None
     if cfg["resume"] == "last":
         return latest(named_folder(cfg), cfg) / "last.ckpt"
-    return None if cfg["resume"] is None else Path(cfg["resume"])
+    path = Path(cfg["resume"])
+    if (
+        path.is_file()
+        and cfg["run"]
+        and path.parent.resolve() not in [run.resolve() for run in numbered(named_folder(cfg))]
+    ):
+        raise ValueError(
+            f"resume={path} goes on in its own folder, {path.parent}, not in {named_folder(cfg)}; leave out "
+            "run, or give start= in place of resume= to begin another run from it"
+        )
+    return path
 
 
 def latest(folder: Path, cfg: dict[str, Any] | None = None) -> Path:

@@ -105,3 +105,16 @@ def test_a_checkpoint_is_not_replaced_by_what_is_made_of_it(
     assert main(["calibrate", str(path), "images", "--bits", "3", "--output", "own"]) == 2
     assert "would be replaced by what is made of it" in capsys.readouterr().err
     assert path.read_bytes() == made.read_bytes()
+
+
+def test_files_of_two_calibrations_do_not_lie_side_by_side(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = Path("calibrated/model.qz")
+    left.parent.mkdir()
+    left.write_bytes(b"of an earlier one")
+    assert main(["calibrate", "resnet18", "images"]) == 2
+    error = capsys.readouterr().err
+    assert "model.qz is of an earlier calibration" in error
+    assert error.count("\n") == 1
+    assert left.read_bytes() == b"of an earlier one"

@@ -107,6 +107,7 @@ def test_settings_come_from_the_checkpoint_and_the_users_count_more(checkpoint: 
         (["2", "epochs=3"], "did you mean schedule.epochs=3?"),
         (["2", "finetune=3", "start=null"], "finetune needs the checkpoint to start from"),
         (["2", "bits.modes=[2,4]"], "has bits.modes=['2', '4', '32'], asked for is ['2', '4']"),
+        (["2", "model.options={img_size:14}"], "has model.options.img_size=12, asked for is 14"),
         (["2", "scheme=only"], "name some, as scheme.sampler.modes=[found]"),
         (["2", "scheme=only", "scheme.sampler.modes=[5]"], "the network has no mode 5; it has 2, 4, 32"),
     ],

@@ -1,5 +1,7 @@
 """Training strategies: what they do to a batch, and that the configurations make them."""
 
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -44,6 +46,23 @@ def test_an_attack_raises_the_loss_within_its_limit(module, batch) -> None:  # t
     module.eval()
     losses = [torch.nn.functional.cross_entropy(module(x), labels) for x in (batch[0], images)]
     assert losses[1] > losses[0]
+
+
+def test_an_attack_leaves_pixels_legal(module) -> None:  # type: ignore[no-untyped-def]
+    module.eval()
+    data = SimpleNamespace(datamodule=SimpleNamespace(mean=(0.5,), std=(0.25,)))
+    own = {name: getattr(module, name) for name in ("network", "modes", "seed", "global_rank")}
+    pixels = torch.rand(8, 1, 6, 6).round(decimals=1)  # some are 0 and some 1
+    pixels[0, 0, 0] = 1.3  # outside already
+    images, _ = Adversarial(eps=0.2, step=0.1, iterations=3)(
+        SimpleNamespace(trainer=data, **own), ((pixels - 0.5) / 0.25, torch.arange(8) % 4), 0
+    )
+    attacked = images * 0.25 + 0.5
+    assert (attacked - pixels).abs().max() <= 0.2 + 1e-6
+    assert attacked.min() >= -1e-6
+    assert attacked[0, 0, 0].max() <= 1.3 + 1e-6
+    assert attacked[1:].max() <= 1 + 1e-6
+    assert (attacked[1:] - pixels[1:]).abs().mean() > 0.05
 
 
 def test_mixup_mixes_labels_as_it_mixes_images(module) -> None:  # type: ignore[no-untyped-def]

@@ -165,6 +165,11 @@ def test_resume_keeps_the_settings_that_a_run_was_begun_with(undisturbed: Path, 
         config(tmp_path, "run=run", "resume=last", "trainer.devices=2", "logger=tensorboard")
     )
     assert differing(moved, tmp_path / "run") == {}
+    path = tmp_path / "run-2" / "last.ckpt"
+    for words in (f"resume={path}", f"resume={path} run=run", f"resume={path} run=run-2"):
+        assert resumed(read_settings(config(tmp_path, *words.split()))) == path
+    with pytest.raises(ValueError, match="goes on in its own folder"):
+        resumed(read_settings(config(tmp_path, "run=other", f"resume={path}")))
 
 
 @pytest.mark.parametrize(
