@@ -27,7 +27,7 @@ import quantizable
 from quantizable.bits import BitMode
 from quantizable.models.create import create_model
 from quantizable.network import QuantizableNetwork
-from quantizable.training.kept_weights import KeptWeights
+from quantizable.nn.kept_weights import KeptWeights
 from quantizable.training.memory import keep_freed_memory
 from quantizable.training.optim import positive_parameters, step_sizes_in_bounds
 from quantizable.training.schemes import SCHEMES, Scheme

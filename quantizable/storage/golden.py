@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 from quantizable.bits import FLOAT_BITS
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import QuantLayer
+from quantizable.nn.kept_weights import KeptWeights, is_compiled
+from quantizable.nn.passes import evaluating
 from quantizable.storage.outputs import tensors_in
 from quantizable.storage.preprocessing import BYTES_KEY, normalized_bytes
 from quantizable.storage.rounding_noise import NOISE, NOISE_OF_FUNCTIONS, rounding_noise
@@ -159,7 +161,8 @@ def golden(
         samples = Golden((), span, {}, {}, {}, named=network.info[KEY])
     amount = NOISE_OF_FUNCTIONS if called.names & APPROXIMATED else NOISE
     for name, bits in modes.items():
-        with network.at_bits(bits):
+        kept = KeptWeights(keeps=not is_compiled(network))
+        with network.at_bits(bits), torch.no_grad(), evaluating(network), kept.used(network):
             chosen = _calmest(network, samples, amount)
             inputs = drawn(chosen, samples.signature, span)
             exact = _answers(network, inputs)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from quantizable.bits import BitMode
 from quantizable.interface.lightning_package import pl
 from quantizable.network import QuantizableNetwork
+from quantizable.nn.kept_weights import KeptWeights
 from quantizable.nn.network_inputs import Inputs, network_inputs, run_on
 from quantizable.seeds import key_seed
 from quantizable.training import schedulers
 from quantizable.training.batch_transforms import Standard, Strategy, entry, with_noise
 from quantizable.training.first_step_sizes import set_first_step_sizes
-from quantizable.training.kept_weights import KeptWeights
 from quantizable.training.network_module import NetworkModule
 from quantizable.training.objectives import Consistency, mean_squared_error
 from quantizable.training.optim import (

@@ -1,4 +1,4 @@
-"""Weights that are quantized once for all batches of an optimizer step.
+"""Weights that are quantized once for several passes: the batches of an optimizer step, or an evaluation.
 
 With accumulated batches the weights stay as they are until the optimizer steps, and so do their codes. Each
 mode's quantized weight is cut off from the graph and collects the gradients of all batches. At the step these
@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import KeptWeight, QuantLayer
 from quantizable.quantizers import Quantizer
 
@@ -34,7 +33,7 @@ class KeptWeights:
         self._kept: dict[tuple[QuantLayer, int], tuple[Tensor, KeptWeight]] = {}
 
     @contextmanager
-    def used(self, network: QuantizableNetwork) -> Iterator[None]:
+    def used(self, network: nn.Module) -> Iterator[None]:
         """Around one forward and backward pass of the network in its mode: products take the kept weights.
 
         Raises:
@@ -44,9 +43,9 @@ class KeptWeights:
             yield
             return
         if not self._layers:
-            if any(part._compiled_call_impl is not None for part in network.modules()):
+            if is_compiled(network):
                 raise ValueError("keep_weights=True is for eager networks; leave it out, or do not compile")
-            self._layers = [layer for layer in network.layers().values() if isinstance(layer, QuantLayer)]
+            self._layers = [layer for layer in network.modules() if isinstance(layer, QuantLayer)]
         layers = [layer for layer in self._layers if _stays(layer)]
         try:
             for layer in layers:
@@ -77,6 +76,11 @@ class KeptWeights:
             weight = quantized.detach().requires_grad_(quantized.requires_grad)
             self._kept[key] = quantized, KeptWeight(weight, layer.weight_quantizer.active)
         return self._kept[key][1]
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Whether the network, or a part of it, is compiled."""
+    return any(part._compiled_call_impl is not None for part in network.modules())
 
 
 def _stays(layer: QuantLayer) -> bool:

@@ -17,8 +17,8 @@ from torch.nn.utils import prune
 
 from quantizable import MultiModeModule, QuantizableClassifier, QuantizableNetwork, quantize
 from quantizable.bits import BitMode
+from quantizable.nn.kept_weights import KeptWeights
 from quantizable.quantizers import QUANTIZERS, Quantizer
-from quantizable.training.kept_weights import KeptWeights
 from quantizable.training.optim import OptimizerConfig
 from quantizable.training.recompute import recompute_activations
 from tests.tiny import TinyCNN, batches, loader, trainer
