@@ -15,6 +15,7 @@ from quantizable.deploy import Session
 from quantizable.deploy.export import METADATA
 from quantizable.deploy.requirements import openvino_core, require
 from quantizable.storage.outputs import only_tensor
+from quantizable.storage.preprocessing import BYTES_KEY
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,15 @@ def _values(array: np.ndarray, about: dict[str, Any]) -> np.ndarray:
 
 def _ours(path: Path, engine: str) -> Runner:
     session = Session(path, engine)
+    takes_bytes = bool(session.info.get(BYTES_KEY))  # it normalizes them itself
 
     def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(only_tensor(session(images.detach()), "a comparison of predictions"))
+        given = images.detach()
+        given = (255 * given).round().clamp(0, 255).to(torch.uint8) if takes_bytes else given
+        return torch.from_numpy(only_tensor(session(given), "a comparison of predictions"))
 
-    return Runner(run, normalization=(session.info.get("mean") or (), session.info.get("std") or ()))
+    mean, std = (() if takes_bytes else session.info.get(key) or () for key in ("mean", "std"))
+    return Runner(run, normalization=(mean, std))
 
 
 def _array(images: Tensor) -> np.ndarray:

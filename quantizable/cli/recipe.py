@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quantizable.bits import FLOAT_BITS, parse_modes
 from quantizable.cli.arguments import Parser, check_data, check_listed
 from quantizable.cli.finetune import plain, quoted, settings
 from quantizable.cli.train import explained
 from quantizable.cli.train import run as train
+from quantizable.deploy.requirements import check_installed
 from quantizable.interface.budget_words import read_budgets
 from quantizable.interface.choices import FORMATS, FOUND, METHODS, UNIFORM
 from quantizable.interface.words import listed
@@ -87,7 +89,10 @@ def check_recipe(recipe: Mapping[str, Any]) -> None:
         if not isinstance(recipe[key], bool):
             raise ValueError(f"search.{key} is {recipe[key]!r}; it is true or false")
     if recipe["export"]:
-        check_listed("format", _words(recipe["export"])[0], FORMATS)
+        formats = _words(recipe["export"])[0]
+        check_listed("format", formats, FORMATS)
+        for name in listed(formats):
+            check_installed(name)
 
 
 class Phases:
@@ -208,11 +213,16 @@ class Phases:
             return 0
         run = finished(self.folder, FOUND)
         say("export", run)
-        words = ["export", str(run / "best.ckpt"), *self.data, "--bits", FOUND]
-        formats = _words(formats)[0]
-        status = main([*words, "--format", formats])
+        words, formats = ["export", str(run / "best.ckpt"), *self.data], listed(_words(formats)[0])
+        status, graphs = 0, [name for name in formats if name != "qz"]
+        if "qz" in formats:  # which holds what was found beside a uniform mode
+            about = read_about(run / "best.ckpt") or {}
+            highest = [mode.name for mode in parse_modes(about["modes"]) if mode.weight != FLOAT_BITS][-1]
+            status = main([*words, "--bits", f"{FOUND},{highest}", "--format", "qz"])
+        if graphs:
+            status = status or main([*words, "--bits", FOUND, "--format", ",".join(graphs)])
         if status == 0:
-            done.write_text(f"{formats}\n")
+            done.write_text(f"{','.join(formats)}\n")
         return status
 
 

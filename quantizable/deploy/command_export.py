@@ -20,7 +20,7 @@ from quantizable.deploy.engine_check import DISAGREES, check_engines
 from quantizable.deploy.export import export_onnx, fits_bytes
 from quantizable.deploy.layer_report import WITHOUT_VNNI
 from quantizable.deploy.openvino_format import export_openvino
-from quantizable.deploy.requirements import require
+from quantizable.deploy.requirements import check_installed
 from quantizable.interface.progress import progress
 from quantizable.interface.words import listed
 from quantizable.network import QuantizableNetwork
@@ -47,10 +47,7 @@ def run(args: argparse.Namespace) -> int:
             f"or openvino, or make it a mode: quantizable finetune {files[0]} CHECKPOINT"
         )
     for name in formats:
-        if name != "qz":
-            require("onnxscript", f"format {name!r}")
-        if name == "openvino":
-            require("openvino", f"format {name!r}")
+        check_installed(name)
     network = load(args.checkpoint)
     integer = [mode for mode in network.modes if mode.weight != FLOAT_BITS]
     chosen = choose(args.bits, network, lambda: trained_data(network, args.data), integer)

@@ -89,12 +89,13 @@ class Demo:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         engine: str = "onnxruntime",
         threads: int | None = None,
         guard: Path | None = None,
         repeats: int = 5,
     ) -> None:
+        path = Path(path)
         if path.suffix in (".onnx", ".xml"):
             raise ValueError(
                 f"{path} holds one mode; the demo compares modes: give a .qz file or a checkpoint"

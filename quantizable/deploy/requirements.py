@@ -20,6 +20,14 @@ def require(package: str, purpose: str) -> ModuleType:
         ) from error
 
 
+def check_installed(format: str) -> None:
+    """``ImportError`` if what writes files of this format (of ``quantizable export``) is not installed."""
+    if format != "qz":
+        require("onnxscript", f"format {format!r}")
+    if format == "openvino":
+        require("openvino", f"format {format!r}")
+
+
 def openvino_core(purpose: str) -> Any:
     """The process's ``openvino.Core``; ``ImportError`` as :func:`require` where OpenVINO is missing."""
     return _core(require("openvino", purpose))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantizable.report.runs import Run, left_out, names_apart, read_runs
+from quantizable.report.runs import Run, left_out, names_apart, of_training, read_runs
 
 Rows = list[dict[str, str]]
 
@@ -62,7 +62,7 @@ def find(
             top = folder.resolve()
             for path in files_in(folder):
                 holder = path.parent.resolve()
-                if path.name == "results.json" and _of_training(path):
+                if path.name == "results.json" and of_training(_json(path)):
                     own[holder] = None
                 else:
                     others[holder / path.name] = None
@@ -96,10 +96,6 @@ def files_in(folder: Path) -> list[Path]:
 
 def _is_certificate(path: Path) -> bool:
     return path.name.startswith("certificate-") and path.suffix == ".json"
-
-
-def _of_training(path: Path) -> bool:
-    return "checkpoint" not in (results := _json(path)) or "config" in results
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        below = sorted(file.parent.resolve() for file in path.rglob("results.json"))
+        below = sorted(file.parent.resolve() for file in path.rglob("results.json") if _may_be_a_run(file))
         if not below:
             raise ValueError(
                 f"{path} holds no finished run (no results.json); give folders such as checkpoints/<run>. "
@@ -110,6 +110,19 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
             )
         found += below
     return list(dict.fromkeys(found))
+
+
+def of_training(results: Mapping[str, Any]) -> bool:
+    """Whether a ``results.json`` is of training, and not of ``quantizable evaluate``."""
+    return "checkpoint" not in results or "config" in results
+
+
+def _may_be_a_run(file: Path) -> bool:
+    try:
+        results = json.loads(file.read_text())
+    except ValueError:
+        return True  # damaged: `read_run` says so
+    return not isinstance(results, dict) or of_training(results)
 
 
 def left_out(paths: Iterable[Path]) -> str:

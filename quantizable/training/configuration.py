@@ -121,7 +121,10 @@ def check(cfg: dict[str, Any]) -> None:
             raise ValueError(f"{name} is no setting; {where} {', '.join(known)}")
     if not isinstance(cfg["model"]["options"], dict | None):
         options = cfg["model"]["options"]
-        raise ValueError(f"model.options is {options!r}; it is a mapping, as model.options={{drop_rate:0.1}}")
+        raise ValueError(
+            f"model.options is {options!r}; it is a mapping, in quotes, as a shell splits it at its commas: "
+            "'model.options={drop_rate:0.1,embedding_dim:64}'"
+        )
     if not isinstance(cfg["bits"]["exclude"], str | list):
         raise ValueError(f"bits.exclude is {cfg['bits']['exclude']!r}; it lists patterns, as [layer4.*]")
     epochs, ema = cfg["schedule"]["epochs"], cfg["train"]["ema"]

@@ -52,15 +52,16 @@ class Report:
                 certificate.save(self._file(job, which))
 
     def check_folder(self, asked: Asked, jobs: Sequence[Job]) -> None:
-        """``ValueError`` if a certificate that would be written lies there already, of another question."""
-        for job in jobs if self.folder is not None else []:
-            for which in self.which:
-                path = self._file(job, which)
-                if path.is_file() and not self._is_of(Certificate.load(path), asked, job, which):
-                    raise ValueError(
-                        f"{path} is of another question: another network, mode, input, radius or setting; "
-                        "give another --output, or remove it"
-                    )
+        """``ValueError`` if the folder holds a certificate of another question."""
+        if self.folder is None:
+            return
+        own = {self._file(job, which): (job, which) for job in jobs for which in self.which}
+        for path in sorted(self.folder.glob("certificate-*.json")):
+            if path not in own or not self._is_of(Certificate.load(path), asked, *own[path]):
+                raise ValueError(
+                    f"{path} is of another question: another network, mode, input, radius or setting; give "
+                    "another --output, or remove it"
+                )
 
     def resume(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs that no certificate in the folder decides; what the others found is taken from there."""

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from quantizable import quantize
 from quantizable.assess.callables import Pair, are_probabilities, probabilities
 from quantizable.assess.images import Images
 from quantizable.assess.model_name import check_name, read_name
 from quantizable.assess.outside import OutsideModel, open_model, ready
 from quantizable.assess.searchers.comparison import agreeing
+from quantizable.deploy.export import export_onnx
 
 MEAN, STD = (0.4,), (0.3,)
 PIXELS = torch.rand(9, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -182,3 +184,19 @@ def test_tflite_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "a.tflite").write_bytes(b"")
     with pytest.raises(ImportError, match=r"quantizable\[tflite\]"):
         open_model(read_name(str(tmp_path / "a.tflite")))
+
+
+def test_a_file_of_ours_that_takes_bytes_gets_the_nearest_ones(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    net = quantize(network(), bits=[8, 32]).eval()
+    net.calibrate([(PIXELS - 0.4) / 0.3])
+    net.info = {"mean": list(MEAN), "std": list(STD), "image_size": 8, "in_chans": 1}
+    export_onnx(net, tmp_path / "bytes.onnx", 8, preprocess="in-graph")
+    pixels = (255 * PIXELS).round() / 255
+    with net.at_bits(8), torch.no_grad():
+        wanted = net((pixels - 0.4) / 0.3)
+    model = open_model(
+        read_name(str(tmp_path / "bytes.onnx")), (0.0,), (9.0,)
+    )  # those of the data say nothing
+    for some in (pixels, pixels + 0.4 / 255):
+        torch.testing.assert_close(model(some), wanted, atol=1e-3, rtol=1e-3)

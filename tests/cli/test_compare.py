@@ -14,7 +14,7 @@ from quantizable.cli import main
 from quantizable.report.charts import wilson
 from quantizable.report.groups import group, interval_of, named, table_rows
 from quantizable.report.plots import plot_curves
-from quantizable.report.runs import Run, present_name, read_curves, read_run
+from quantizable.report.runs import Run, find_runs, present_name, read_curves, read_run
 
 KEPT = Path(__file__).parents[2] / "docs" / "results"
 
@@ -115,6 +115,16 @@ def test_bad_results_are_named(tmp_path: Path, contents: bytes, capsys: pytest.C
     (tmp_path / "results.json").write_bytes(contents)
     assert main(["compare", str(tmp_path)]) == 2
     assert "results.json was not written by train.py" in capsys.readouterr().err
+
+
+def test_an_evaluation_below_a_run_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = write_run(tmp_path / "run", 0, 1, {"4": 0.8})
+    (run / "test").mkdir()
+    evaluated = {"modes": {"4": {"top1": 0.5}}, "set": "test", "checkpoint": "run/best.ckpt", "images": 8}
+    (run / "test" / "results.json").write_text(json.dumps(evaluated))
+    assert find_runs([run]) == [run.resolve()]
+    assert main(["compare", str(run / "test")]) == 2
+    assert "no finished run" in capsys.readouterr().err
 
 
 def test_folder_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -222,7 +222,7 @@ def test_a_recipe_killed_in_each_phase_gives_what_one_that_was_not_gives(
         "search.bits.methods=greedy",
     ]
     assert main([*words, "search.export=null", "--output", str(tmp_path / "whole")]) == 0
-    words += ["search.export=onnx", "--output", str(tmp_path / "killed")]
+    words += ["search.export=[onnx,qz]", "--output", str(tmp_path / "killed")]
 
     kills: list[tuple[type, str, int]] = [
         (Journal, "add", 2),  # two scores are kept
@@ -230,8 +230,10 @@ def test_a_recipe_killed_in_each_phase_gives_what_one_that_was_not_gives(
         (AtomicCheckpointIO, "save_checkpoint", 2),  # best and last of the first epoch
         (recipe.Phases, "export", 0),
     ]
-    exports: list[str] = []  # what exporting does is tested elsewhere, and takes its time
-    monkeypatch.setattr("quantizable.cli.export.run", lambda args: exports.append(args.bits) or 0)
+    exports: list[tuple[str, str]] = []  # what exporting does is tested elsewhere, and takes its time
+    monkeypatch.setattr(
+        "quantizable.cli.export.run", lambda args: exports.append((args.bits, args.format)) or 0
+    )
     for owner, method, calls in kills:
         with monkeypatch.context() as patch:
             killed_after(patch, owner, method, calls)
@@ -246,4 +248,4 @@ def test_a_recipe_killed_in_each_phase_gives_what_one_that_was_not_gives(
     )
     names = {"found.yaml", "uniform.yaml", "pareto.png", "bits.png", "recipe.json"}
     assert names <= {path.name for path in killed.iterdir()}
-    assert exports == ["found"]
+    assert exports == [("found,4", "qz"), ("found", "onnx")]  # a .qz file holds a uniform mode, too

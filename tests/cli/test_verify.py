@@ -322,6 +322,8 @@ def test_a_certificate_is_not_replaced_by_one_of_another_question(files, capsys)
             error = capsys.readouterr().err
             assert "certificate-0.json is of another question" in error
             assert error.count("\n") == 1
+    several = "--radius 1 --question agreement --bits 32,8,4"  # whose certificates have other names
+    assert run(*common, *several.split()) == 2
     assert {path: path.read_text() for path in files.glob("certificate-*")} == written
 
 

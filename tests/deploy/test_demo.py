@@ -43,7 +43,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_every_mode_answers_as_the_network_does(model: Path, image: Path) -> None:
-    network, demo = load(model), Demo(model, "torch", repeats=1)
+    network, demo = load(model), Demo(str(model), "torch", repeats=1)
     assert demo.modes == ["2", "8", "32"]
     before = demo.session.bits
     found = demo.answer(image)
