@@ -18,12 +18,12 @@ import torch
 from steps import command_line, machine, table
 
 import quantizable
-from quantizable.data.choice import trained_data
 from quantizable.network import QuantizableNetwork
 from quantizable.report.files import write_json
 from quantizable.search import Scorer, Space
 from quantizable.search.space import Genome
 from quantizable.storage.assignment import add_modes
+from quantizable.storage.network_data import trained_data
 
 
 def genomes(network: QuantizableNetwork, space: Space, count: int, seed: int) -> dict[str, list[Genome]]:

@@ -20,7 +20,6 @@ from search import spread
 
 import quantizable
 from quantizable.data import CIFAR10
-from quantizable.data.choice import trained_data
 from quantizable.interface.budget_words import read_budgets
 from quantizable.network import QuantizableNetwork
 from quantizable.report.files import write_json
@@ -38,6 +37,7 @@ from quantizable.search import (
     weight_bits_cost,
 )
 from quantizable.storage.assignment import add_modes
+from quantizable.storage.network_data import trained_data
 
 EVALUATIONS = 100_000  # time ends first
 

@@ -28,10 +28,10 @@ from quantizable.assess.texts import Texts, texts_of
 from quantizable.bits import BitMode
 from quantizable.data import Text
 from quantizable.data.base import DataModule
-from quantizable.data.choice import trained_data
 from quantizable.interface.errors import unknown
 from quantizable.interface.progress import progress
 from quantizable.storage.load import load
+from quantizable.storage.network_data import trained_data
 from quantizable.storage.selection import choose
 
 KNOWN = 1000  # held-out training images that surprise is measured against

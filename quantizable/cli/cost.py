@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from quantizable.cli.arguments import (
+    ASSIGNMENTS,
     add_bits,
     add_checkpoint,
     add_engine,
@@ -28,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_checkpoint(parser)
     add_bits(parser, default="all", files=False)
     add_engine(parser, default="", text="also measure latency on these, separated by commas")
-    parser.add_argument("--threads", type=int, default=2, help="of one inference (default: 2)")
+    parser.add_argument("--threads", type=int, help="of one inference on the engines (default: 2)")
     parser.add_argument(
         "--layer-latency",
         type=Path,
@@ -50,12 +51,19 @@ def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then count and measure."""
     if args.engine:
         check_listed("engine", args.engine, ENGINES)
-    if args.layer_latency and len(listed(args.engine)) != 1:
+    if args.layer_latency and (len(listed(args.engine)) != 1 or args.engine == "torch"):
         raise ValueError("--layer-latency times layers on one engine; give --engine openvino or onnxruntime")
     if args.layer_latency:
         check_target(args.layer_latency)
+    if args.threads is not None and not args.engine:
+        raise ValueError("--threads is of a measurement; give --engine, too, or leave it out")
+    args.threads = 2 if args.threads is None else args.threads
     if args.threads < 1:
         raise ValueError(f"--threads is {args.threads}; give at least 1")
+    if files := [word for word in listed(args.bits or "") if word.endswith(ASSIGNMENTS)]:
+        raise ValueError(
+            f"cost counts modes and no file such as {files[0]}; make it a mode: quantizable finetune"
+        )
     if args.results is not None:
         read_json(args.results, "results.json of this library")
     check_network(args.checkpoint, args.bits)

@@ -30,6 +30,11 @@ def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then evaluate."""
     if args.norm_batches < 0:
         raise ValueError(f"--norm-batches is {args.norm_batches}; it is 0 or more")
+    if args.output and (args.output / "config.yaml").is_file():
+        raise ValueError(
+            f"{args.output} holds the results of a training, which would be replaced; give another folder, "
+            f"as {args.output / args.set}"
+        )
     check_network(args.checkpoint, args.bits, args.data)
     from quantizable.measure.evaluate import run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from quantizable.cli.arguments import add_engine, check_bits, check_guard, check_listed
+from quantizable.cli.arguments import ASSIGNMENTS, add_engine, check_bits, check_guard, check_listed
 from quantizable.deploy.processor import check_kernels
 from quantizable.interface.choices import ENGINES
 from quantizable.storage.input_files import check_images, find_inputs, reads_words
@@ -39,6 +39,12 @@ def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then predict."""
     if args.guard and args.bits:
         raise ValueError("--guard names its two modes itself; leave --bits out")
+    if args.threads is not None and args.threads < 1:
+        raise ValueError(f"--threads is {args.threads}; give at least 1")
+    if args.bits and args.bits.endswith(ASSIGNMENTS):
+        raise ValueError(
+            f"predict runs a mode and no file such as {args.bits}; make it a mode: quantizable finetune"
+        )
     if args.batch < 1:
         raise ValueError(f"--batch is {args.batch}; give at least 1")
     if "," in args.engine or (args.bits and "," in args.bits):

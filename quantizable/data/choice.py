@@ -90,6 +90,32 @@ def check_fit(network: QuantizableNetwork, datamodule: DataModule) -> None:
             )
 
 
+def match_classes(network: QuantizableNetwork, datamodule: DataModule) -> None:
+    """Give the folders of images the labels by which the network was trained to know their names.
+
+    Where the names are others, classes are matched by position, and a warning says so.
+
+    Raises:
+        ValueError: other data have the same names in another order.
+    """
+    trained, own = tuple(network.info.get("class_names") or ()), tuple(datamodule.class_names)
+    if not trained or own == trained or isinstance(datamodule, Fake):
+        return
+    if {*own} != {*trained}:
+        warnings.warn(
+            f"the network was trained on the classes {', '.join(trained)[:80]}, "
+            f"{type(datamodule).__name__} has {', '.join(own)[:80]}; they are matched by their positions",
+            stacklevel=3,
+        )
+    elif isinstance(datamodule, Folder):
+        datamodule.class_names = trained
+    else:
+        raise ValueError(
+            f"the network was trained on the same classes in another order, {', '.join(trained)[:80]}; "
+            f"{type(datamodule).__name__} has {', '.join(own)[:80]}"
+        )
+
+
 def validation_loader(network: QuantizableNetwork, datamodule: DataModule) -> EpochLoader:
     """The images that ``datamodule``, set up to fit, holds out of training.
 
@@ -97,12 +123,19 @@ def validation_loader(network: QuantizableNetwork, datamodule: DataModule) -> Ep
     say which images those were: the network may have been trained on some of these.
 
     Raises:
-        ValueError: none are held out.
+        ValueError: none are held out, or others than in training.
     """
     loader = datamodule.val_dataloader()
     if isinstance(loader, list):
         raise ValueError("the data has no validation images; give data.val_size above 0")
     name = network.info.get("data")
+    held = network.info.get("settings") or {}
+    for key in ("val_size", "split_seed") if isinstance(datamodule, DATAMODULES.get(str(name), ())) else ():
+        if key in held and getattr(datamodule, key) != held[key]:
+            raise ValueError(
+                f"data.{key}={getattr(datamodule, key)} holds other images out than training did, with "
+                f"{key}={held[key]}; the network was trained on some of them: leave data.{key} out"
+            )
     if "settings" not in network.info and (name is None or isinstance(datamodule, DATAMODULES[name])):
         warnings.warn(
             "the checkpoint does not say which images were held out of its training; those of "
@@ -111,18 +144,3 @@ def validation_loader(network: QuantizableNetwork, datamodule: DataModule) -> Ep
             stacklevel=3,
         )
     return loader
-
-
-def trained_data(network: QuantizableNetwork, words: Sequence[str] = ()) -> DataModule:
-    """The data module that the words ask for (see :func:`make_datamodule`), if it fits the network.
-
-    Args:
-        network: as :func:`quantizable.load` gives it.
-        words: ``data=NAME data.KEY=VALUE``; by default the data of training.
-
-    Raises:
-        ValueError: as :func:`make_datamodule` and :func:`check_fit`.
-    """
-    datamodule = make_datamodule(words, network.info)
-    check_fit(network, datamodule)
-    return datamodule

@@ -23,7 +23,7 @@ def read_image(file: str, mode: str = "RGB") -> Image.Image:
     try:
         with Image.open(file) as image:
             held, converted = image.mode, image.convert(mode)
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} cannot be decoded ({error}). Replace or remove the file.") from error
     check_depth(file, held)
     return converted

@@ -40,7 +40,8 @@ class Folder(ImageDataModule):
         num_workers: processes that decode images; 0 decodes in the training process.
         augment: none | crop | crop_flip | autoaugment | randaugment | trivialaugment. "crop" is
             the random resized crop of ImageNet training and part of all that follow.
-        crop_fraction: share of the shorter side that the central crop of evaluation keeps.
+        crop_fraction: share of the shorter side that the central crop of evaluation keeps,
+            above 0, up to 1.
         verify: decode every image once before training, so that corrupt ones show at once.
         class_names: the names of the classes, by label, as a checkpoint knows them: the test set can then be
             read without train/. None: the folders of train/, sorted.
@@ -80,6 +81,10 @@ class Folder(ImageDataModule):
         check_integer("num_workers", num_workers, 0)
         if in_chans not in (1, 3):
             raise ValueError(f"in_chans={in_chans}; an image file gives 1 (grey) or 3 (color)")
+        if not isinstance(crop_fraction, int | float) or not 0 < crop_fraction <= 1:
+            raise ValueError(f"crop_fraction={crop_fraction!r} is no share; give one above 0, up to 1")
+        if not isinstance(verify, bool):
+            raise ValueError(f"verify={verify!r} is neither true nor false")
         self.root, self.image_size, self.in_chans = Path(root), image_size, in_chans
         self.num_workers, self.crop_fraction, self.verify = num_workers, crop_fraction, verify
         if in_chans == 1:
@@ -150,8 +155,8 @@ class Folder(ImageDataModule):
         """The test set, cut centrally."""
         return self._loader(self.test_samples, train=False)
 
-    @property
-    def evaluation(self) -> dict[str, Any]:
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:  # type: ignore[override]
         """The shorter side resized, the middle cut out."""
         return resize_and_crop(self.image_size, self.crop_fraction, "bicubic")
 

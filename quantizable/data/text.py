@@ -178,7 +178,7 @@ class Text(DataModule):
         return encode(texts, self.vocabulary, self.max_length)
 
     def _path(self, name: str | Path) -> Path:
-        return Path(self.root) / str(name)
+        return Path(str(self.root)) / str(name)
 
     def _read(self, name: str | Path) -> list[LabeledText]:
         if str(name) not in self._files:

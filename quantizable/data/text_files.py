@@ -98,6 +98,11 @@ def _columns(
                     "data.layout for a file without such a line"
                 )
         for row in reader:
+            if None in row:
+                raise ValueError(
+                    f"{file}, line {reader.line_num}: there are more fields than names in the first line; "
+                    f"put quotation marks around a text that holds {delimiter!r}"
+                )
             yield LabeledText(row[text_column] or "", (row[label_column] or "").strip(), reader.line_num)
     except csv.Error as error:
         raise ValueError(f"{file}, line {reader.line_num}: {error}") from error

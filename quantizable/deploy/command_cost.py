@@ -46,9 +46,8 @@ SAME_KERNELS = (
 def run(args: argparse.Namespace) -> int:
     """Print the table; write CSV and plot if asked to."""
     engines = listed(args.engine)
-    accuracies = read_accuracies(
-        args.results or args.checkpoint.with_name("results.json"), args.results is not None
-    )
+    beside = args.checkpoint.with_name("results.json")
+    accuracies = read_accuracies(args.results or beside, None if args.results else args.checkpoint)
     if args.layer_latency:
         check_target(args.layer_latency)
     network = load(args.checkpoint)
@@ -139,17 +138,23 @@ def measure(
         return interleaved(runs)
 
 
-def read_accuracies(path: Path, must_exist: bool) -> dict[str, dict[str, float | None]]:
+def read_accuracies(path: Path, of: Path | None = None) -> dict[str, dict[str, float | None]]:
     """Top-1 accuracy (0 to 1) by mode, from results of training or ``quantizable evaluate``.
 
     With the ends of its 95 % interval (Wilson), where the results say on how many images.
+
+    Args:
+        path: a ``results.json``.
+        of: the checkpoint beside which it was looked for: it may not be there, or be of another one.
     """
+    if of is None and not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
     if not path.is_file():
-        if must_exist:
-            raise FileNotFoundError(f"there is no file {path}")
         return {}
     try:
         results: Mapping[str, Any] = json.loads(path.read_text())
+        if of is not None and Path(results.get("checkpoint", of)).stem != of.stem:
+            return {}
         images = images_measured(results, str(results.get("config", {}).get("data", {}).get("_target_", "")))
         return {mode: _with_ends(values["top1"], images) for mode, values in results["modes"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -15,9 +15,9 @@ from torch import Tensor
 from quantizable.bits import FLOAT_BITS, BitMode
 from quantizable.calibrate import first_inputs
 from quantizable.data import ImageDataModule
-from quantizable.data.choice import trained_data
 from quantizable.deploy.engine_check import DISAGREES, check_engines
-from quantizable.deploy.export import export_onnx, fits_bytes
+from quantizable.deploy.export import check_residual, export_onnx, fits_bytes
+from quantizable.deploy.in_graph import mean_and_std
 from quantizable.deploy.layer_report import WITHOUT_VNNI
 from quantizable.deploy.openvino_format import export_openvino
 from quantizable.deploy.requirements import check_installed
@@ -26,8 +26,10 @@ from quantizable.interface.words import listed
 from quantizable.network import QuantizableNetwork
 from quantizable.report.files import check_target, make_folder
 from quantizable.storage.load import load
+from quantizable.storage.network_data import trained_data
 from quantizable.storage.qz import save_qz
 from quantizable.storage.selection import FILES, choose
+from quantizable.storage.signature import signature_of
 
 CALIBRATION_BATCHES = 4
 
@@ -60,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
     if wide and formats != ["qz"]:
         raise ValueError(f"mode {', '.join(wide)} has codes of more than 8 bits, which only .qz files hold")
     images = _training_images(network, args.data) if args.residual == "int8" else None
+    if images is not None:
+        check_residual(network, args.style, signature_of(network))
+    if args.preprocess == "in-graph":
+        mean_and_std(network, signature_of(network))
     folder = args.output or args.checkpoint.parent
     stem = args.checkpoint.stem
     if "qz" in formats and (folder / f"{stem}.qz").resolve() == args.checkpoint.resolve():

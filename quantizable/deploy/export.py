@@ -117,7 +117,7 @@ def onnx_model(
     require("onnxscript", "ONNX export")
     signature = signature_of(network, input_size)
     if residual_images is not None:
-        _check_residual(network, style, signature)
+        check_residual(network, style, signature)
     statistics = mean_and_std(network, signature) if preprocess == "in-graph" else None
     example = example_inputs(network, 2, input_size)
     lowered = lower(network, bits, example, share_remainders=style == "qdq")
@@ -162,7 +162,7 @@ def by_layer(network: QuantizableNetwork, bits: Assignment) -> int | str | dict[
     return network.config.get(ASSIGNMENTS, {}).get(shown, shown) if isinstance(shown, str) else shown
 
 
-def _check_residual(network: QuantizableNetwork, style: str, signature: Signature) -> None:
+def check_residual(network: QuantizableNetwork, style: str, signature: Signature) -> None:
     """``ValueError`` where additions cannot be fitted to images at export."""
     if style != "qdq":
         raise ValueError(f"integer residual additions need style 'qdq', not {style!r}")

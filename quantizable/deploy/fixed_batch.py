@@ -25,8 +25,9 @@ def in_batches(run: Runner, given: Arrays, size: int) -> Any:
         given = each(lambda array: np.concatenate([array, array[-1:].repeat(padding, 0)]), given)
     starts = range(0, count + padding, size)
     parts = [run(each(lambda array, i=start: array[i : i + size], given)) for start in starts]  # type: ignore[misc]
+    first = parts[0] if isinstance(parts[0], list) else [parts[0]]
+    if fixed := [list(part.shape) for part in first if part.shape[:1] != (size,)]:
+        raise ValueError(f"an output of shape {fixed[0]} has no batch axis; leave batch out")
     if not isinstance(parts[0], list):
         return np.concatenate(parts)[:count]
-    if fixed := [list(part.shape) for part in parts[0] if part.shape[:1] != (size,)]:
-        raise ValueError(f"an output of shape {fixed[0]} has no batch axis; leave batch out")
     return [np.concatenate(column)[:count] for column in zip(*parts, strict=True)]

@@ -6,13 +6,14 @@ import argparse
 import logging
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from quantizable.bits import FLOAT, BitMode
 from quantizable.calibrate import active_batch_norms
-from quantizable.data.choice import trained_data, validation_loader
+from quantizable.data.choice import validation_loader
 from quantizable.interface.progress import progress
 from quantizable.measure.classification import METRICS, image_metrics
 from quantizable.network import QuantizableNetwork
@@ -20,6 +21,7 @@ from quantizable.report.files import finite, make_folder, write_json
 from quantizable.report.plots import plot_modes
 from quantizable.report.tables import print_table
 from quantizable.storage.load import load
+from quantizable.storage.network_data import trained_data
 from quantizable.storage.selection import Chosen, choose
 
 
@@ -32,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         make_folder(args.output)
     runs = choose(args.bits, network, lambda: datamodule)
+    refitted = _with_norms_to_fit(runs, network) if args.norm_batches else []
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     test = args.set == "test"
@@ -43,11 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if test:
         datamodule.setup("test")
     if args.norm_batches:
-        network.reestimate_norms(
-            datamodule.train_dataloader(),
-            [run.bits for run in runs if run.network is network and run.bits != FLOAT],  # type: ignore[misc]
-            args.norm_batches,
-        )
+        network.reestimate_norms(datamodule.train_dataloader(), refitted, args.norm_batches)
     loader = datamodule.test_dataloader() if test else validation_loader(network, datamodule)
     results = evaluate(network, progress(loader, "evaluating"), runs)
     title = f"{args.checkpoint}: {type(datamodule).__name__}, {args.set} set"
@@ -67,6 +66,16 @@ def run(args: argparse.Namespace) -> int:
         )
         plot_modes(args.output / "modes.png", {"": results}, args.checkpoint.parent.name)
     return 0
+
+
+def _with_norms_to_fit(runs: Sequence[Chosen], network: QuantizableNetwork) -> list[Any]:
+    """The quantized modes; ``ValueError`` if there are none, or an assignment file stands beside them."""
+    quantized = [run for run in runs if run.bits != FLOAT]
+    if any(run.network is not network for run in quantized):
+        raise ValueError("--norm-batches is for modes; an assignment file says of its own norms")
+    if not quantized:
+        raise ValueError("--norm-batches fits the norms of quantized modes, and --bits names none")
+    return [run.bits for run in quantized]
 
 
 @torch.inference_mode()

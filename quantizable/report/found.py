@@ -9,9 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quantizable.report.below import files_below
 from quantizable.report.runs import Run, left_out, names_apart, of_training, read_runs
 
 Rows = list[dict[str, str]]
+COLUMNS = {  # that are shown of each file
+    "cost.csv": ("mode", "bops", "weight_bytes"),
+    "layers.csv": ("layer", "mode", "bops"),
+}
 
 
 @dataclass
@@ -85,7 +90,7 @@ def files_in(folder: Path) -> list[Path]:
     """The files at or below a folder that can be shown; errors: see :func:`find`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; give those of runs, as checkpoints/<run>")
-    files = sorted(path for path in folder.rglob("*") if path.name in READERS or _is_certificate(path))
+    files = sorted(path for path in files_below(folder) if path.name in READERS or _is_certificate(path))
     if not files:
         raise ValueError(
             f"{folder} holds no finished run and nothing else to show (no {', no '.join(READERS)}); "
@@ -110,7 +115,11 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _csv(path: Path) -> Rows:
     with path.open(newline="") as lines:
-        return list(csv.DictReader(lines))
+        rows = list(csv.DictReader(lines))
+    lacks = [name for name in COLUMNS[path.name] for row in rows if row.get(name) is None]
+    if lacks or any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"{path} is damaged, or not written by quantizable cost")
+    return rows
 
 
 def _keep(kind: str, read: Callable[[Path], Any]) -> Callable[[Found, str, Path], None]:

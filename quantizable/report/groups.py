@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from scipy.stats import t
@@ -18,23 +18,30 @@ Groups = Mapping[str, Sequence[Run]]
 
 
 def group(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Runs by configuration, labeled by what the configurations differ in, one run alone by its
-    name; a missing setting is None."""
+    """Runs by configuration and by the set that they were measured on, labeled by what these differ in, one
+    run alone by its name; a missing setting is None."""
     by_config: dict[str, list[Run]] = {}
     for one in runs:
-        said = {key: value for key, value in one.config.items() if value is not None}
+        said = {key: value for key, value in _config(one).items() if value is not None}
         by_config.setdefault(json.dumps(said, sort_keys=True), []).append(one)
-    configs = [members[0].config for members in by_config.values()]
+    configs = [_config(members[0]) for members in by_config.values()]
     keys = dict.fromkeys(key for config in configs for key in config)
     differing = [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
+    members = list(by_config.values())
+    alone = members[0][0].name if sum(map(len, members)) == 1 else "all runs"
 
-    alone = sum(map(len, by_config.values())) == 1
+    def labels(shown: Callable[[Any], str]) -> list[str]:
+        each = [[f"{key}={shown(one[key])}" for key in differing if key in one] for one in configs]
+        return [", ".join(parts) or alone for parts in each]
 
-    def label(one: Run) -> str:
-        shown = [f"{key}={one.config[key]}" for key in differing if key in one.config]
-        return ", ".join(shown) or (one.name if alone else "all runs")
+    names = labels(str)
+    if len({*names}) < len(names):  # 1 and "1" are two settings
+        names = labels(json.dumps)
+    return dict(zip(names, members, strict=True))
 
-    return {label(members[0]): members for members in by_config.values()}
+
+def _config(one: Run) -> dict[str, Any]:
+    return one.config | {"set": one.results.get("set")}
 
 
 def joined(given: Groups, rest: Iterable[Run]) -> dict[str, Sequence[Run]]:

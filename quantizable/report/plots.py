@@ -24,6 +24,11 @@ def as_png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
+def plain(text: str) -> str:
+    """A name as matplotlib shows it, which takes what stands between dollar signs for a formula."""
+    return text.replace("$", r"\$")
+
+
 def plot_modes(path: Path, curves: Mapping[str, Mapping[str, Mapping[str, float]]], title: str = "") -> None:
     """Accuracy against bits as a picture, one line per entry of ``curves`` (a result of :func:`by_mode`)."""
     from matplotlib.figure import Figure
@@ -33,7 +38,9 @@ def plot_modes(path: Path, curves: Mapping[str, Mapping[str, Mapping[str, float]
     names: Sequence[str] = list(dict.fromkeys(mode for modes in curves.values() for mode in modes))
     for label, modes in curves.items():
         shown = [mode for mode in names if mode in modes]
-        axes.plot([names.index(m) for m in shown], [100 * modes[m]["top1"] for m in shown], "o-", label=label)
+        axes.plot(
+            [names.index(m) for m in shown], [100 * modes[m]["top1"] for m in shown], "o-", label=plain(label)
+        )
         for mode in shown if len(curves) == 1 else ():
             text = f"{100 * modes[mode]['top1']:.2f}"
             axes.annotate(
@@ -48,7 +55,7 @@ def plot_modes(path: Path, curves: Mapping[str, Mapping[str, Mapping[str, float]
     axes.set_ylabel("top-1 accuracy, %")
     axes.margins(0.1, 0.2)
     axes.grid(alpha=0.3)
-    axes.set_title(title)
+    axes.set_title(plain(title))
     if len(curves) > 1:
         axes.legend()
     save_figure(figure, path)
@@ -74,7 +81,13 @@ def plot_curves(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
     for name, color, curve in lines:
         epochs, top1 = [epoch for epoch, _ in curve], [100 * top1 for _, top1 in curve]
         # a line through one point is none
-        axes.plot(epochs, top1, color=color, label=name, marker="o" if len(curve) == 1 else None)
+        axes.plot(
+            epochs,
+            top1,
+            color=color,
+            label=None if name is None else plain(name),
+            marker="o" if len(curve) == 1 else None,
+        )
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # no epoch has a half
     axes.set_ylabel("validation top-1, %" if len(runs) == 1 else "validation top-1, mean over modes, %")
@@ -104,7 +117,7 @@ def plot_bars(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         )
     lowest, highest = (pick(row["top1_mean"] for row in rows) for pick in (min, max))
     axes.set_xlim(max(0, lowest - 0.1 * (highest - lowest) - 1), min(100, highest + 1))  # not from 0
-    axes.set_yticks([i + 0.4 - height / 2 for i in range(len(labels))], labels)
+    axes.set_yticks([i + 0.4 - height / 2 for i in range(len(labels))], [*map(plain, labels)])
     axes.invert_yaxis()
     axes.set_xlabel("top-1 accuracy, %")
     axes.grid(alpha=0.3, axis="x")

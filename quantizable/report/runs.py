@@ -14,18 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from quantizable.bits import BitMode
+from quantizable.report.below import files_below
 
 NAME = re.compile(r"[A-Za-z][\w-]*")  # of an assignment that a network holds as a mode
-NOT_COMPARED = (
-    "seed",
-    "run",
-    "output",
-    "resume",
-    "test",
-    "logger",
-    "trainer",
-)  # change no result by themselves
-NOT_COMPARED_SETTINGS = ("train.histograms_every", "data.num_workers")  # nor do these
+NOT_COMPARED = ("seed", "run", "output", "resume", "test", "logger")  # change no result by themselves
+NOT_COMPARED_SETTINGS = (  # nor do these
+    *("train.histograms_every", "data.num_workers"),
+    *("trainer.accelerator", "trainer.channels_last", "trainer.compile", "trainer.deterministic"),
+    *("trainer.log_every_n_steps", "trainer.num_nodes", "trainer.strategy"),
+)
 # modules before they moved into folders: kept results name their classes by the old paths
 MOVED = {
     "quantizable.schemes.": "quantizable.training.schemes.",
@@ -85,7 +82,7 @@ def split_names(words: Sequence[str]) -> tuple[dict[str, list[Path]], list[Path]
     folders: list[Path] = []
     for word in words:
         name, equals, pattern = word.partition("=")
-        if not equals or Path(word).exists():
+        if not equals or "/" in name or Path(word).exists():  # folders may be named lr=0.1
             name, pattern = "", word
         paths = [Path(path) for path in sorted(glob.glob(pattern))] if "*" in pattern else [Path(pattern)]
         if not paths:
@@ -102,7 +99,11 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        below = sorted(file.parent.resolve() for file in path.rglob("results.json") if _may_be_a_run(file))
+        below = sorted(
+            file.parent.resolve()
+            for file in files_below(path)
+            if file.name == "results.json" and _may_be_a_run(file)
+        )
         if not below:
             raise ValueError(
                 f"{path} holds no finished run (no results.json); give folders such as checkpoints/<run>. "
@@ -127,7 +128,7 @@ def _may_be_a_run(file: Path) -> bool:
 
 def left_out(paths: Iterable[Path]) -> str:
     """A sentence on the runs at or below ``paths`` that have not ended; empty where there are none."""
-    begun = {file.parent for path in paths for file in path.rglob("config.yaml")}
+    begun = {file.parent for path in paths for file in files_below(path) if file.name == "config.yaml"}
     held = [folder for folder in sorted(begun) if not (folder / "results.json").is_file()]
     runs = [str(one) for one in held if any((one / name).is_file() for name in ("metrics.csv", "last.ckpt"))]
     return f"Left out, as not finished (no results.json): {', '.join(runs)}." if runs else ""

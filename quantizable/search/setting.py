@@ -16,10 +16,11 @@ from quantizable.bits import ModeLike
 from quantizable.certify.smoothing import Smoothing
 from quantizable.data import ImageDataModule
 from quantizable.data.base import DataModule
-from quantizable.data.choice import trained_data, validation_loader
+from quantizable.data.choice import validation_loader
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.assignment import noisy_inputs
 from quantizable.storage.load import load
+from quantizable.storage.network_data import trained_data
 from quantizable.storage.signature import example_inputs
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quantizable.report.below import files_below
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
@@ -25,7 +27,7 @@ def find_images(words: Iterable[str]) -> list[Path]:
         if word == "-":
             found += find_images([line.strip() for line in sys.stdin if line.strip()])
         elif Path(word).is_dir():
-            inside = sorted(p for p in Path(word).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(p for p in files_below(Path(word)) if p.suffix.lower() in IMAGE_SUFFIXES)
             if not inside:
                 raise FileNotFoundError(f"there are no images in {word}")
             found += inside
@@ -98,12 +100,24 @@ def find_texts(words: Iterable[str]) -> list[str]:
 def _column_of_texts(file: str, content: str) -> list[str]:
     """The column ``text`` of a file with named columns, as ``data=text`` reads it."""
     head = content.partition("\n")[0]
-    delimiter = max("\t,;", key=head.count)
+    delimiter = max(",\t;", key=head.count)
     quotes: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
     rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, **quotes)
-    if "text" not in (rows.fieldnames or ()):
-        raise ValueError(f"{file} has no column 'text'; name it so, or give a .txt file with one text a line")
-    return [row["text"].strip() for row in rows if (row["text"] or "").strip()]
+    try:
+        if "text" not in (rows.fieldnames or ()):
+            raise ValueError(
+                f"{file} has no column 'text'; name it so, or give a .txt file with one text a line"
+            )
+        read = list(rows)
+    except csv.Error as error:
+        raise ValueError(f"{file}, line {rows.line_num}: {error}") from error
+    for number, row in enumerate(read, 1):
+        if None in row:
+            raise ValueError(
+                f"{file}, row {number}: there are more fields than names in the first line; put quotation "
+                f"marks around a text that holds {delimiter!r}"
+            )
+    return [row["text"].strip() for row in read if (row["text"] or "").strip()]
 
 
 def reads_words(info: Mapping[str, Any]) -> bool:

@@ -64,8 +64,8 @@ def load_graphs(
             else fixed_point_network(weights, biases, FixedPoint(_bits(mode)))
             for mode in modes
         ]
-    from quantizable.data.choice import trained_data
     from quantizable.storage.load import load  # what loads checkpoints needs Lightning
+    from quantizable.storage.network_data import trained_data
     from quantizable.storage.selection import choose
     from quantizable.verify.trace import graph_of
 

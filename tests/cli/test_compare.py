@@ -14,7 +14,7 @@ from quantizable.cli import main
 from quantizable.report.charts import wilson
 from quantizable.report.groups import group, interval_of, named, table_rows
 from quantizable.report.plots import plot_curves
-from quantizable.report.runs import Run, find_runs, present_name, read_curves, read_run
+from quantizable.report.runs import Run, find_runs, present_name, read_curves, read_run, split_names
 
 KEPT = Path(__file__).parents[2] / "docs" / "results"
 
@@ -223,3 +223,48 @@ def test_a_run_given_twice_is_compared_once(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     assert main(["compare", "runs/a", str(tmp_path / "runs"), "--output", "out"]) == 0
     assert json.loads(Path("out/compare.json").read_text())[0]["runs"] == ["a"]
+
+
+def test_only_repetitions_are_averaged(tmp_path: Path) -> None:
+    given = [("limit_train_batches", 1.0), ("limit_train_batches", 0.1), ("compile", True)]
+    for number, (key, value) in enumerate(given):
+        folder = write_run(tmp_path / f"r{number}", number, 1, {"4": 0.5})
+        results = json.loads((folder / "results.json").read_text())
+        results["config"]["trainer"] = {"limit_train_batches": 1.0, key: value}
+        (folder / "results.json").write_text(json.dumps(results))
+    groups = group(read_run(tmp_path / f"r{number}") for number in range(3))
+    assert {label: len(runs) for label, runs in groups.items()} == {
+        "trainer.limit_train_batches=1.0": 2,
+        "trainer.limit_train_batches=0.1": 1,
+    }
+    folder = write_run(tmp_path / "val", 3, 1, {"4": 0.5})
+    results = json.loads((folder / "results.json").read_text())
+    results["config"]["trainer"], results["set"] = {"limit_train_batches": 1.0}, "val"
+    (folder / "results.json").write_text(json.dumps(results))
+    assert [*group([read_run(tmp_path / "r0"), read_run(folder)])] == ["set=test", "set=val"]
+
+
+def test_settings_that_read_alike_are_two_groups() -> None:
+    runs = [Run(name, {"x": value}, {"set": "test"}, {}) for name, value in (("a", 1), ("b", "1"))]
+    assert {label: [run.name for run in members] for label, members in group(runs).items()} == {
+        "x=1": ["a"],
+        'x="1"': ["b"],
+    }
+
+
+def test_folders_may_be_named_by_settings_and_be_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "sweep" / "lr=0.1", 0, 1, {"4": 0.5})
+    assert split_names(["sweep/lr=*"]) == ({}, [Path("sweep/lr=0.1")])
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "linked").symlink_to(tmp_path / "sweep", target_is_directory=True)
+    (tmp_path / "runs" / "circle").symlink_to(tmp_path / "runs", target_is_directory=True)
+    assert find_runs([Path("runs")]) == [tmp_path.resolve() / "sweep" / "lr=0.1"]
+
+
+def test_a_name_may_hold_dollar_signs(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 0, 1, {"4": 0.5})
+    write_run(tmp_path / "b", 1, 1, {"4": 0.6})
+    assert main(["compare", f"$x_{{y$={tmp_path}/a", f"{tmp_path}/b", "--output", str(tmp_path / "out")]) == 0

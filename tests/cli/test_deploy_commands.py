@@ -16,8 +16,10 @@ import quantizable
 from quantizable.cli import main
 from quantizable.data import Fake
 from quantizable.deploy import Guard, save_qz
+from quantizable.deploy.command_cost import read_accuracies
 from quantizable.deploy.command_export import show
 from quantizable.deploy.processor import exact_kernels
+from quantizable.storage.input_files import find_images
 
 pytest.importorskip("onnxruntime", reason="the deploy extra is not installed")
 pytest.importorskip("onnxscript", reason="the deploy extra is not installed")
@@ -95,6 +97,8 @@ def test_predict_with_a_guard_says_which_mode_answered(folder: Path, capsys: pyt
         (["depth.tif"], "depth.tif holds numbers of kind F"),
         (["pictures", "--bits", "8"], "no mode 8; it has 2, 4"),
         (["pictures", "--batch", "0"], "--batch is 0"),
+        (["pictures", "--threads", "0"], "--threads is 0"),
+        (["pictures", "--bits", "no.yaml"], "predict runs a mode and no file such as no.yaml"),
         (["pictures", "--bits", "2", "--guard", "guard.json"], "leave --bits out"),
     ],
 )
@@ -169,6 +173,14 @@ def test_export_checks_everything_before_it_writes(
     assert main(words) == 2
     assert "mode 16 has codes of more than 8 bits, which only .qz files hold" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    network = quantizable.quantize(timm.create_model("resnet20", num_classes=10), [4], residual=8).eval()
+    network.calibrate([torch.randn(4, 3, 32, 32)])
+    network.info = {"data": "fake", "image_size": 32, "in_chans": 3, "num_classes": 10}
+    save_qz(network, tmp_path / "added.qz")
+    words = ["export", str(tmp_path / "added.qz"), "--format", "qz,onnx", "--residual", "int8"]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert "its additions are integer already" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_export_of_float_weights_to_qz_leaves_no_folder(
@@ -230,3 +242,33 @@ def test_cost_writes_tables_and_a_plot(
     assert float(rows[0]["parameters"]) == pytest.approx(0.27e6, rel=0.02)
     assert len(list(csv.DictReader((tmp_path / "out" / "layers.csv").open()))) == 2 * 20
     assert (tmp_path / "out" / "cost.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--threads 7", "--threads is of a measurement; give --engine"),
+        ("--bits found.yaml", "cost counts modes and no file such as found.yaml"),
+        ("--engine torch --layer-latency times.json", "give --engine openvino or onnxruntime"),
+    ],
+)
+def test_cost_refuses_bad_words(
+    folder: Path, capsys: pytest.CaptureFixture, words: str, message: str
+) -> None:
+    assert main(["cost", str(folder / "model.qz"), *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_cost_shows_no_accuracy_of_another_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"modes": {"4": {"top1": 0.9}}, "checkpoint": "run/best.ckpt"}))
+    assert read_accuracies(path, tmp_path / "best.qz")["4"]["top1"] == 0.9
+    assert read_accuracies(path, tmp_path / "last.ckpt") == {}
+    assert read_accuracies(path)["4"]["top1"] == 0.9
+
+
+def test_pictures_in_a_linked_folder_are_found(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(folder / "pictures", target_is_directory=True)
+    assert [path.name for path in find_images([str(tmp_path)])] == ["0.png", "1.png", "2.png"]

@@ -180,3 +180,18 @@ def test_mistakes_are_one_line(
 def test_other_channels_are_refused(checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="in_chans=3, Fake has 1"):
         check_fit(quantizable.load(checkpoint), Fake(num_classes=7, in_chans=1))
+
+
+def test_the_results_of_a_training_are_not_replaced(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("config.yaml", "results.json"):
+        (tmp_path / name).write_text("{}")
+    assert main(["evaluate", str(checkpoint), "--output", str(tmp_path)]) == 2
+    assert f"give another folder, as {tmp_path}/test" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_text() == "{}"
+
+
+def test_the_norms_of_float_are_not_fitted(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(checkpoint), "--bits", "32", "--norm-batches", "2"]) == 2
+    assert "--bits names none" in capsys.readouterr().err

@@ -378,3 +378,14 @@ def test_one_run_goes_by_its_name_everywhere(run: Path) -> None:
     found = found_in(run)
     assert list(found.runs) == ["a"]
     assert list(joined({"a": found.runs["a"]}, found.runs["a"])) == ["a", "a, not named"]
+
+
+@pytest.mark.parametrize(
+    "contents", ["item,price\na,1\n", COST[:-8], COST + "4,1,2,3,4,5,6,7,8,9,10,11,12,13\n"]
+)
+def test_a_damaged_table_is_named(tmp_path, contents, capsys):
+    (tmp_path / "cost.csv").write_text(contents)
+    assert main(["report", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "cost.csv is damaged, or not written by quantizable cost" in error
+    assert error.count("\n") == 1

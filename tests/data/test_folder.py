@@ -187,3 +187,15 @@ def test_a_look_at_folders_refuses_what_reading_would(tmp_path, image_root):
     shutil.rmtree(image_root / "val")
     with pytest.raises(FileNotFoundError, match="neither val/ nor test/"):
         check_there("Folder", {"root": image_root})
+
+
+@pytest.mark.parametrize(("name", "value"), [("crop_fraction", 0), ("crop_fraction", 2), ("verify", "maybe")])
+def test_wrong_settings_of_the_crop(image_root, name, value):
+    with pytest.raises(ValueError, match=f"{name}={value!r} is"):
+        folder(image_root, **{name: value})
+
+
+def test_an_image_too_large_to_decode_is_named(image_root, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        folder(image_root).prepare_data()

@@ -311,3 +311,17 @@ def test_a_single_string_is_no_list_of_texts() -> None:
     for wrong in ("good film", [None]):
         with pytest.raises(TypeError, match=r"give a list of strings, as \[text\]"):
             read_texts(wrong, info)  # type: ignore[arg-type]
+
+
+def test_a_text_is_not_cut_at_a_comma_without_quotation_marks(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("label,text\n1,good\n0,Great film, truly great\n")
+    with pytest.raises(ValueError, match=r"train.csv, line 3: there are more fields .* that holds ','"):
+        list(read_texts_file(path, "auto", "text", "label"))
+
+
+def test_a_folder_may_be_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "2024").mkdir()
+    (tmp_path / "2024" / "train.csv").write_text("label,text\n1,good\n0,bad\n")
+    assert Text(2024, train="train.csv", test="train.csv").class_names == ("0", "1")  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import quantizable.storage.load
 from quantizable.deploy import Guard, Session, export_onnx, save_qz
+from quantizable.deploy.fixed_batch import in_batches
 from quantizable.deploy.openvino_format import export_openvino
 from quantizable.deploy.processor import VARIABLE
 from tests.deploy.ties import assert_equal_but_for_ties
@@ -235,3 +236,10 @@ def test_the_weights_of_an_openvino_file_are_named(saved, tmp_path: Path) -> Non
     (tmp_path / "4.bin").unlink()
     with pytest.raises(FileNotFoundError, match=r"there is no .*4\.bin, which holds the weights of .*4\.xml"):
         Session(tmp_path / "4.xml", "openvino")
+
+
+def test_an_output_without_a_batch_axis_is_not_put_together() -> None:
+    images = np.ones((5, 3), np.float32)
+    assert in_batches(lambda x: x.sum(1), images, 2).tolist() == [3, 3, 3, 3, 3]
+    with pytest.raises(ValueError, match="has no batch axis"):
+        in_batches(lambda x: x.sum(0), images, 2)

@@ -13,9 +13,9 @@ import quantizable
 from quantizable.bits import BitMode
 from quantizable.cli import main
 from quantizable.data import Fake
-from quantizable.data.choice import trained_data
 from quantizable.deploy.engines import compile_onnxruntime
 from quantizable.storage.assignment import SavedAssignment, read_assignment, write_assignment
+from quantizable.storage.network_data import trained_data
 from quantizable.storage.selection import choose
 
 DATA = ["data=fake", "data.size=48", "data.image_size=8", "data.num_classes=4", "data.batch_size=16"]

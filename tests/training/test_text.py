@@ -211,6 +211,11 @@ def test_a_command_line_names_texts_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "d.TSV").write_text('text\tlabel\na "good film\t1\n')
     found = find_texts([str(tmp_path / "c.csv"), str(tmp_path / "d.TSV")])
     assert found == ["good; film", "bad", 'a "good film']
+    (tmp_path / "f.csv").write_text('text\n"Hello, world"\n"two\nlines"\n')  # as pandas writes it
+    assert find_texts([str(tmp_path / "f.csv")]) == ["Hello, world", "two\nlines"]
+    (tmp_path / "g.csv").write_text("label,text\n1,Great film, truly\n")
+    with pytest.raises(ValueError, match="more fields than names"):
+        find_texts([str(tmp_path / "g.csv")])
     (tmp_path / "e.csv").write_text("review\ngood\n")
     with pytest.raises(ValueError, match="has no column 'text'"):
         find_texts([str(tmp_path / "e.csv")])
