@@ -146,6 +146,8 @@ def _check_patterns(model: nn.Module, config: QuantizeConfig, layers: Iterable[s
     """``ValueError`` for a pattern of the config that matches no layer and no addition of ``model``."""
     adding = {} if config.residual is None else adding_blocks(model)
     named = [f"{name}.{ADDITIONS}".lstrip(".") for name in adding]
+    if config.attention:  # whose products are known by the module whose code has them
+        named += [one for name, _ in model.named_modules() for one in (name, f"{name}.products".lstrip("."))]
     named += [*layers, *recurrent.recurrent_layers(model), *left_float(model)[0]]
     for pattern in [*config.include, *config.exclude, *config.overrides]:
         if not any(fnmatchcase(name, pattern) for name in named):

@@ -18,6 +18,12 @@ from quantizable.kernels import loops
 hardtanh_backward = torch.ops.aten.hardtanh_backward
 
 SMALLEST_SCALE = 1e-9  # a learned step size that an optimizer pushed to zero or below stops here
+SMALLEST_HALF = 2.0**-24  # there, of float16, in which 1e-9 is 0
+
+
+def positive(scale: Tensor) -> Tensor:
+    """A step size, at least the smallest that there is in its type."""
+    return scale.clamp_min(SMALLEST_HALF if scale.dtype == torch.float16 else SMALLEST_SCALE)
 
 
 class QParams(NamedTuple):
@@ -187,7 +193,7 @@ class _FakeQuantize(torch.autograd.Function):
         else:
             out, done.out = done.out, None
         if out is None:
-            out = _values(x, scale.detach().clamp_min(SMALLEST_SCALE), zero_point, low, high)
+            out = _values(x, positive(scale.detach()), zero_point, low, high)
         ctx.done = done
         ctx.save_for_backward(x, None if in_product else out, scale, zero_point)
         ctx.constants = low, high, grad_scale
@@ -206,7 +212,7 @@ class _FakeQuantize(torch.autograd.Function):
         if found is not None:
             _remember(ctx.done, found[0])
             return *found, None, *rest
-        scale = scale.clamp_min(SMALLEST_SCALE)  # once more, for gradients of gradients
+        scale = positive(scale)  # once more, for gradients of gradients
         asked = grads[0], x, out, scale, zero_point, (low, high), wanted
         shares = loops.fake_quantize_gradients(*asked) if has_loops else None
         grad_x, share, zero_share = shares or _shares(*asked)
@@ -267,7 +273,7 @@ class _WeightInProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         weight, scale = ctx.saved_tensors
-        scale = scale.clamp_min(SMALLEST_SCALE)
+        scale = positive(scale)
         return grads[0], _sum_to(grads[0] * weight, scale) / scale * ctx.factor, None
 
 

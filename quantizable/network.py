@@ -91,13 +91,26 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
 
     def apply(self, fn: Callable[[nn.Module], None]) -> QuantizableNetwork:
         """As every module has; weights that ``fn`` changed get first step sizes of their own."""
+        self._refuse_integers("has no weights that can be changed")
+        with self._refitting():
+            super().apply(fn)
+        return self
+
+    @contextmanager
+    def _refitting(self) -> Iterator[None]:
+        """Give the weights that a ``with`` block changes first step sizes of their own."""
         layers = self._parts(QuantLayer).values()
         before = [layer.float_weight().detach().clone() for layer in layers]
-        super().apply(fn)
+        yield
         for layer, weight in zip(layers, before, strict=True):
-            if not torch.equal(layer.float_weight(), weight):
+            if not torch.equal(layer.float_weight(), weight.to(layer.float_weight())):
                 layer.weight_quantizer.refit(layer.float_weight())
-        return self
+
+    def _refuse_integers(self, what: str) -> None:
+        if self.stores_integers:
+            raise ValueError(
+                f"the network was read from a .qz file, which holds integers, and {what}; load the checkpoint"
+            )
 
     def _replicate_for_data_parallel(self) -> Any:
         raise RuntimeError(
@@ -192,7 +205,7 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
     # -- fitting to data ---------------------------------------------------------------------------
 
     def calibrate(
-        self, loader: Iterable[Any], batches: int = 8, modes: Iterable[ModeLike] | None = None, *,
+        self, loader: Iterable[Any], batches: int = 8, modes: Iterable[ModeLike] | ModeLike | None = None, *,
         forward: Forward | None = None,
     ) -> None:  # fmt: skip
         """Set the activations' step sizes of all modes, or of some, from a few batches.
@@ -211,9 +224,10 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         Raises:
             ValueError: no batch, one without inputs or with NaN or infinite values, or no such mode.
         """
+        self._refuse_integers("cannot be calibrated again")
         runs, widths = fitting.with_products(self, self._runs(loader, batches, forward)), None
         if modes is not None:
-            named = {self.check_mode(mode) for mode in modes}
+            named = {self.check_mode(mode) for mode in several(modes)}
             widths = fitting.own_widths(self.model, named, {*self.modes} - named)
         self._calibrate(runs, widths)
 
@@ -253,7 +267,7 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         before, top = self._assignment, self.modes[-1]
         if modes is None:
             modes = [*self.modes, *self.assignments] if isinstance(before, BitMode) else []
-        asked: list[Modes] = [*map(self.check_held, modes)] or [before]
+        asked: list[Modes] = [*map(self.check_held, several(modes))] or [before]
         runs = [*self._runs(loader, batches, forward)]
         in_float = not top.is_float and norms_are_copies(self.model)
         fit_top = not in_float and top in asked and (asked == [top] or has_fresh_norms(self.model))
@@ -285,6 +299,7 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         each mode's norms the float norm's values and starts the weights' step sizes anew. A prefix
         that all keys share (``module.``) is left out.
         """
+        self._refuse_integers("takes no other weights")
         own = self.state_dict()
         state_dict = without_prefix(state_dict, own)
         if not state_dict or any(key in state_dict for key in own):
@@ -303,9 +318,8 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         # the float twin knows the float keys, and refuses what does not fit before anything is changed
         result = self.to_float().load_state_dict(state_dict, strict=strict)
         wanted = for_each_mode(state_dict, self.norms())
-        self.model.load_state_dict(wanted, strict=False, assign=assign)
-        for layer in self._parts(QuantLayer).values():
-            layer.weight_quantizer.refit(layer.float_weight())
+        with self._refitting():
+            self.model.load_state_dict(wanted, strict=False, assign=assign)
         return result
 
     def to_float(self, mode: ModeLike | None = None) -> nn.Module:
@@ -318,6 +332,11 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         """
         copy = float_copy(self.model, self.modes[-1] if mode is None else self.check_mode(mode))
         return copy.requires_grad_(True) if self.stores_integers else copy
+
+
+def several(modes: ModeLike | Iterable[ModeLike]) -> Iterable[ModeLike]:
+    """Modes, one of which may stand alone."""
+    return [modes] if isinstance(modes, BitMode | int | str) else modes
 
 
 def _after_load(network: nn.Module, incompatible_keys: Any) -> None:

@@ -13,14 +13,15 @@ def image_metrics(logits: Tensor, labels: Tensor, reference: Tensor) -> dict[str
 
     Args:
         logits: ``[N, K]`` of one mode. With fewer than five classes, top-5 looks at all of them.
-        labels: ``[N]``.
+        labels: ``[N]``, or shares of the classes ``[N, K]``, of which the largest counts as the label.
         reference: ``[N]``, the highest mode's answers.
 
     Raises:
         IndexError: a label that is not in [0, K).
     """
     logits = logits.float()
-    hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    likeliest = labels.argmax(1) if labels.dim() == 2 else labels
+    hits = logits.topk(min(5, logits.shape[1])).indices == likeliest[:, None]
     return {
         "loss": F.cross_entropy(logits, labels, reduction="none"),
         "top1": hits[:, 0].float(),

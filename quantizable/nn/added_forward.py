@@ -63,13 +63,14 @@ def with_calls(forward: Callable[..., Any]) -> Callable[..., Any]:
         OSError: its source cannot be read.
     """
     function: Any = inspect.unwrap(forward)
+    if function is not forward:
+        raise OSError("it is wrapped by a decorator, which would be lost")
     assert isinstance(function, FunctionType)
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     definition = tree.body[0]
-    if not isinstance(definition, ast.FunctionDef):
+    if not isinstance(definition, ast.FunctionDef) or definition.decorator_list:
         raise OSError("it is no plain function")
     given = definition.args
-    definition.decorator_list = []
     given.defaults = [ast.Constant(None) for _ in given.defaults]
     given.kw_defaults = [default and ast.Constant(None) for default in given.kw_defaults]
     calls = _Calls(given.args[0].arg)

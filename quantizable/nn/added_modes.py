@@ -70,6 +70,10 @@ class AddedModes(ModelAttributes):
                 without mode or lacks the width. The network stays as it was.
         """
         check_name(name)
+        if not isinstance(bits, Mapping):
+            raise ValueError(
+                f"an assignment maps layers to modes, as {{'*': {bits!r}}}; {bits!r} alone does not"
+            )
         if name in self.assignments:
             raise ValueError(f"the network has an assignment {name!r} already")
         self.refresh()

@@ -123,12 +123,14 @@ def _find(block: Any, is_whole: bool) -> Found:
     graph = _Lines().trace(block, concrete_args=defaults)
     given = None if is_whole else next(iter(graph.nodes))  # its input comes first
     found: dict[str, fx.Node] = {}
+    adds_input = False
     for node in graph.nodes:
         if node.op == "call_module" and node.target == ADDITIONS:
             number, *sides = node.args[:3]
             if all(_is_activation(side) for side in sides):
                 found |= _operands(block, number, sides, given)
-    if found and given is not None:
+                adds_input |= any(_source(block, side) is given for side in sides)
+    if found and given is not None and adds_input:
         found = {INPUT: given, **found}
     layers = {name: [_first_layer(block, one.target) for one in x.users] for name, x in found.items()}
     return Found([*found], {name: next(filter(None, own), "") for name, own in layers.items()})

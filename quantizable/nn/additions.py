@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -66,15 +67,18 @@ class ResidualBlock(nn.Module):
 
     Attributes:
         added: the forward of that class with its additions as calls.
+        input_name: of its first argument.
     """
 
     additions: Additions
     added: Callable[..., Any]
+    input_name: str
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if cls.__bases__[0] is ResidualBlock:
             cls.added = with_calls(cls.__bases__[-1].forward)  # type: ignore[attr-defined]
+            cls.input_name = [*inspect.signature(cls.added).parameters, ""][1]  # after self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         own = self.additions
@@ -83,7 +87,7 @@ class ResidualBlock(nn.Module):
         if own.passes_all() and not any(isinstance(x, fx.Proxy) for x in args):
             return super().forward(*args, **kwargs)
         if INPUT in own.operands:
-            first = next(iter(kwargs), "")
+            first = self.input_name
             x = own.operands[INPUT](args[0] if args else kwargs[first])
             args, kwargs = ((x, *args[1:]), kwargs) if args else (args, {**kwargs, first: x})
         return self.added(*args, **kwargs)

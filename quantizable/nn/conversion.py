@@ -76,6 +76,9 @@ class QuantizeConfig:
         return {key: value for key, value in asdict(self).items() if key != "assignments" or value}
 
 
+OWN_NAMES = frozenset(vars(nn.Module()))  # attributes of every module
+
+
 def known_quantizer(name: str) -> None:
     """``ValueError`` if no quantizer has that name."""
     if name not in QUANTIZERS:
@@ -274,8 +277,23 @@ def operand_quantizer(config: Mapping[str, Any]) -> Quantizer:
     return QUANTIZERS[config["quantizer"]].activation(bits)
 
 
+def stays_float(config: Mapping[str, Any], name: str) -> bool:
+    """True if the products in the code of the module of that name are to stay float.
+
+    Args:
+        config: of a network, as plain types.
+        name: of the module; patterns may also name ``NAME.products``.
+    """
+    for one in (name, f"{name}.products".lstrip(".")):
+        width = [own.get("bits") for key, own in config["overrides"].items() if fnmatchcase(one, key)]
+        if matches(one, config["exclude"]) or "float" in [bits for bits in width if bits is not None][-1:]:
+            return True
+    return False
+
+
 def _quantize_attention(model: nn.Module, config: QuantizeConfig) -> None:
-    blocks = [m for m in model.modules() if type(m) is Attention]
+    named = {name: m for name, m in model.named_modules() if type(m) is Attention}
+    blocks = [m for name, m in named.items() if not stays_float(config.asdict(), name)]
     if 1 in {BitMode.parse(mode).activation for mode in config.bits}:
         raise ValueError(
             "attention=True quantizes queries, keys and values, which have negative values, and 1-bit "
@@ -296,3 +314,18 @@ def _split_norms(model: nn.Module, modes: list[BitMode], config: QuantizeConfig)
                     for assignment in config.assignments:
                         split[child].add_mode(assignment, modes[-1])
                 setattr(parent, name, split[child])
+    _check_lists(model, split)
+
+
+def _check_lists(model: nn.Module, norms: Collection[nn.Module]) -> None:
+    """``ValueError`` for a norm that the code also reaches by a plain list, tuple or dict."""
+    for parent in model.modules():
+        for name, value in vars(parent).items():
+            if name in OWN_NAMES or not isinstance(value, list | tuple | dict):
+                continue
+            inside = value.values() if isinstance(value, dict) else value
+            if any(isinstance(one, nn.Module) and one in norms for one in inside):
+                raise ValueError(
+                    f"{type(parent).__name__}.{name} holds norms in a plain {type(value).__name__}, where no "
+                    "mode can be switched; make it an nn.ModuleList or nn.ModuleDict"
+                )

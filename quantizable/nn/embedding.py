@@ -36,7 +36,12 @@ class QuantEmbedding(_Rows, nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         self.recomputing()
-        return F.embedding(input, self.quantized_weight(), self.padding_idx)
+        return F.embedding(
+            input,
+            self.quantized_weight(),
+            self.padding_idx,
+            scale_grad_by_freq=self.scale_grad_by_freq,
+        )
 
 
 class QuantEmbeddingBag(_Rows, nn.EmbeddingBag):

@@ -67,17 +67,22 @@ class FunctionalCalls(TorchFunctionMode):
             yield
 
     def _enter(self, *_: Any) -> None:
-        self.depth += get_ident() == self.thread
+        if get_ident() == self.thread:
+            self.depth += 1
 
     def _leave(self, *_: Any) -> None:
-        self.depth -= get_ident() == self.thread
+        if get_ident() == self.thread:
+            self.depth -= 1
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.depth:
             return func(*args, **kwargs)
         if self.read:
-            layer = next((self.read[id(x)] for x in (*args, *kwargs.values()) if id(x) in self.read), None)
+            read = (*args, *kwargs.values())
+            if func is F.linear:  # whose weight counts: its input may be a layer's weight, too
+                read = args[1:2] or (kwargs.get("weight"),)
+            layer = next((self.read[id(x)] for x in read if id(x) in self.read), None)
             if layer is not None:
                 result = read_past(layer, func, args, kwargs)
                 if args and is_transposed(func, args[0], result):
@@ -85,6 +90,12 @@ class FunctionalCalls(TorchFunctionMode):
                     self.read[id(result)] = layer
                 return result
         return products(func, args, kwargs, self.multiply)
+
+
+def is_activation(x: Tensor) -> bool:
+    """True for what is neither a parameter nor a view of one, nor integers."""
+    owner = x if x._base is None else x._base
+    return x.is_floating_point() and x.dim() > 1 and not isinstance(owner, nn.Parameter)
 
 
 def products(func: Any, args: Any, kwargs: Any, multiply: Multiply) -> Any:
@@ -175,13 +186,14 @@ class CallsLayers(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         layers = [self.get_submodule(name) for name in self.read_names]
-        read = [m for m in layers if isinstance(m, QuantLayer) and not all_float(m)]
+        read = [m for m in layers if isinstance(m, QuantLayer)]
         own = self._modules.get("products")
         if isinstance(own, FunctionalProducts):
             own.recomputing()
             own = None if own.passes_all() else own
-        if not read and own is None:
+        if own is None and all(map(all_float, read)):
             return super().forward(*args, **kwargs)
+        # layers in float, too: products are numbered, and one with a weight is none of them
         return self._watched({id(m.weight): m for m in read}, own, args, kwargs)
 
     @torch.compiler.disable
@@ -192,6 +204,8 @@ class CallsLayers(nn.Module):
             nonlocal number
             number += 1
             if own is None or f"{number}_left" not in own.operands:
+                if own is not None and is_activation(left) and is_activation(right):
+                    own.warn_of_new(self.original_calls.__name__)
                 return product(left, right)
             result: Tensor = own(left, right, number, product)
             return result

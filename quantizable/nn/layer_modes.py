@@ -49,7 +49,7 @@ def check_name(name: str) -> None:
         if (
             isinstance(name, str)
             and re.fullmatch(r"[A-Za-z][\w-]*", name)
-            and not hasattr(nn.ModuleDict, name)
+            and not hasattr(nn.ModuleDict(), name)
         ):
             return
     raise ValueError(

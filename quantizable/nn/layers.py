@@ -128,9 +128,9 @@ class QuantLinear(QuantLayer, nn.Linear):
 
     float_class = nn.Linear
 
-    def forward(self, x: Tensor, *bias: Tensor | None) -> Tensor:
+    def forward(self, input: Tensor, *bias: Tensor | None) -> Tensor:
         """As the float layer's; ``bias``: another, or None, of a module that reads the weight past it."""
-        return F.linear(*self.factors(x), *(bias or (self.bias,)))
+        return F.linear(*self.factors(input), *(bias or (self.bias,)))
 
 
 class QuantConv1d(QuantLayer, nn.Conv1d):
@@ -138,8 +138,8 @@ class QuantConv1d(QuantLayer, nn.Conv1d):
 
     float_class = nn.Conv1d
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(*self.factors(x), self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(*self.factors(input), self.bias)
 
 
 class QuantConv2d(QuantLayer, nn.Conv2d):
@@ -147,8 +147,8 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
     float_class = nn.Conv2d
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(*self.factors(x), self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(*self.factors(input), self.bias)
 
 
 class QuantConv3d(QuantLayer, nn.Conv3d):
@@ -156,8 +156,8 @@ class QuantConv3d(QuantLayer, nn.Conv3d):
 
     float_class = nn.Conv3d
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(*self.factors(x), self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(*self.factors(input), self.bias)
 
 
 class QuantBilinear(QuantLayer, nn.Bilinear):
@@ -171,15 +171,15 @@ class QuantBilinear(QuantLayer, nn.Bilinear):
 
 
 class _QuantConvTranspose(QuantLayer, _ConvTransposeNd):
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         functional = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
         n = len(self.kernel_size)
         stride, padding, dilation = list(self.stride), [*map(int, self.padding)], list(self.dilation)
         output_padding = self._output_padding(
-            x, output_size, stride, padding, list(self.kernel_size), n, dilation
+            input, output_size, stride, padding, list(self.kernel_size), n, dilation
         )
         return functional[n](
-            *self.factors(x), self.bias,
+            *self.factors(input), self.bias,
             stride, padding, output_padding, self.groups, dilation,
         )  # fmt: skip
 

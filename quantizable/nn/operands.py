@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
@@ -76,3 +77,13 @@ class FunctionalProducts(QuantOperands):
     def forward(self, left: Tensor, right: Tensor, number: int, product: Callable[..., Tensor]) -> Tensor:
         """``product`` of both, quantized."""
         return product(self.operands[f"{number}_left"](left), self.operands[f"{number}_right"](right))
+
+    def warn_of_new(self, kind: str) -> None:
+        """Say once that code of a class makes a product that calibration did not see, which runs in float."""
+        if not vars(self).get("warned_of_new"):
+            self.warned_of_new = True
+            warnings.warn(
+                f"{kind} multiplies two activations where calibration saw no such product, and does "
+                "so in float; calibrate with inputs for which its code takes the same way",
+                stacklevel=2,
+            )

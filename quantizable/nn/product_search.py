@@ -9,11 +9,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import Attention
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from quantizable.nn.conversion import operand_quantizer
-from quantizable.nn.functional_calls import products
+from quantizable.nn.attention import QuantAttention
+from quantizable.nn.conversion import operand_quantizer, stays_float
+from quantizable.nn.functional_calls import is_activation, products
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.operands import QuantOperands
 from quantizable.nn.reading import PRODUCTS, add_products
@@ -21,6 +23,7 @@ from quantizable.nn.watching import watching
 from quantizable.quantizers import Quantizer
 
 KEY = re.compile(rf"^(?:(.*)\.)?{PRODUCTS}\.operands\.(\d+_(?:left|right))\.")
+ATTENTION = re.compile(r"^(.+)\.operands\.(?:q|k|attn|v)\.")
 
 
 class _Finder(TorchFunctionMode):
@@ -47,12 +50,6 @@ class _Finder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return products(func, args, kwargs or {}, self.multiply)
-
-
-def is_activation(x: Tensor) -> bool:
-    """True for what is neither a parameter nor a view of one, nor integers."""
-    owner = x if x._base is None else x._base
-    return x.is_floating_point() and x.dim() > 1 and not isinstance(owner, nn.Parameter)
 
 
 @torch.no_grad()
@@ -83,6 +80,8 @@ def _may_hold(module: nn.Module) -> bool:
 def quantize_products(model: nn.Module, found: dict[str, set[int]], config: Mapping[str, Any]) -> None:
     """Give the operands of the products found quantizers, in place, by the config of the network."""
     for name, numbers in found.items():
+        if stays_float(config, name):
+            continue
         operands = [f"{number}_{side}" for number in sorted(numbers) for side in ("left", "right")]
         add_products(model.get_submodule(name), operands, partial(operand_quantizer, config))
 
@@ -98,6 +97,9 @@ def adopt_products(model: nn.Module, keys: Iterable[str], config: Mapping[str, A
     held: dict[str, dict[str, None]] = defaultdict(dict)
     names = dict(model.named_modules())
     for key in keys:
+        attention = ATTENTION.match(key)
+        if attention and type(names.get(attention[1])) is Attention:  # older files know no such exclusion
+            QuantAttention.convert(names[attention[1]], partial(operand_quantizer, config))
         if match := KEY.match(key):
             holder, operand = match[1] or "", match[2]
             if holder in names and f"{holder}.{PRODUCTS}.operands.{operand}".lstrip(".") not in names:

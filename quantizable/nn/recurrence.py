@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from quantizable.functional import SMALLEST_SCALE, hardtanh_backward
+from quantizable.functional import hardtanh_backward, positive
 
 
 class Grid(NamedTuple):
@@ -29,7 +29,7 @@ class _States:
     """The states of a sequence and their values on the grid, each ``[T, B, H]`` and one more state."""
 
     def __init__(self, first: Tensor, steps: int, scale: Tensor, grid: Grid) -> None:
-        self.step, self.grid = scale.clamp_min(SMALLEST_SCALE), grid
+        self.step, self.grid = positive(scale), grid
         self.all = first.new_empty(steps + 1, *first.shape)
         self.all[0] = first
         self.quantized = first.new_empty(steps, *first.shape)
@@ -56,7 +56,7 @@ class _Backward:
             )
         states, self.quantized, self.weight, scale = saved
         self.before, self.grid = states[:-1], grid
-        self.scale = scale.clamp_min(SMALLEST_SCALE)
+        self.scale = positive(scale)
         step = float(self.scale)
         inside = torch.ones_like(self.before)
         self.passes = hardtanh_backward(inside, self.before, grid.low * step, grid.high * step)

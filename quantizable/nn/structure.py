@@ -12,7 +12,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from quantizable.bits import BitMode
 from quantizable.nn import encoder_fast_path, reading, recurrent, shifted_windows
 from quantizable.nn.additions import share_grids
-from quantizable.nn.conversion import QuantizeConfig, check_weights, classifier_of, convert
+from quantizable.nn.conversion import (
+    QuantizeConfig,
+    check_weights,
+    classifier_of,
+    convert,
+    first_and_last,
+    layer_options,
+    multiplying,
+)
 from quantizable.nn.derived_classes import DerivedClass
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.left_float import warn_of_left_float
@@ -72,6 +80,12 @@ class Structure:
         self.switchable: dict[str, Any] = {
             name: module for name, module in model.named_modules() if isinstance(module, SWITCHABLE)
         }
+
+    def point_norms(self) -> None:
+        """Let each norm run its mode's copy again, where something put another in the copy's place."""
+        for norm in self.switchable.values():
+            if isinstance(norm, PerModeNorm) and norm.active is not norm.norms._modules.get(str(norm.mode)):
+                norm.set_bits(norm.mode)
 
     def fits(self, model: nn.Module) -> bool:
         """True if nothing was put in, taken out or renamed since."""
@@ -133,7 +147,25 @@ def convert_new(
         if layer is not old and layer not in known and holder in known and same_input(layer, old):
             layer.input_quantizer = copy.deepcopy(old.input_quantizer)
     share_grids(model)
+    _keep_widths(model, config)
     return Structure(model)
+
+
+def _keep_widths(model: nn.Module, config: dict[str, Any]) -> None:
+    """Say in the config which layers have another width than a new network would give them.
+
+    A layer that was the last when it was converted keeps its width when another is put behind it, and files
+    must say so.
+    """
+    names = multiplying(model)
+    ends = set().union(*first_and_last(model, names)) if names else set()
+    for name in names:
+        layer = model.get_submodule(name)
+        options = layer_options(QuantizeConfig(**config), name, name in ends)
+        if isinstance(layer, QuantLayer) and options is not None:
+            held = layer.fixed_bits or "mode"
+            if held != options["bits"]:
+                config["overrides"][name] = {**config["overrides"].get(name, {}), "bits": held}
 
 
 def same_input(layer: nn.Module, old: nn.Module) -> bool:

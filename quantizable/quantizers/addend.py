@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from quantizable.bits import FLOAT_BITS
-from quantizable.functional import SMALLEST_SCALE
+from quantizable.functional import positive
 from quantizable.quantizers.level import Level
 from quantizable.quantizers.lsq import LSQActivation
 
@@ -102,5 +102,5 @@ class LSQRange(Unrounded, LSQAddend):
         low, high = level.bounds()
         scaled = level.scale * self.grad_scale(x, level)
         # the value of the step size, with the gradient of LSQ's
-        scale = level.scale.detach().clamp_min(SMALLEST_SCALE) + (scaled - scaled.detach())
+        scale = positive(level.scale.detach()) + (scaled - scaled.detach())
         return x.clamp((low * scale).to(x.dtype), (high * scale).to(x.dtype))

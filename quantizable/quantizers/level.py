@@ -49,6 +49,7 @@ class Level(nn.Module):
         self.register_buffer("signed", torch.tensor(signed))
         self.ready = True
         self.range = torch.zeros(2, dtype=torch.int32)
+        self._read_at = (0, -1)
         for name, value in parameters.items():
             self.register_parameter(name, nn.Parameter(value))
         self.register_parameter("correction", None)
@@ -83,6 +84,17 @@ class Level(nn.Module):
         if self.range.device != self.signed.device:  # after load_state_dict(assign=True) on a meta model
             self.range = torch.zeros(2, dtype=torch.int32, device=self.signed.device)
         self.range.copy_(torch.tensor([self.quant_min, self.quant_max]))
+        self._read_at = self._sign_version()
+
+    def _sign_version(self) -> tuple[int, int]:
+        """Changes when something writes the saved sign in place, as an average over weights does, and in a
+        copy."""
+        return id(self.signed), -1 if self.signed.is_inference() else self.signed._version
+
+    def follow(self) -> None:
+        """Take range and readiness from the saved values again, if something else wrote the sign."""
+        if self._read_at != self._sign_version():
+            self.reread()
 
     def reread(self) -> None:
         """Take range and readiness from the saved values again, after something else wrote them."""

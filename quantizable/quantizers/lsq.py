@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from quantizable.functional import SMALLEST_SCALE, QParams, fake_quantize, weight_in_product
+from quantizable.functional import QParams, fake_quantize, positive, weight_in_product
 from quantizable.quantizers import fused_relu
 from quantizable.quantizers.base import Level, Quantizer
 from quantizable.quantizers.step_size import channel_shape, check_init, paper_scale, search_scales
@@ -32,11 +32,11 @@ class _LSQ(Quantizer):
         else:
             scales = search_scales(x, [(level.quant_min, level.quant_max) for level in levels], self.axis)
         for level, scale in zip(levels, scales, strict=True):
-            level.scale.copy_(scale.clamp_min(SMALLEST_SCALE))
+            level.scale.copy_(positive(scale))
 
     def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
         level = self.level(bits)
-        scale = level.scale.detach().clamp_min(SMALLEST_SCALE)
+        scale = positive(level.scale.detach())
         return QParams(scale, torch.zeros_like(scale), level.quant_min, level.quant_max)
 
     def elements(self, x: Tensor, level: Level) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quantizable.functional import SMALLEST_SCALE, QParams, fake_quantize
+from quantizable.functional import QParams, fake_quantize, positive
 from quantizable.quantizers.base import Level
 from quantizable.quantizers.lsq import LSQActivation
 from quantizable.quantizers.step_size import search_scales
@@ -38,11 +38,11 @@ class LSQPlusActivation(LSQActivation):
 
     def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
         level = self.level(bits)
-        scale = level.scale.detach().clamp_min(SMALLEST_SCALE)
+        scale = positive(level.scale.detach())
         return QParams(scale, -level.offset.detach() / scale, level.quant_min, level.quant_max)
 
     def fake_quantize(self, x: Tensor, level: Level, in_product: bool = False) -> Tensor:
         low, high = level.bounds()
-        scale = level.scale.clamp_min(SMALLEST_SCALE)
+        scale = positive(level.scale)
         zero_point = -level.offset / scale
         return fake_quantize(x, scale, zero_point, low, high, self.grad_scale(x, level), in_product)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from quantizable.bits import FLOAT_BITS, int_range
-from quantizable.functional import SMALLEST_SCALE, QParams, scale_gradient, straight_through
+from quantizable.functional import SMALLEST_SCALE, QParams, positive, scale_gradient, straight_through
 from quantizable.kernels.formulas import Nested
 from quantizable.kernels.loops import loops_for, rows_and_length
 from quantizable.kernels.one_pass import one_pass
@@ -106,11 +106,11 @@ class NestedWeight(Quantizer):
 
     def qparams(self, x: Tensor, bits: int | None = None) -> QParams:
         level = self.level(bits)
-        scale = self.scale.detach().clamp_min(SMALLEST_SCALE) * self._shift(level)
+        scale = positive(self.scale.detach()) * self._shift(level)
         return QParams(scale, torch.zeros_like(scale), level.quant_min, level.quant_max)
 
     def codes(self, x: Tensor, bits: int | None = None) -> Tensor:
-        scale = self.scale.detach().clamp_min(SMALLEST_SCALE)
+        scale = positive(self.scale.detach())
         return self._rounded(x.float(), scale, self.level(bits))[1].to(torch.int32)
 
     def fake_quantize(self, x: Tensor, level: Level) -> Tensor:
@@ -118,7 +118,7 @@ class NestedWeight(Quantizer):
         # and has to move something `shift` times as small
         shift, (low, high) = self._shift(level), level.bounds()
         factor = at_the_weights_rate((x.numel() / self.scale.numel() * high) ** -0.5, high)
-        scale = scale_gradient(self.scale, factor / shift**2).clamp_min(SMALLEST_SCALE)
+        scale = positive(scale_gradient(self.scale, factor / shift**2))
         operations = partial(self._nested_quantize, level=level)
         if isinstance(low, int) and isinstance(high, int) and loops_for(x) and rows_and_length(x, scale):
             loops = Nested(float(shift), *int_range(self.highest, signed=True), low, high)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quantizable.functional import SMALLEST_SCALE
+from quantizable.functional import SMALLEST_SCALE, positive
 from quantizable.quantizers.base import Level
 from quantizable.quantizers.dorefa import DoReFaActivation, choose_sign
 
@@ -32,4 +32,4 @@ class PACTActivation(DoReFaActivation):
             level.alpha.copy_(top)
 
     def clip_at(self, level: Level) -> Tensor:
-        return level.alpha.clamp_min(SMALLEST_SCALE)
+        return positive(level.alpha)

@@ -58,5 +58,7 @@ class SATWeight(DoReFaWeight):
         zero_point = (high + 1) / 2 if self.rounding == "modified" else high / 2
         with torch.no_grad():
             codes = self.unit_codes(x, level)[1] if codes is None else codes
-            spread = codes.std().clamp_min(1e-6) * step  # the zero point does not change the spread
+            spread = (
+                codes.std(correction=min(1, codes.numel() - 1)).clamp_min(1e-6) * step
+            )  # the zero point does not change the spread
         return step / (self.fan_out**0.5 * spread), zero_point
