@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
 
 import quantizable
 from quantizable import QuantizableClassifier, quantize
 from quantizable.deploy import save_qz
+from quantizable.deploy.export import export_onnx
 from quantizable.measure.classification import image_metrics
 from quantizable.quantizers import QUANTIZERS
 from quantizable.storage.save import save_checkpoint
@@ -99,6 +102,22 @@ def test_what_holds_integers_says_that_it_cannot_learn(tmp_path: Path) -> None:
     module = QuantizableClassifier(integers.requires_grad_(True), 4)
     with pytest.raises(ValueError, match="cannot be trained"):
         trainer(max_epochs=1).fit(module, batches(1))
+
+
+def test_weights_that_are_computed_are_named(tmp_path: Path) -> None:
+    network = ready(small(), [4, 32])
+    prune.random_unstructured(network.model[3], "weight", 0.5)
+    for write in (
+        lambda: save_qz(network, tmp_path / "net.qz"),
+        lambda: export_onnx(network, tmp_path / "net.onnx", 4, input_size=(3, 12, 12)),
+    ):
+        with pytest.raises(ValueError, match=r"^3: a hook computes the weight .* prune.remove"):
+            write()
+    prune.remove(network.model[3], "weight")
+    save_qz(network, tmp_path / "net.qz")
+    weight_norm(network.model[3])
+    with pytest.raises(ValueError, match="3: a parametrization computes the weight"):
+        save_qz(network, tmp_path / "net.qz")
 
 
 def test_float_weights_of_some_layers_leave_the_others_as_they_were() -> None:

@@ -19,6 +19,7 @@ from quantizable.deploy.norm_folding import fold_norms
 from quantizable.deploy.real_zero_point import RemainderShare, share_remainder
 from quantizable.network import Assignment, QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantLayer
+from quantizable.nn.conversion import check_weights
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.module_names import replace_module
 from quantizable.nn.network_inputs import network_inputs
@@ -69,6 +70,7 @@ def lower(
         ValueError: the network lacks the mode, its activations were never calibrated, or it returns something
             else than tensors, tuples, lists and dictionaries.
     """
+    check_weights(network.model)
     with network.at_bits(bits):
         lowered = Lowered(copy.deepcopy(network.model).cpu().eval().requires_grad_(False))
     model = lowered.model

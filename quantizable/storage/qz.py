@@ -23,6 +23,7 @@ from quantizable.calibrate import check_calibrated
 from quantizable.network import QuantizableNetwork
 from quantizable.nn import PerModeNorm, QuantLayer
 from quantizable.nn.added_modes import ASSIGNMENTS
+from quantizable.nn.conversion import check_weights
 from quantizable.nn.layer_calls import layer_calls
 from quantizable.nn.layer_modes import NamedModes
 from quantizable.nn.module_names import names_of
@@ -67,6 +68,7 @@ def save_qz(
         OSError: the target cannot be written.
     """
     path = check_target(path)
+    check_weights(network.model)
     chosen, named = _chosen(network, modes)
     tensors: dict[str, Tensor] = {}
     layers: dict[str, dict[str, Any]] = {}
@@ -221,8 +223,13 @@ def weight_keys(model: nn.Module, layer: nn.Module) -> set[str]:
     weight = weight_of(layer)
     holder = layer.layer if isinstance(layer, Product) else layer
     assert isinstance(holder, nn.Module)
-    (name,) = (name for name, held in holder.named_parameters(recurse=False) if held is weight)
-    return {f"{one}.{name}".lstrip(".") for one in names_of(model, holder)}
+    names = [name for name, held in holder.named_parameters(recurse=False) if held is weight]
+    if not names:
+        raise ValueError(
+            f"{next(iter(names_of(model, holder)))}: a parametrization computes the weight; make it "
+            "permanent first, with torch.nn.utils.parametrize.remove_parametrizations"
+        )
+    return {f"{one}.{names[0]}".lstrip(".") for one in names_of(model, holder)}
 
 
 def stays_float(key: str, dropped: set[str]) -> bool:
