@@ -28,6 +28,7 @@ from quantizable.nn.additions import (
     reading_quantizer,
     restore,
 )
+from quantizable.nn.embedding import EMBEDDINGS
 from quantizable.nn.layers import QuantLayer
 from quantizable.nn.norms import PerModeNorm
 from quantizable.nn.operands import Operands
@@ -123,14 +124,12 @@ def _find(block: Any, is_whole: bool) -> Found:
     graph = _Lines().trace(block, concrete_args=defaults)
     given = None if is_whole else next(iter(graph.nodes))  # its input comes first
     found: dict[str, fx.Node] = {}
-    adds_input = False
     for node in graph.nodes:
         if node.op == "call_module" and node.target == ADDITIONS:
             number, *sides = node.args[:3]
             if all(_is_activation(side) for side in sides):
                 found |= _operands(block, number, sides, given)
-                adds_input |= any(_source(block, side) is given for side in sides)
-    if found and given is not None and adds_input:
+    if found and given is not None and _is_read(block, given):
         found = {INPUT: given, **found}
     layers = {name: [_first_layer(block, one.target) for one in x.users] for name, x in found.items()}
     return Found([*found], {name: next(filter(None, own), "") for name, own in layers.items()})
@@ -145,6 +144,23 @@ def _operands(block: nn.Module, number: int, sides: list[fx.Node], given: Any) -
     other = {name: side for name, side in named if _source(block, side) is not given}
     last = next((name for name, side in other.items() if side.op == "call_module"), None)
     return {f"{number}_{name}{RANGE if name == last else ''}": side for name, side in other.items()}
+
+
+def _is_read(block: nn.Module, node: fx.Node) -> bool:
+    """True if a layer or an addition of the block reads the node, behind what has one input at most.
+
+    An argument that is multiplied, or looked up in a table, is no activation that a block adds to.
+    """
+    for user in node.users:
+        if user.op == "call_module":
+            module = block.get_submodule(str(user.target))
+            if isinstance(module, EMBEDDINGS):
+                continue
+            if user.target == ADDITIONS or isinstance(module, QuantLayer) or _first_layer(block, user.target):
+                return True
+        if len(user.all_input_nodes) == 1 and _is_read(block, user):
+            return True
+    return False
 
 
 def _source(block: nn.Module, node: fx.Node) -> Any:

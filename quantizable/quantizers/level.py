@@ -91,10 +91,9 @@ class Level(nn.Module):
         copy."""
         return id(self.signed), -1 if self.signed.is_inference() else self.signed._version
 
-    def follow(self) -> None:
-        """Take range and readiness from the saved values again, if something else wrote the sign."""
-        if self._read_at != self._sign_version():
-            self.reread()
+    def is_written(self) -> bool:
+        """True if something else wrote the sign since it was read."""
+        return self._read_at != self._sign_version()
 
     def reread(self) -> None:
         """Take range and readiness from the saved values again, after something else wrote them."""
