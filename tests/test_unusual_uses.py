@@ -156,8 +156,13 @@ def test_an_average_that_is_filled_in_place_follows_the_sign() -> None:
     for mine, other in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
         mine.copy_(other)
     x = torch.randn(3, 8)
-    with network.at_bits(4), average.at_bits(4):
-        assert torch.equal(average(x), network(x))
+    for net in (network, average):
+        net.set_bits(4)
+    assert torch.equal(average(x), network(x))
+    network.calibrate([torch.rand(16, 8)])
+    for mine, other in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        mine.copy_(other)
+    assert torch.equal(average(x), network(x)), "without a switch, too"
 
 
 def test_excluded_blocks_multiply_activations_in_float() -> None:

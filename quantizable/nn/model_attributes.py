@@ -136,7 +136,7 @@ class ModelAttributes(nn.Module):
                 comes from a network of other modes.
         """
         before = self._structure
-        before.point_norms()
+        before.follow()
         if before.fits(self.model):
             return
         self._structure = convert_new(self.model, before, self.modes, self.config)

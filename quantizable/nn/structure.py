@@ -80,12 +80,21 @@ class Structure:
         self.switchable: dict[str, Any] = {
             name: module for name, module in model.named_modules() if isinstance(module, SWITCHABLE)
         }
+        self.levels = [module for module in model.modules() if isinstance(module, Level)]
+        norms = [module for module in self.switchable.values() if isinstance(module, PerModeNorm)]
+        self.copies = [(norm, norm.norms._modules, dict(norm.norms._modules)) for norm in norms]
 
-    def point_norms(self) -> None:
-        """Let each norm run its mode's copy again, where something put another in the copy's place."""
-        for norm in self.switchable.values():
-            if isinstance(norm, PerModeNorm) and norm.active is not norm.norms._modules.get(str(norm.mode)):
+    def follow(self) -> None:
+        """Take up what was written past the network: norms in the place of a mode's copy, and signs of step
+        sizes, as an average over weights writes them."""
+        if self.levels and self.levels[-1].is_written():  # what wrote one wrote all
+            for level in self.levels:
+                level.reread()
+        for norm, now, before in self.copies:
+            if now != before:
                 norm.set_bits(norm.mode)
+                before.clear()
+                before.update(now)
 
     def fits(self, model: nn.Module) -> bool:
         """True if nothing was put in, taken out or renamed since."""

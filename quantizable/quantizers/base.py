@@ -120,9 +120,6 @@ class Quantizer(nn.Module):
     def set_bits(self, bits: int) -> None:
         """Make ``bits`` the active bit-width; ``ValueError`` if the quantizer was not built for it."""
         level = None if bits == FLOAT_BITS else self.level(bits)
-        if level is not None and level.is_written():
-            for one in self.levels.values():  # what wrote one wrote all
-                one.reread()
         object.__setattr__(self, "active", level)  # not a submodule: see the top of this file
 
     def product(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,8 @@ class Level(nn.Module):
     def _sign_version(self) -> tuple[int, int]:
         """Changes when something writes the saved sign in place, as an average over weights does, and in a
         copy."""
-        return id(self.signed), -1 if self.signed.is_inference() else self.signed._version
+        signed: Any = self._buffers["signed"]  # an attribute costs more
+        return id(signed), -1 if signed.is_inference() else signed._version
 
     def is_written(self) -> bool:
         """True if something else wrote the sign since it was read."""
