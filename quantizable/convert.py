@@ -81,7 +81,8 @@ def quantize(
         attention: also quantize products of two activations: Q K^T and A V of timm's ``Attention``, and
             what else the first batch of ``calibrate`` shows in the code of modules with quantized layers
             (``matmul``, ``@``, ``bmm``, ``baddbmm``, ``einsum``, ``scaled_dot_product_attention``). Calibrate
-            before an optimizer is made: they have step sizes.
+            before an optimizer is made: they have step sizes. They run at the mode's bits, in float where
+            ``exclude`` or an override says ``"float"`` of the module in whose code they are.
         include, exclude: shell patterns (one, or several) of layer names to quantize and to leave in float.
         overrides: options by layer-name pattern, the last match counts: ``{"layer4.*": {"bits": 8}}``;
             keys ``quantizer``, ``per_channel`` and ``bits`` (a fixed width, ``"mode"`` or ``"float"``).
@@ -94,7 +95,8 @@ def quantize(
 
     Raises:
         ValueError: an illegal bit-width, an unknown option, a pattern that matches nothing, a model
-            without quantizable layers, or one with weights that are lazy or that a hook computes.
+            without quantizable layers, with weights that are lazy or that a hook computes, or with norms in
+            a plain list.
         TypeError: ``model`` is no network.
     """
     if not isinstance(model, nn.Module):
