@@ -97,13 +97,13 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         return self
 
     @contextmanager
-    def _refitting(self) -> Iterator[None]:
-        """Give the weights that a ``with`` block changes first step sizes of their own."""
+    def _refitting(self, unchanged: bool = False) -> Iterator[None]:
+        """Give the weights that a ``with`` block changes, or all, first step sizes of their own."""
         layers = self._parts(QuantLayer).values()
         before = [layer.float_weight().detach().clone() for layer in layers]
         yield
         for layer, weight in zip(layers, before, strict=True):
-            if not torch.equal(layer.float_weight(), weight.to(layer.float_weight())):
+            if unchanged or not torch.equal(layer.float_weight(), weight.to(layer.float_weight())):
                 layer.weight_quantizer.refit(layer.float_weight())
 
     def _refuse_integers(self, what: str) -> None:
@@ -296,8 +296,9 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         """Load a checkpoint of this network, or of its float model.
 
         A float state dict (timm's, torchvision's: keys without ``model.``) sets the weights, gives
-        each mode's norms the float norm's values and starts the weights' step sizes anew. A prefix
-        that all keys share (``module.``) is left out.
+        each mode's norms the float norm's values and starts the weights' step sizes anew. With
+        ``strict=False`` it may hold some of the weights; the others keep their step sizes. A prefix that all
+        keys share (``module.``) is left out.
         """
         self._refuse_integers("takes no other weights")
         own = self.state_dict()
@@ -318,7 +319,8 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         # the float twin knows the float keys, and refuses what does not fit before anything is changed
         result = self.to_float().load_state_dict(state_dict, strict=strict)
         wanted = for_each_mode(state_dict, self.norms())
-        with self._refitting():
+        # what a partial one lacks keeps its step sizes
+        with self._refitting(unchanged=not result.missing_keys):
             self.model.load_state_dict(wanted, strict=False, assign=assign)
         return result
 
