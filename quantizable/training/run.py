@@ -36,7 +36,7 @@ from quantizable.network import QuantizableNetwork
 from quantizable.report.files import finite, write_json
 from quantizable.report.plots import plot_modes
 from quantizable.report.tables import by_mode, print_table
-from quantizable.storage.checkpoint import load_checkpoint, load_network, read_checkpoint
+from quantizable.storage.checkpoint import load_checkpoint, read_checkpoint
 from quantizable.storage.qz import save_qz
 from quantizable.training import trackers
 from quantizable.training.classifier import QuantizableClassifier
@@ -62,6 +62,7 @@ from quantizable.training.run_folder import (
     run_folder,
     write_config,
 )
+from quantizable.training.start import start_from
 from quantizable.training.test_set import check_test_set
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def _train(cfg: dict[str, Any], config: DictConfig, folder: Path, resume: Path |
     if resume is not None:
         check_same_network(describe(module.network, module.architecture, datamodule), resume)
     elif cfg["start"] is not None and network is None:
-        load_network(module.network, cfg["start"])
+        start_from(module.network, cfg["start"])
     trainer = make_trainer(cfg, config, folder, module)
     if is_first_process():
         write_config(config, folder)

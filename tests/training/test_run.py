@@ -95,6 +95,20 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 LONG = ("schedule.epochs=3", "model.options={drop_rate:0.3}", "scheme=sandwich", "schedule.optimizer.lr=0.1")
 
 
+def test_a_run_starts_from_a_float_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(config(tmp_path, "run=float", "bits.modes=[32]", "scheme=individual", "schedule.epochs=1"))
+    path = tmp_path / "float" / "best.ckpt"
+    words = (f"start={path}", "run=low", "schedule.epochs=1", "schedule.optimizer.lr=1e-9")
+    with caplog.at_level("INFO"):
+        train(config(tmp_path, *words))
+    assert "lacks mode 2, 8: float weights are taken" in caplog.text
+    first, then = quantizable.load(path), quantizable.load(tmp_path / "low" / "best.ckpt")
+    for name, layer in first.layers().items():
+        torch.testing.assert_close(then.layers()[name].weight, layer.weight, atol=1e-6, rtol=0)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="does not fit the network"):
+        train(config(tmp_path, *words, "model.name=nin", "run=other"))
+
+
 def test_what_a_run_leaves(undisturbed: Path) -> None:
     written = {path.name for path in undisturbed.iterdir()}
     assert written == {
