@@ -91,7 +91,7 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
 
     def apply(self, fn: Callable[[nn.Module], None]) -> QuantizableNetwork:
         """As every module has; weights that ``fn`` changed get first step sizes of their own."""
-        self._refuse_integers("has no weights that can be changed")
+        self.refuse_integers("has no weights that can be changed")
         with self._refitting():
             super().apply(fn)
         return self
@@ -106,7 +106,8 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
             if unchanged or not torch.equal(layer.float_weight(), weight.to(layer.float_weight())):
                 layer.weight_quantizer.refit(layer.float_weight())
 
-    def _refuse_integers(self, what: str) -> None:
+    def refuse_integers(self, what: str) -> None:
+        """``ValueError`` for a network that holds integers only and ``what``, as "cannot be trained"."""
         if self.stores_integers:
             raise ValueError(
                 f"the network was read from a .qz file, which holds integers, and {what}; load the checkpoint"
@@ -224,7 +225,7 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         Raises:
             ValueError: no batch, one without inputs or with NaN or infinite values, or no such mode.
         """
-        self._refuse_integers("cannot be calibrated again")
+        self.refuse_integers("cannot be calibrated again")
         runs, widths = fitting.with_products(self, self._runs(loader, batches, forward)), None
         if modes is not None:
             named = {self.check_mode(mode) for mode in several(modes)}
@@ -300,7 +301,7 @@ class QuantizableNetwork(Sharing, Reconstructing, AddedModes, ModelAttributes):
         ``strict=False`` it may hold some of the weights; the others keep their step sizes. A prefix that all
         keys share (``module.``) is left out.
         """
-        self._refuse_integers("takes no other weights")
+        self.refuse_integers("takes no other weights")
         own = self.state_dict()
         state_dict = without_prefix(state_dict, own)
         if not state_dict or any(key in state_dict for key in own):

@@ -71,6 +71,9 @@ def _own_files(names: Sequence[ModelName]) -> list[Path]:
 def _data(words: Sequence[str], networks: Sequence[QuantizableNetwork]) -> ImageDataModule:
     """The images that the words ask for, else those that the first network of ours was trained on."""
     datamodule: DataModule = make_datamodule(words, networks[0].info if networks else {})
+    known = {tuple(network.info.get("class_names") or ()) for network in networks} - {()}
+    if len(known) > 1 and len(set(map(frozenset, known))) == 1:
+        raise ValueError("the two networks hold the same classes in another order; they cannot be compared")
     for network in networks:
         check_fit(network, datamodule)
     if not isinstance(datamodule, ImageDataModule):

@@ -21,7 +21,7 @@ EXAMPLES = """examples:
 """
 
 DECISIONS = ("difference", "agreement", "robustness")
-# of each option that not every question looks at: what it is where it is not given, and the questions that do
+# of each option that not every question looks at: its default, and the questions that do
 OF_QUESTIONS = {
     "eps": (None, ("difference",)),
     "line": (None, ("agreement",)),
@@ -60,8 +60,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_bits(parser, default="32,4 (with --robust give one)", value="32,4")
     parser.add_argument("--inputs", type=Path, help=".npy of inputs (n, *input_shape)")
     parser.add_argument("--radius", type=float, help="half width of the box, in input units")
-    parser.add_argument("--minimum", type=float, default=None, help="smallest legal input")
-    parser.add_argument("--maximum", type=float, default=None, help="largest legal input")
+    parser.add_argument("--minimum", type=float, help="smallest legal input")
+    parser.add_argument("--maximum", type=float, help="largest legal input")
     parser.add_argument("--eps", type=float, help="allowed difference of the output, above 0")
     parser.add_argument(
         "--question",
@@ -81,7 +81,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     _add_effort(parser)
     add_output(parser, "for report and certificates; default: nothing is written")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, **{name: default for name, (default, _) in OF_QUESTIONS.items()})
 
 
 def _add_agreement(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +100,6 @@ def _add_agreement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--confidence",
         type=float,
-        default=0.0,
         metavar="P",
         help="with agreement: only of inputs whose class has in the first mode a probability of at least P, "
         "from 0.5 to below 1",
@@ -115,9 +114,9 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="split undecided neurons and bound the parts, many at a time, with the MILP at the leaves only",
     )
-    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each query")
-    parser.add_argument("--total-time", type=float, default=None, help="seconds for all; default: no limit")
-    parser.add_argument("--processes", type=int, default=1, help="queries asked at the same time")
+    parser.add_argument("--time-limit", type=float, help="seconds for each query")
+    parser.add_argument("--total-time", type=float, help="seconds for all; default: no limit")
+    parser.add_argument("--processes", type=int, help="queries asked at the same time")
     parser.add_argument(
         "--resume",
         action="store_true",

@@ -70,7 +70,8 @@ def make_datamodule(words: Sequence[str], trained: Mapping[str, Any]) -> DataMod
 def check_fit(network: QuantizableNetwork, datamodule: DataModule) -> None:
     """``ValueError`` if the data has other classes or channels than the network was trained for.
 
-    Or if it is of words for a network that reads images, or the reverse.
+    Or if it is of words for a network that reads images, or the reverse. Folders of images get the labels by
+    which the network knows the names of their classes; see :func:`match_classes`.
     """
     reads, gives = (
         "words" if is_text else "images"
@@ -88,6 +89,7 @@ def check_fit(network: QuantizableNetwork, datamodule: DataModule) -> None:
                 f"the network was trained with {what}={trained}, {type(datamodule).__name__} has {given}; "
                 "choose the data it was trained on, or one like it"
             )
+    match_classes(network, datamodule)
 
 
 def match_classes(network: QuantizableNetwork, datamodule: DataModule) -> None:

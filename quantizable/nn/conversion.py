@@ -284,11 +284,9 @@ def stays_float(config: Mapping[str, Any], name: str) -> bool:
         config: of a network, as plain types.
         name: of the module; patterns may also name ``NAME.products``.
     """
-    for one in (name, f"{name}.products".lstrip(".")):
-        width = [own.get("bits") for key, own in config["overrides"].items() if fnmatchcase(one, key)]
-        if matches(one, config["exclude"]) or "float" in [bits for bits in width if bits is not None][-1:]:
-            return True
-    return False
+    asked = QuantizeConfig(**{**config, "include": ["*"]})  # which names the layers to quantize
+    names = (name, f"{name}.products".lstrip("."))
+    return any(layer_options(asked, one, is_end=False) is None for one in names)
 
 
 def _quantize_attention(model: nn.Module, config: QuantizeConfig) -> None:

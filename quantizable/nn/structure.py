@@ -82,7 +82,7 @@ class Structure:
         }
         self.levels = [module for module in model.modules() if isinstance(module, Level)]
         norms = [module for module in self.switchable.values() if isinstance(module, PerModeNorm)]
-        self.copies = [(norm, norm.norms._modules, dict(norm.norms._modules)) for norm in norms]
+        self.copies = [(norm, dict(norm.norms._modules)) for norm in norms]
 
     def follow(self) -> None:
         """Take up what was written past the network: norms in the place of a mode's copy, and signs of step
@@ -90,11 +90,12 @@ class Structure:
         if self.levels and self.levels[-1].is_written():  # what wrote one wrote all
             for level in self.levels:
                 level.reread()
-        for norm, now, before in self.copies:
-            if now != before:
+        for norm, copies in self.copies:
+            now: dict[str, Any] = norm._modules["norms"]._modules  # type: ignore[union-attr]
+            if now != copies:
                 norm.set_bits(norm.mode)
-                before.clear()
-                before.update(now)
+                copies.clear()
+                copies.update(now)
 
     def fits(self, model: nn.Module) -> bool:
         """True if nothing was put in, taken out or renamed since."""
@@ -166,11 +167,11 @@ def _keep_widths(model: nn.Module, config: dict[str, Any]) -> None:
     A layer that was the last when it was converted keeps its width when another is put behind it, and files
     must say so.
     """
-    names = multiplying(model)
+    names, asked = multiplying(model), QuantizeConfig(**config)
     ends = set().union(*first_and_last(model, names)) if names else set()
     for name in names:
         layer = model.get_submodule(name)
-        options = layer_options(QuantizeConfig(**config), name, name in ends)
+        options = layer_options(asked, name, name in ends)
         if isinstance(layer, QuantLayer) and options is not None:
             held = layer.fixed_bits or "mode"
             if held != options["bits"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,17 @@ def load_network(network: QuantizableNetwork, path: str | Path) -> None:
     """
     prefix, contents = "network.", read_checkpoint(path)
     state = {k.removeprefix(prefix): v for k, v in contents["state_dict"].items() if k.startswith(prefix)}
+    classes = contents["quantizable"]["num_classes"]
+    fill_network(network, state, f"{path}{f', trained on {classes} classes,' if classes else ''}")
+
+
+def fill_network(network: QuantizableNetwork, state: Mapping[str, Any], source: str) -> None:
+    """Load a state dict, in place; ``ValueError``, which names its source, if it does not fit."""
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()[:200]  # of a deep network it lists hundreds of keys
-        classes = contents["quantizable"]["num_classes"]
-        trained = f", trained on {classes} classes," if classes else ""
-        raise ValueError(f"{path}{trained} does not fit the network: {reason}") from error
+        raise ValueError(f"{source} does not fit the network: {reason}") from error
 
 
 def load_checkpoint(path: str | Path, model: torch.nn.Module | None = None) -> QuantizableNetwork:

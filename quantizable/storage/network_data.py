@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from quantizable.data import DataModule, ImageDataModule
-from quantizable.data.choice import check_fit, make_datamodule, match_classes
+from quantizable.data.choice import check_fit, make_datamodule
 from quantizable.data.evaluation_transform import KEY, resize_and_crop
 from quantizable.data.folder import Folder
 from quantizable.data.scene import Scene
@@ -25,11 +25,10 @@ def trained_data(network: QuantizableNetwork, words: Sequence[str] = ()) -> Data
         words: ``data=NAME data.KEY=VALUE``; by default the data of training.
 
     Raises:
-        ValueError: as :func:`make_datamodule`, :func:`check_fit` and :func:`match_classes`.
+        ValueError: as :func:`make_datamodule` and :func:`check_fit`.
     """
     datamodule = make_datamodule(words, network.info)
     check_fit(network, datamodule)
-    match_classes(network, datamodule)
     if isinstance(datamodule, ImageDataModule) and not isinstance(datamodule, Scene):
         _prepare(datamodule, network, {word.partition("=")[0] for word in words})
     return datamodule

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantizable.data import DataModule, ImageDataModule
-from quantizable.data.choice import check_fit, match_classes
+from quantizable.data.choice import check_fit
 from quantizable.interface.choices import NETWORK_SETTINGS
 from quantizable.network import QuantizableNetwork
 from quantizable.storage.assignment import read_assignment
@@ -33,7 +33,6 @@ def network_to_finetune(
         return None
     network = load_checkpoint(cfg["start"])
     check_fit(network, datamodule)
-    match_classes(network, datamodule)
     given = {"model.name": cfg["model"]["name"], "bits.modes": [str(mode) for mode in cfg["bits"]["modes"]]}
     held = {"model.name": network.info["model"], "bits.modes": network.config["bits"]}
     given["quantizer"], held["quantizer"] = cfg["quantizer"]["name"], network.config["quantizer"]

@@ -299,8 +299,7 @@ class MultiModeModule(NetworkModule):
 
         A subclass may return any form that Lightning allows; several optimizers step together.
         """
-        if self.network.stores_integers:
-            raise ValueError("a network read from a .qz file cannot be trained; load its checkpoint")
+        self.network.refuse_integers("cannot be trained")
         steps = 1
         if self.optimizer.has_an_end:
             each = len(self._visits(0)) if self.scheme.step_per_mode else 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from quantizable.network import QuantizableNetwork
-from quantizable.storage.checkpoint import load_checkpoint, load_network, read_checkpoint
+from quantizable.storage.checkpoint import fill_network, load_checkpoint, load_network
+from quantizable.storage.network_file import read_about
 
 log = logging.getLogger(__name__)
 
@@ -17,14 +19,10 @@ def start_from(network: QuantizableNetwork, path: str) -> None:
     Raises:
         FileNotFoundError, ValueError: no checkpoint, or one of another network.
     """
-    held = set(read_checkpoint(path)["quantizable"]["modes"])
-    missing = [mode.name for mode in network.modes if mode.name not in held]
+    about = read_about(Path(path))
+    missing = [mode.name for mode in network.modes if about and mode.name not in about["modes"]]
     if not missing:
         load_network(network, path)
         return
     log.info("%s lacks mode %s: float weights are taken, step sizes start anew", path, ", ".join(missing))
-    try:
-        network.load_state_dict(load_checkpoint(path).to_float().state_dict())
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()[:200]
-        raise ValueError(f"{path} does not fit the network: {reason}") from error
+    fill_network(network, load_checkpoint(path).to_float().state_dict(), path)

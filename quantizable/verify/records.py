@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -96,11 +97,15 @@ class Report:
         old = Certificate.load(self._file(job, which))
         return verdict_of(old) if old.status != "unknown" else None
 
+    @cached_property
+    def _network_sha256(self) -> str:
+        return file_sha256(self.network)
+
     def _is_of(self, old: Certificate, asked: Asked, job: Job, which: tuple[int, ...]) -> bool:
         """Whether a certificate is of this question, whatever was answered."""
         box = old.box
         return (
-            old.network_sha256 == file_sha256(self.network)
+            old.network_sha256 == self._network_sha256
             and old.stages_sha256 == [self.graphs[k].sha256 for k in which]
             and (old.property, old.output, old.eps) == (asked.question, job.output, asked.eps)
             and (old.execution, old.confidence) == (asked.execution, asked.confidence)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from quantizable import load
 from quantizable.assess import assessment
+from quantizable.assess.pair_assessment import _data
 from quantizable.assess.searchers import Diva, Gradient, RandomNoise
 from quantizable.cli import main
 from quantizable.storage.qz import save_qz
@@ -180,3 +182,9 @@ def test_bad_input_is_one_clear_line(functions: Path, capsys, words: list[str], 
 def test_images_must_be_named_where_no_model_does(functions: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     assert assess("pair_functions:linear", "--against", "pair_functions:bare") == 2
     assert "say which images" in capsys.readouterr().err
+
+
+def test_networks_of_one_set_of_classes_in_two_orders_are_refused() -> None:
+    networks = [SimpleNamespace(info={"class_names": names}) for names in (["a", "b"], ["b", "a"])]
+    with pytest.raises(ValueError, match="same classes in another order; they cannot be compared"):
+        _data(["data=fake", "data.num_classes=2"], networks)  # type: ignore[arg-type]
