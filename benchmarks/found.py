@@ -73,10 +73,15 @@ def interval(points: list[float]) -> str:
     return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
 
 
-def above_line_of_operations(rows: dict[str, dict[str, Any]]) -> float:
-    """Points of what was found above the line between two uniform widths, at its bit operations."""
+def above_line_of_operations(rows: dict[str, dict[str, Any]]) -> float | None:
+    """Points of what was found above the line between two uniform widths, at its bit operations.
+
+    None where it needs more of them than both: the line ends there.
+    """
     low, high, found = rows["uniform"], rows["above"], rows["found"]
     share = (found["bops"] - low["bops"]) / (high["bops"] - low["bops"])
+    if share > 1:
+        return None
     return 100 * float(found["after"] - low["after"] - share * (high["after"] - low["after"]))
 
 
@@ -96,8 +101,9 @@ def table(results: dict[str, dict[str, dict[str, Any]]]) -> None:
             if name == "found":
                 names = "above the line after", "above uniform after"
                 cells += [interval([100 * row[key] for row in rows]) for key in names]
-                between = "above" in each[0]
-                cells += [interval([above_line_of_operations(rows) for rows in each]) if between else ""]
+                gained = [above_line_of_operations(rows) for rows in each if "above" in rows]
+                inside = [points for points in gained if points is not None]
+                cells += ["" if not gained else interval(inside) if inside == gained else "beyond it"]
             else:
                 cells += ["", "", ""]
             print("|", " | ".join(cells), "|")

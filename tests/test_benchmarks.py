@@ -17,6 +17,7 @@ BENCHMARKS = CONF.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import evidence  # noqa: E402
+import found  # noqa: E402
 import runs  # noqa: E402
 import steps  # noqa: E402
 
@@ -62,6 +63,24 @@ def test_a_gpu_run_is_tried_on_the_cpu_and_measures_a_row_once(
     with pytest.raises(SystemExit):  # neither a GPU nor a dry run
         gpu.main(["--parts", "peers", "--output", str(tmp_path)])
     assert "torch sees no GPU here; give --dry-run" in capsys.readouterr().err
+
+
+def test_gains_over_uniform_bits_are_those_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    def seed(after: float, bops: float) -> dict[str, dict[str, float]]:
+        gains = {"above the line after": after - 0.7, "above uniform after": after - 0.6}
+        return {
+            "found": {"bops": bops, "bytes": 25, "before": 0.7, "after": after} | gains,
+            "uniform": {"bops": 100, "bytes": 20, "before": 0.6, "after": 0.6},
+            "above": {"bops": 200, "bytes": 30, "before": 0.8, "after": 0.8},
+        }
+
+    assert found.above_line_of_operations(seed(0.7, 125)) == pytest.approx(5)  # the line is at 65 %
+    assert found.above_line_of_operations(seed(0.7, 201)) is None
+    found.table({"inside": {"0": seed(0.71, 150), "1": seed(0.73, 150)}, "beyond": {"0": seed(0.7, 250)}})
+    inside, beyond = (line for line in capsys.readouterr().out.splitlines() if "| found" in line)
+    # standard error 1 point, and Student's t of one degree of freedom is 12.706
+    assert "+2.00 (-10.71 to +14.71) | +12.00 (-0.71 to +24.71) | +2.00 (-10.71 to +14.71)" in inside
+    assert "+0.00 (one seed) | +10.00 (one seed) | beyond it" in beyond
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: f"{arm.name}-{arm.seed}")
