@@ -139,8 +139,9 @@ def plot_pareto(path: Path, rows: Mapping[str, Mapping[str, float]], cost: str) 
 
 
 def plot_bits(path: Path, layers: Mapping[str, Sequence[LayerCost]]) -> None:
-    """Bits of each layer's weights and inputs as steps, one picture for each assignment."""
+    """Bits of each layer's weights and inputs as bars, one row of them for each assignment."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator
 
     count = max(len(rows) for rows in layers.values())
     figure = Figure(figsize=(max(6.0, 0.3 * count), 2.2 * len(layers) + 1), layout="constrained")
@@ -151,8 +152,10 @@ def plot_bits(path: Path, layers: Mapping[str, Sequence[LayerCost]]) -> None:
         axes.bar([x - 0.2 for x in places], [row.weight_bits for row in rows], 0.4, label="weights")
         axes.bar([x + 0.2 for x in places], [row.input_bits for row in rows], 0.4, label="inputs")
         axes.set_xticks(places, [row.layer for row in rows], rotation=90, fontsize=7)
+        axes.set_xlim(-0.8, len(rows) - 0.2)
+        axes.yaxis.set_major_locator(MultipleLocator(2))
         axes.set_ylabel("bits")
         axes.set_title(name)
         axes.grid(alpha=0.3, axis="y")
-        axes.legend()
+        axes.legend(ncols=2, fontsize="small", loc="lower right", bbox_to_anchor=(1, 1))  # above the bars
     save_figure(figure, path)
