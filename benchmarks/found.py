@@ -25,6 +25,8 @@ from quantizable.cli import main
 from quantizable.cli.recipe import composed
 from quantizable.report.files import write_json
 
+WHEN = ("before", "after")  # the fine-tuning
+
 
 def trained(args: argparse.Namespace, setting: str, seed: int) -> dict[str, Any]:
     """One recipe with its two fine-tunings, and the uniform bits above the budget: costs and accuracies."""
@@ -49,7 +51,7 @@ def trained(args: argparse.Namespace, setting: str, seed: int) -> dict[str, Any]
             ]
         )
         rows["above"] = json.loads((folder / "above" / "summary.json").read_text())["modes"]["found"]
-    for when in ("before", "after"):
+    for when in WHEN:
         line = rows["uniform"][when]
         if "above" in rows:
             line += budget % 1 * (rows["above"][when] - line)
@@ -85,28 +87,44 @@ def above_line_of_operations(rows: dict[str, dict[str, Any]]) -> float | None:
     return 100 * float(found["after"] - low["after"] - share * (high["after"] - low["after"]))
 
 
+def gains(seeds: list[dict[str, dict[str, Any]]]) -> list[str]:
+    """Points of what was found above the line, the uniform bits below and above, the line of operations."""
+    cells = [
+        interval([100 * rows["found"][f"above {name} after"] for rows in seeds])
+        for name in ("the line", "uniform")
+    ]
+    if "above" not in seeds[0]:
+        return [*cells, "", ""]
+    cells.append(interval([100 * (rows["found"]["after"] - rows["above"]["after"]) for rows in seeds]))
+    by_operations = [above_line_of_operations(rows) for rows in seeds]
+    inside = [points for points in by_operations if points is not None]
+    return [*cells, interval(inside) if inside == by_operations else "beyond it"]
+
+
 def table(results: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Print what was measured, as Markdown; gains are after the fine-tuning, in points."""
-    gains = "above the line | above uniform | above the line of bit operations"
-    print(f"| setting | bits | bytes | bit operations | chosen, top-1 % | fine-tuned, top-1 % | {gains} |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    names = "above the line | above uniform | above the upper uniform | above the line of bit operations"
+    print(f"| setting | bits | bytes | bit operations | chosen, top-1 % | fine-tuned, top-1 % | {names} |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for setting, seeds in results.items():
         each = list(seeds.values())
         for name in each[0]:
             rows = [rows[name] for rows in each]
-            cells = [setting, name, *(f"{fmean(row[key] for row in rows):,.0f}" for key in ("bytes", "bops"))]
-            after = ", ".join(f"{100 * row['after']:.2f}" for row in rows)
-            cells += [f"{100 * fmean(row['before'] for row in rows):.2f}"]
-            cells += [f"{100 * fmean(row['after'] for row in rows):.2f} ({after})"]
-            if name == "found":
-                names = "above the line after", "above uniform after"
-                cells += [interval([100 * row[key] for row in rows]) for key in names]
-                gained = [above_line_of_operations(rows) for rows in each if "above" in rows]
-                inside = [points for points in gained if points is not None]
-                cells += ["" if not gained else interval(inside) if inside == gained else "beyond it"]
-            else:
-                cells += ["", "", ""]
-            print("|", " | ".join(cells), "|")
+            costs = [f"{fmean(row[key] for row in rows):,.0f}" for key in ("bytes", "bops")]
+            row_of(setting, name, costs, rows, gains(each) if name == "found" else [""] * 4)
+        if "above" in each[0]:
+            line = [
+                {when: rows["found"][when] - rows["found"][f"above the line {when}"] for when in WHEN}
+                for rows in each
+            ]
+            row_of(setting, "the line", ["", ""], line, [""] * 4)
+
+
+def row_of(setting: str, name: str, costs: list[str], seeds: list[dict[str, Any]], gained: list[str]) -> None:
+    """Print one row: accuracies of all seeds, before and after, in %."""
+    after = ", ".join(f"{100 * row['after']:.2f}" for row in seeds)
+    before, mean = (f"{100 * fmean(row[when] for row in seeds):.2f}" for when in WHEN)
+    print("|", " | ".join([setting, name, *costs, before, f"{mean} ({after})", *gained]), "|")
 
 
 def run() -> None:

@@ -68,6 +68,7 @@ def test_a_gpu_run_is_tried_on_the_cpu_and_measures_a_row_once(
 def test_gains_over_uniform_bits_are_those_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     def seed(after: float, bops: float) -> dict[str, dict[str, float]]:
         gains = {"above the line after": after - 0.7, "above uniform after": after - 0.6}
+        gains["above the line before"] = 0.0
         return {
             "found": {"bops": bops, "bytes": 25, "before": 0.7, "after": after} | gains,
             "uniform": {"bops": 100, "bytes": 20, "before": 0.6, "after": 0.6},
@@ -77,10 +78,13 @@ def test_gains_over_uniform_bits_are_those_by_hand(capsys: pytest.CaptureFixture
     assert found.above_line_of_operations(seed(0.7, 125)) == pytest.approx(5)  # the line is at 65 %
     assert found.above_line_of_operations(seed(0.7, 201)) is None
     found.table({"inside": {"0": seed(0.71, 150), "1": seed(0.73, 150)}, "beyond": {"0": seed(0.7, 250)}})
-    inside, beyond = (line for line in capsys.readouterr().out.splitlines() if "| found" in line)
+    printed = capsys.readouterr().out.splitlines()
+    inside, beyond = (line for line in printed if "| found" in line)
+    assert [line for line in printed if "| the line |  |  | 70.00 | 70.00 (70.00, 70.00)" in line]
     # standard error 1 point, and Student's t of one degree of freedom is 12.706
-    assert "+2.00 (-10.71 to +14.71) | +12.00 (-0.71 to +24.71) | +2.00 (-10.71 to +14.71)" in inside
-    assert "+0.00 (one seed) | +10.00 (one seed) | beyond it" in beyond
+    around_two = "+2.00 (-10.71 to +14.71)"
+    assert f"{around_two} | +12.00 (-0.71 to +24.71) | -8.00 (-20.71 to +4.71) | {around_two}" in inside
+    assert "+0.00 (one seed) | +10.00 (one seed) | -10.00 (one seed) | beyond it" in beyond
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: f"{arm.name}-{arm.seed}")
