@@ -16,6 +16,7 @@ from tests.tiny import CONF, config
 BENCHMARKS = CONF.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import claim  # noqa: E402
 import evidence  # noqa: E402
 import found  # noqa: E402
 import runs  # noqa: E402
@@ -85,6 +86,27 @@ def test_gains_over_uniform_bits_are_those_by_hand(capsys: pytest.CaptureFixture
     around_two = "+2.00 (-10.71 to +14.71)"
     assert f"{around_two} | +12.00 (-0.71 to +24.71) | -8.00 (-20.71 to +4.71) | {around_two}" in inside
     assert "+0.00 (one seed) | +10.00 (one seed) | -10.00 (one seed) | beyond it" in beyond
+
+
+def test_a_rate_is_chosen_on_held_out_images_and_never_on_the_test_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def keep(stage: str, rate: float, *top1: float) -> None:
+        folder = tmp_path / claim.run_name(stage, "all", rate, 1, 0)
+        folder.mkdir()
+        modes = {str(mode): {"top1": value} for mode, value in enumerate(top1)}
+        (folder / "results.json").write_text(json.dumps({"modes": modes}))
+
+    for rate, *top1 in [(0.02, 0.9, 0.1), (0.05, 0.5, 0.6), (0.1, 0.4, 0.6)]:
+        keep("budget", rate, *reversed(top1), 1.0)
+        assert claim.best_rate("all", 1, tmp_path) is None
+        keep("rates", rate, *top1)
+    assert claim.best_rate("all", 1, tmp_path) == 0.05
+    assert claim.best_rate("all", 2, tmp_path) is None
+    monkeypatch.setattr(sys, "argv", ["claim.py", "--data", "d", "--start", "s", "--rates-from", "999"])
+    with pytest.raises(SystemExit):
+        claim.main()
+    assert "first run --stage rates --epochs 999 --sides all sandwich" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: f"{arm.name}-{arm.seed}")
