@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--quantizer", default="lsq", help="of a network by name (default: lsq)")
     add("--count", type=int, default=200, help="images to use, evenly spread over those given (default: 200)")
     add("--reconstruct", action="store_true", help="also learn each mode's own parts; takes minutes")
-    add("--passes", type=int, default=3, help="over the images, of --reconstruct (default: 3)")
+    add("--passes", type=int, default=3, help="of --reconstruct over the images; 0: round alone (default: 3)")
     add("--seed", type=int, default=0, help="of --reconstruct (default: 0)")
     add("--format", default="ckpt", help=f"separated by commas: {', '.join(CALIBRATED)} (default: ckpt)")
     add_output(parser, "for model.ckpt and model.qz; default: calibrated", "calibrated")
@@ -47,9 +47,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check what needs no network, then calibrate."""
     check_listed("format", args.format, CALIBRATED)
-    for option, value in (("--count", args.count), ("--passes", args.passes)):
-        if value < 1:
-            raise ValueError(f"{option} is {value}; at least 1 is needed")
+    for option, value, least in (("--count", args.count, 1), ("--passes", args.passes, 0)):
+        if value < least:
+            raise ValueError(f"{option} is {value}; at least {least} is needed")
     if args.bits is not None and not listed(args.bits):
         raise ValueError("--bits names no mode; give some, as --bits 4,8")
     args.modes = parse_modes(listed(args.bits)) if args.bits else []

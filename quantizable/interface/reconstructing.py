@@ -22,12 +22,15 @@ class Reconstructing:
         progress: str | Path | None = None,
         forward: Callable[[Any, Any], Any] | None = None,
     ) -> None:
-        """Learn what each mode has of its own, so that its blocks give what those of mode 32 give.
+        """Fit what each mode has of its own, so that its blocks give what those of mode 32 give.
 
-        That is step sizes, the norms' weights and biases, and which weights are rounded up and which down.
-        Weights stay as they are, and mode 32 gives the same outputs, bit for bit. A mode whose outputs do not
-        come closer to it on the last 4 batches, which are held out if there are more than 8, is left as it
-        was. Calibrate first, and re-estimate the norms. Formulas and sources: ``training/reconstruction.py``.
+        First the weights of each layer are rounded so that its outputs stay. That takes seconds, and the
+        mode's batch norms are re-estimated for it. Then step sizes, the norms' weights and biases, and which
+        weights are rounded up and which down are learned in some passes. Weights stay as they are, and mode
+        32 gives the same outputs, bit for bit. After each of the two a mode whose outputs do not come closer
+        to it on the last 4 batches, which are held out if there are more than 8, is put back. Calibrate
+        first, and re-estimate the norms. Formulas and sources: ``training/reconstruction.py`` and
+        ``training/rounding.py``.
 
         Args:
             loader: yields batches, read as :func:`~quantizable.nn.network_inputs.network_inputs` says; some
@@ -35,10 +38,11 @@ class Reconstructing:
             batches: how many batches to look at, at least 1.
             modes: which modes; None: all. What two modes use stays as it is, as the step sizes of the first
                 and the last layer; so each mode learns the same, whichever others do.
-            passes: over the batches, at least 1.
+            passes: of the learning over the batches; 0: it is left out.
             seed: of the order of the batches.
-            progress: a file that keeps what is learned after each pass; a run that was stopped goes on from
-                it, as if it had not been. The network must be the one that the run began with.
+            progress: a file that keeps what is rounded, and what is learned after each pass; a run that was
+                stopped goes on from it, as if it had not been. The network must be the one that the run
+                began with.
             forward: ``forward(network, batch)`` runs the network on a batch, where no reading fits.
 
         Raises:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quantizable.bits import BitMode
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.layers import QuantLayer
+from quantizable.nn.norm_statistics import active_batch_norms
 from quantizable.quantizers.lsq import LSQWeight
 
 SMALLEST = 1e-6  # of a unit
@@ -23,7 +24,7 @@ FULL_RATE = 4  # bits from which on rates halve with each bit: what is to be cor
 STEP, OFFSET, CORRECTION, AFFINE = "step", "offset", "correction", "affine"  # kinds of parts
 # in units a step: of the step size for what belongs to a quantizer, of the norm's weight (that is, of the
 # spread of its outputs) for a norm
-RATES = {STEP: 6e-3, OFFSET: 6e-3, CORRECTION: 2e-2, AFFINE: 6e-3}
+RATES = {STEP: 2e-3, OFFSET: 2e-3, CORRECTION: 6e-3, AFFINE: 2e-3}
 LIMITS = {STEP: (-0.9,), CORRECTION: (-1.0, 1.0)}
 
 
@@ -43,6 +44,37 @@ class Part:
     rate: float
     low: float = -float("inf")
     high: float = float("inf")
+
+
+class OwnState:
+    """What a mode has in a network and no other mode: parameters that can be learned, statistics of norms.
+
+    Args:
+        network: whose modes.
+        mode: which.
+        parts: those of the mode, of :func:`own_parts`.
+
+    Attributes:
+        has_all_norms: the statistics of every batch norm that the mode runs are its own; it runs one.
+    """
+
+    def __init__(self, network: QuantizableNetwork, mode: BitMode, parts: dict[str, Part]) -> None:
+        with network.at_bits(mode):
+            copies = [norm.active for norm in network.norms().values()]
+            ran = {id(norm) for norm in active_batch_norms(network)}
+        self.has_all_norms = bool(ran) and ran <= {id(norm) for norm in copies}
+        buffers = [buffer for norm in copies for buffer in norm.buffers()]
+        self.tensors = [*(part.value for part in parts.values()), *buffers]
+
+    def copies(self) -> list[Tensor]:
+        """What they are now."""
+        return [tensor.detach().clone() for tensor in self.tensors]
+
+    @torch.no_grad()
+    def put(self, values: Iterable[Tensor]) -> None:
+        """Put copies back."""
+        for tensor, value in zip(self.tensors, values, strict=True):
+            tensor.copy_(value)
 
 
 class OwnSteps:

@@ -1,7 +1,9 @@
-"""Block reconstruction of all modes together, without labels: each block is to give what it gives in float.
+"""Reconstruction of all modes together, without labels: each block is to give what it gives in float.
 
-After calibration a mode is off because errors of many layers add up. Here every mode learns what it has of
-its own against the outputs of the blocks of the highest mode on the same images, mode 32::
+After calibration a mode is off because errors of many layers add up. Two steps bring it closer, on the same
+images. First the weights of each layer are rounded so that its outputs stay (``rounding.py``), and the mode's
+norms are fitted to that. Then every mode learns what it has of its own against the outputs of the blocks of
+the highest mode, mode 32::
 
     loss of a mode = sum over blocks of |out - out_32|^2 / var(out_32)
 
@@ -9,11 +11,12 @@ which is BRECQ's loss (Li et al., ICLR 2021) for all blocks in one pass, on inpu
 them (as in QDrop, Wei et al., ICLR 2022). What is learned: step sizes of weights and activations (LSQ, Esser
 et al., ICLR 2020), which choose how much is clipped; the norms' weights and biases, which correct the scale
 and the bias of each channel; and what is added to weights before they are rounded (AdaQuant, Hubara et al.,
-ICML 2021), at most one step, which chooses between up and down as AdaRound does (Nagel et al., ICML 2020).
+ICML 2021), at most one step more, which chooses between up and down as AdaRound does (Nagel et al., ICML
+2020).
 
-A mode whose outputs do not come closer is left as it was, judged by batches that it was not fitted to where
-there are enough. Weights are shared with the float mode and stay. So cross-layer equalization, which scales
-them, has no place here; step sizes per channel do the same for them.
+After each step a mode whose outputs did not come closer is put back, judged by batches that it was not fitted
+to where there are enough. Weights are shared with the float mode and stay. So cross-layer equalization, which
+scales them, has no place here; step sizes per channel do the same for them.
 """
 
 from __future__ import annotations
@@ -28,17 +31,23 @@ from torch import Tensor, nn
 
 from quantizable.bits import BitMode, ModeLike
 from quantizable.calibrate import Forward, Run, check_calibrated, first_runs
-from quantizable.interface.damage import check_entries
 from quantizable.interface.progress import progress
 from quantizable.network import QuantizableNetwork
 from quantizable.nn.blocks import named_blocks
-from quantizable.nn.network_inputs import Inputs, tensors_of
+from quantizable.nn.network_inputs import tensors_of
 from quantizable.nn.passes import evaluating
 from quantizable.nn.watching import watching
-from quantizable.report.files import check_target, written_whole
 from quantizable.seeds import generator
-from quantizable.storage.digests import digest_network, digest_tensors
-from quantizable.training.own_parts import OwnSteps, Part, drop_empty_corrections, own_parts
+from quantizable.training.own_parts import (
+    CORRECTION,
+    OwnState,
+    OwnSteps,
+    Part,
+    drop_empty_corrections,
+    own_parts,
+)
+from quantizable.training.reconstruction_progress import Kept, settings
+from quantizable.training.rounding import round_weights
 
 SMALLEST = 1e-12  # of a variance: a block may give a constant
 COMPARED = 4  # batches, the last, on which outputs must come closer; held out where there are enough
@@ -56,40 +65,87 @@ def reconstruct(
     forward: Forward | None = None,
 ) -> None:
     """As :meth:`quantizable.interface.reconstructing.Reconstructing.reconstruct`."""
-    if passes < 1:
-        raise ValueError(f"passes is {passes}; at least 1 is needed")
+    if passes < 0:
+        raise ValueError(f"passes is {passes}; 0 or more are needed")
     asked = _modes(network, modes)
     runs = [*first_runs(network, loader, batches, next(network.parameters()).device, forward)]
-    kept = Kept(progress_file, _settings(network, runs, asked, passes, seed)) if progress_file else None
+    kept = Kept(progress_file, settings(network, runs, asked, passes, seed)) if progress_file else None
     compared = runs[-COMPARED:] if len(runs) > 2 * COMPARED else runs
     runs = runs[:-COMPARED] if len(runs) > 2 * COMPARED else runs
     own = own_parts(network, asked)
-    parts = {name: part for mode in asked for name, part in own[mode].items()}
-    if not parts:
+    if not any(own.values()):
         named = ", ".join(mode.name for mode in asked)
         raise ValueError(f"mode {named} has no step sizes and no norms of its own that could be learned")
-    steps = OwnSteps(parts, passes * len(runs))
-    with evaluating(network), _learnable(network, parts):
+    states = {mode: OwnState(network, mode, own[mode]) for mode in asked}
+    begun = {mode: state.copies() for mode, state in states.items()}
+    with evaluating(network):
         try:
-            before = _off(network, compared, asked)
-            if kept:
-                kept.read(steps)
-            for step in progress(range(steps.taken, steps.count), "reconstructing"):
-                number, place = divmod(step, len(runs))
-                order = torch.randperm(len(runs), generator=generator("reconstruction", seed, number))
-                _visit(network, runs[int(order[place])], asked)
-                steps.step()
-                if kept and place == len(runs) - 1:
-                    kept.write(steps)
-            after = _off(network, compared, asked)
-            for mode in asked:
-                if not after[mode] < before[mode]:
-                    steps.undo(own[mode])
+            if kept and kept.rounded:
+                for mode, state in states.items():
+                    state.put(kept.rounded[mode.name])
+            else:
+                for mode, state in progress(states.items(), "rounding"):
+                    _round(network, runs, compared, mode, own[mode], state)
+                if kept:
+                    kept.rounded = {mode.name: state.copies() for mode, state in states.items()}
+                    kept.write()
+            _learn(network, runs, compared, own, passes, seed, kept)
         except BaseException:  # a stop by hand too: a mode that is half learned is no mode
-            steps.undo()
+            for mode, state in states.items():
+                state.put(begun[mode])
             raise
         finally:
             drop_empty_corrections(network)
+
+
+def _round(
+    network: QuantizableNetwork,
+    runs: Sequence[Run],
+    compared: Sequence[Run],
+    mode: BitMode,
+    parts: dict[str, Part],
+    state: OwnState,
+) -> None:
+    """Round the weights of a mode, and fit its norms to that, if that brings it closer."""
+    corrections = [part.value for name, part in parts.items() if name.endswith(f".{CORRECTION}")]
+    if not corrections:
+        return
+    begun, before = state.copies(), _off(network, compared, [mode])
+    round_weights(network, runs, mode, corrections)
+    if state.has_all_norms:
+        network.reestimate_norms(runs, [mode], len(runs), forward=lambda network, run: run(network))
+    if not _off(network, compared, [mode])[mode] < before[mode]:
+        state.put(begun)
+
+
+def _learn(
+    network: QuantizableNetwork,
+    runs: Sequence[Run],
+    compared: Sequence[Run],
+    own: dict[BitMode, dict[str, Part]],
+    passes: int,
+    seed: int,
+    kept: Kept | None,
+) -> None:
+    """Learn in some passes over the images, and put the modes back that come no closer."""
+    if not passes:
+        return
+    parts = {name: part for held in own.values() for name, part in held.items()}
+    steps, before = OwnSteps(parts, passes * len(runs)), _off(network, compared, [*own])
+    with _learnable(network, parts):
+        if kept:
+            kept.read(steps)
+        for step in progress(range(steps.taken, steps.count), "reconstructing"):
+            number, place = divmod(step, len(runs))
+            order = torch.randperm(len(runs), generator=generator("reconstruction", seed, number))
+            _visit(network, runs[int(order[place])], [*own])
+            steps.step()
+            if kept and place == len(runs) - 1:
+                kept.write(steps)
+    after = _off(network, compared, [*own])
+    for mode, held in own.items():
+        if not after[mode] < before[mode]:
+            steps.undo(held)
 
 
 def _modes(network: QuantizableNetwork, modes: Iterable[ModeLike] | None) -> list[BitMode]:
@@ -163,59 +219,3 @@ def _learnable(network: QuantizableNetwork, parts: dict[str, Part]) -> Iterator[
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-
-
-class Kept:
-    """A file with what was learned so far, which belongs to one network, its data and its settings.
-
-    Args:
-        path: the file; it need not be there.
-        settings: plain values; a file of other ones is refused.
-
-    Raises:
-        ValueError: the file is damaged, or of other settings.
-        OSError: the file cannot be written.
-    """
-
-    def __init__(self, path: str | Path, settings: dict[str, Any]) -> None:
-        self.path, self.settings = check_target(path), settings
-        self.state: dict[str, Any] | None = None
-        if not self.path.exists():
-            return
-        check_entries(self.path)
-        try:
-            held = torch.load(self.path, map_location="cpu", weights_only=True)
-            self.state, before = held["steps"], held["settings"]
-        except Exception as error:  # damaged bytes fail in any way
-            raise ValueError(f"{path} holds no progress of a reconstruction; name another file") from error
-        if before != settings:
-            different = ", ".join(sorted(key for key in settings if before.get(key) != settings[key]))
-            raise ValueError(f"{path} was begun with other {different}; name another file, or remove it")
-
-    def read(self, steps: OwnSteps) -> None:
-        """Go on from what the file holds, if there is one."""
-        if self.state is not None:
-            steps.load_state_dict(self.state)
-
-    def write(self, steps: OwnSteps) -> None:
-        """Keep what was learned so far, whole or not at all."""
-        with written_whole(self.path) as temporary:
-            torch.save({"settings": self.settings, "steps": steps.state_dict()}, temporary)
-
-
-def _settings(
-    network: QuantizableNetwork, runs: Sequence[Run], modes: Sequence[BitMode], passes: int, seed: int
-) -> dict[str, Any]:
-    """What a run that goes on must have in common with the one that began."""
-    return {
-        "network": digest_network(network),
-        "batches": digest_tensors([x for run in runs for x in _tensors(run)]),
-        "modes": [mode.name for mode in modes],
-        "passes": passes,
-        "seed": seed,
-    }
-
-
-def _tensors(run: Run) -> Iterator[Tensor]:
-    """What a pass runs on; of one by ``forward=`` what is in the batch."""
-    return run.tensors() if isinstance(run, Inputs) else tensors_of(getattr(run, "args", ()))

@@ -73,7 +73,7 @@ def test_reconstruct_and_a_checkpoint(
     [
         ("resnet20 images --format onnx", "format 'onnx' is unknown; choose from ckpt, qz"),
         ("resnet20 images --count 0", "--count is 0; at least 1 is needed"),
-        ("resnet20 images --passes 0", "--passes is 0"),
+        ("resnet20 images --passes -1", "--passes is -1"),
         ("resnet20 images --bits ,", "--bits names no mode"),
         ("resnet20 images --bits 99", "99 is out of range"),
         ("resnet20 images --weights w.th", "there is no file of weights at w.th"),
