@@ -94,21 +94,25 @@ def patches(layer: nn.Module, x: Tensor) -> Iterable[Tensor]:
         yield x.reshape(1, -1, layer.in_features)
         return
     assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    kernel = layer.weight.shape[1:]
-    size, groups = kernel.numel(), layer.groups
-    # each output of this kernel is one entry of the patch, whatever the padding, stride and dilation
-    taps = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, *kernel)
-    taps = taps.repeat(groups, *[1] * len(kernel))
-    images = x if x.dim() == layer.weight.dim() else x[None]
-    entries = images[0, 0].numel() * size * groups  # of an image, without strides
+    images = _padded(layer, x if x.dim() == layer.weight.dim() else x[None])
+    size, sides = layer.weight[0].numel(), len(layer.kernel_size)
+    entries = images[0, 0].numel() * size * layer.groups  # of an image, without strides
     for some in images.split(max(1, AT_ONCE // entries)):
-        if isinstance(layer, Conv2dSame):
-            found = F.conv2d(same_padded(some, layer), taps, None, layer.stride, 0, layer.dilation, groups)
-        elif isinstance(layer, nn.Conv2d) and getattr(layer, "same_pad", False):
-            found = layer._conv_forward(same_padded(some, layer), taps, None)
-        else:
-            found = layer._conv_forward(some, taps, None)
-        yield found.reshape(len(some), groups, size, -1).permute(1, 0, 3, 2).reshape(groups, -1, size)
+        for side, kernel in enumerate(layer.kernel_size):
+            step = layer.dilation[side]
+            window = (kernel - 1) * step + 1
+            some = some.unfold(side + 2, window, layer.stride[side])[..., ::step]
+        split = some.unflatten(1, (layer.groups, -1))  # [images, groups, channels, *positions, *kernel]
+        positions, taps = range(3, 3 + sides), range(3 + sides, 3 + 2 * sides)
+        yield split.permute(1, 0, *positions, 2, *taps).reshape(layer.groups, -1, size)
+
+
+def _padded(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """The input of a convolution with what it puts around it."""
+    if isinstance(layer, Conv2dSame) or (isinstance(layer, nn.Conv2d) and getattr(layer, "same_pad", False)):
+        return same_padded(x, layer)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return F.pad(x, layer._reversed_padding_repeated_twice, mode)
 
 
 def compensated(weight: Tensor, square: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
