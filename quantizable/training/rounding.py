@@ -41,7 +41,7 @@ def round_weights(
     """Set corrections of a mode from the inputs of their layers, in one pass over the images for all layers.
 
     The inputs are those that the mode has as it is now, quantized. Transposed convolutions, bilinear layers
-    and what no image reaches keep their corrections.
+    and layers that are called with keywords, or not at all, keep their corrections.
 
     Args:
         network: calibrated, in evaluation mode.
@@ -53,6 +53,8 @@ def round_weights(
     squares: dict[str, Tensor] = {}
 
     def note(name: str, layer: Any, inputs: tuple[Tensor, ...]) -> None:
+        if not inputs:
+            return  # it was called with keywords
         for rows in patches(layer, layer.input_quantizer(inputs[0])):
             square = rows.float().transpose(1, 2) @ rows.float()
             squares[name] = squares[name] + square if name in squares else square
@@ -63,7 +65,7 @@ def round_weights(
             for name, layer in network.layers().items()
             if isinstance(layer, QuantLayer)
             and isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-            and id(getattr(layer.weight_quantizer.active, "correction", None)) in asked
+            and id(getattr(getattr(layer.weight_quantizer, "active", None), "correction", None)) in asked
         }
         with watching(layers, note, before=True):
             for run in runs:

@@ -115,14 +115,24 @@ def test_outputs_stay_closer_than_with_the_nearest_codes() -> None:
     assert network.model[0].weight_quantizer.level(8).correction is None, "fixed bits, of all modes"
 
 
-def test_a_transposed_convolution_keeps_its_roundings() -> None:
-    layers = [nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3)]
-    network, x = quantize(nn.Sequential(*layers), [3, 32]), torch.randn(8, 3, 9, 9)
+class ByKeyword(nn.Sequential):
+    """Calls its second layer so that no hook is told the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, *others = self
+        return nn.Sequential(*others)(second(input=first(x)))
+
+
+@pytest.mark.parametrize("container", [nn.Sequential, ByKeyword])
+def test_other_layers_keep_their_roundings(container: type[nn.Sequential]) -> None:
+    second = nn.ConvTranspose2d(8, 8, 3) if container is nn.Sequential else nn.Conv2d(8, 8, 3)
+    layers = [nn.Conv2d(3, 8, 3), second, nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3)]
+    network, x = quantize(container(*layers), [3, 32]), torch.randn(8, 3, 9, 9)
     network.calibrate([x])
     mode = network.check_mode(3)
     parts = own_parts(network, [mode])[mode]
     corrections = [part.value for name, part in parts.items() if name.endswith(CORRECTION)]
     round_weights(network, [lambda network: network(x)], mode, corrections)
-    transposed, plain = (network.model[i].weight_quantizer.level(3).correction for i in (1, 2))
-    assert not transposed.any()
-    assert plain.any()
+    kept, set_anew = (network.model[i].weight_quantizer.level(3).correction for i in (1, 2))
+    assert not kept.any()
+    assert set_anew.any()
