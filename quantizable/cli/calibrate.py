@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--weights", type=Path, metavar="FILE", help="float weights; default: the published ones")
     add("--quantizer", default="lsq", help="of a network by name (default: lsq)")
     add("--count", type=int, default=200, help="images to use, evenly spread over those given (default: 200)")
-    add("--reconstruct", action="store_true", help="also learn each mode's own parts; takes minutes")
+    add("--reconstruct", action="store_true", help="also round weights by outputs, and learn; takes minutes")
     add("--passes", type=int, default=3, help="of --reconstruct over the images; 0: round alone (default: 3)")
     add("--seed", type=int, default=0, help="of --reconstruct (default: 0)")
     add("--format", default="ckpt", help=f"separated by commas: {', '.join(CALIBRATED)} (default: ckpt)")
