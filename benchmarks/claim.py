@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from runs import ROOT, finished, trained
+from evidence import KEPT, keep
+from runs import trained
 from steps import command_line, positive, table
 
-KEPT = ROOT / "docs" / "results" / "evidence"
 MODES = (2, 4, 8, 32)
 TRIED = (0.02, 0.05, 0.1)
 SIDES = {
@@ -48,11 +47,7 @@ def run(args: argparse.Namespace, side: str, rate: float, epochs: int, seed: int
         settings = [f"schedule.epochs={epochs}", f"schedule.optimizer.lr={rate}", f"seed={seed}"]
         settings += ["test=false"] if args.stage == "rates" else []
         trained(name, [*SAME, *SIDES[side], *settings, *here], args.output)
-        folder = finished(name, args.output)
-        assert folder is not None
-        kept.mkdir(parents=True, exist_ok=True)
-        for file in ("results.json", "metrics.csv"):
-            shutil.copy(folder / file, kept / file)
+        keep(name, args.output)
     results = json.loads((kept / "results.json").read_text())
     return {
         "side": side,

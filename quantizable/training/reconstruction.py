@@ -85,7 +85,8 @@ def reconstruct(
                     state.put(kept.rounded[mode.name])
             else:
                 for mode, state in progress(states.items(), "rounding"):
-                    _round(network, runs, compared, mode, own[mode], state)
+                    if not _round(network, runs, compared, mode, own[mode], state.has_all_norms):
+                        state.put(begun[mode])
                 if kept:
                     kept.rounded = {mode.name: state.copies() for mode, state in states.items()}
                     kept.write()
@@ -104,18 +105,17 @@ def _round(
     compared: Sequence[Run],
     mode: BitMode,
     parts: dict[str, Part],
-    state: OwnState,
-) -> None:
-    """Round the weights of a mode, and fit its norms to that, if that brings it closer."""
+    fit_norms: bool,
+) -> bool:
+    """Round the weights of a mode and fit its norms to that; True if that brings it closer."""
     corrections = [part.value for name, part in parts.items() if name.endswith(f".{CORRECTION}")]
     if not corrections:
-        return
-    begun, before = state.copies(), _off(network, compared, [mode])
+        return True  # nothing was changed
+    before = _off(network, compared, [mode])
     round_weights(network, runs, mode, corrections)
-    if state.has_all_norms:
+    if fit_norms:
         network.reestimate_norms(runs, [mode], len(runs), forward=lambda network, run: run(network))
-    if not _off(network, compared, [mode])[mode] < before[mode]:
-        state.put(begun)
+    return _off(network, compared, [mode])[mode] < before[mode]
 
 
 def _learn(

@@ -56,7 +56,8 @@ def round_weights(
         if not inputs:
             return  # it was called with keywords
         for rows in patches(layer, layer.input_quantizer(inputs[0])):
-            square = rows.float().transpose(1, 2) @ rows.float()
+            exact = rows.float()  # sums over many positions overflow a half
+            square = exact.transpose(1, 2) @ exact
             squares[name] = squares[name] + square if name in squares else square
 
     with network.at_bits(mode):
